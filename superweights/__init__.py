@@ -1,0 +1,30 @@
+"""superweights: find, prove, protect and explain the few numbers that hold a large language model up."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0.dev0"
+
+# Where each public name lives. Nothing is imported until it is asked for, so that `import superweights`
+# costs milliseconds and brings neither torch nor transformers.
+_HOMES = {
+    "Address": "address",
+    "SuperWeight": "record",
+    "Score": "record",
+    "Record": "record",
+    "SuperweightsError": "errors",
+}
+
+__all__ = sorted([*_HOMES, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'superweights' has no attribute {name!r}")
+    return getattr(import_module(f"superweights.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

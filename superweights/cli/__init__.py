@@ -1,0 +1,54 @@
+"""The command line: one file per command, each a call of one library function."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from superweights.cli import console
+from superweights.errors import SuperweightsError
+
+app = typer.Typer(
+    name="superweights",
+    help="Find, prove and protect the few numbers that hold a large language model up.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="rich",
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 bad input (with a hint), 130 interrupted."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """The exit code of one command line. A defect of ours still raises, with its traceback."""
+    try:
+        return app(arguments, standalone_mode=False) or 0
+    except SuperweightsError as error:
+        return console.fail(error.message, error.hint)
+    except KeyboardInterrupt:
+        console.notes.print("interrupted: nothing was left half-written.")
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except OSError as error:
+        return console.fail(*console.explain_os_error(error))
+    except Exception as error:  # noqa: BLE001 - sorted at once: only the parser's own errors are kept
+        return _explain_usage(error)
+
+
+def _explain_usage(error: Exception) -> int:
+    """The exit code for an error of the argument parser; any other error goes on up."""
+    if type(error).__name__ == "Abort":
+        console.notes.print("interrupted: nothing was left half-written.")
+        return 130
+    if type(error).__name__ == "Exit":
+        return int(getattr(error, "exit_code", 0))
+    if not hasattr(error, "format_message"):
+        raise error
+    return console.fail(error.format_message(), "run superweights --help, or add --help to the command.")

@@ -1,0 +1,71 @@
+"""What every command shares: data on stdout, everything else on stderr, one way to fail."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from superweights.errors import SuperweightsError
+
+data = Console(highlight=False, soft_wrap=False)
+notes = Console(stderr=True, highlight=False)
+
+
+def print_line(text: str) -> None:
+    """One line on stdout, unwrapped and unstyled: for JSON and anything a program reads."""
+    sys.stdout.write(text + "\n")
+
+
+def fail(message: str, hint: str) -> int:
+    """Say what went wrong and what to do, on stderr. Returns the exit code, 1."""
+    notes.print(f"[bold red]error:[/] {_plain(message)}", soft_wrap=True)
+    notes.print(f"[bold]hint:[/] {_plain(hint)}", soft_wrap=True)
+    return 1
+
+
+def explain_os_error(error: OSError) -> tuple[str, str]:
+    """The sentence and the hint for an operating-system error that reached the top."""
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return f"The disk is full{where}.", "free some space, or write elsewhere with --out."
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"No permission to write or read{where}.", "check the owner and mode of that path."
+    return f"{error.strerror or error}{where}.", "check that the path exists and can be read."
+
+
+@contextmanager
+def progress_bar(label: str) -> Iterator[Progress]:
+    """A progress bar on stderr; nothing where stderr is not a terminal."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=notes, transient=True, disable=not sys.stderr.isatty()) as bar:
+        bar.add_task(label, total=None)
+        yield bar
+
+
+def write_out(path: Path | None, text: str) -> None:
+    """Write `text` to `path` in one step (never half of it), or to stdout when `path` is None."""
+    if path is None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return
+    if path.is_dir() or not path.parent.is_dir():
+        raise SuperweightsError(f"Cannot write {path}.", hint="give a file name inside an existing folder.")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _plain(text: str) -> str:
+    """`text` with rich's markup brackets and terminal control characters taken out of play."""
+    printable = "".join(ch if ch.isprintable() or ch == "\n" else "�" for ch in text)
+    return printable.replace("[", "\\[")

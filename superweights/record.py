@@ -1,0 +1,138 @@
+"""What was measured: a number with its unit and error, and a result with all it takes to run it again."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from superweights.address import Address
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Score:
+    """A measured number: its name, value, unit, how many samples it averages, and its standard error.
+
+    `standard_error` is None where no error can be given (one sample, or an exact count), never 0 by default.
+    """
+
+    name: str
+    value: float
+    unit: str
+    n: int
+    standard_error: float | None = None
+
+    def __str__(self) -> str:
+        if self.standard_error is None:
+            return f"{self.value:.4g} {self.unit}".rstrip()
+        return f"{self.value:.4g} ± {self.standard_error:.2g} {self.unit}".rstrip()
+
+    def interval(self, z: float = 1.96) -> tuple[float, float]:
+        """The normal confidence interval (95 % by default); a point where no error is known."""
+        half = z * (self.standard_error or 0.0)
+        return self.value - half, self.value + half
+
+
+@dataclass(frozen=True)
+class SuperWeight:
+    """A weight that makes a super activation, and what the model loses without it.
+
+    `value` is the weight; `spike_in` and `spike_out` are the input and output of its product at the token
+    where the output is largest (activations, no unit); `dominance` is `spike_in * value / spike_out`, the
+    share of the output that this one product makes. `effect` is the rise of the loss in nats per token when
+    the weight is zeroed, `kl` the divergence of the next-token distribution in nats per token, `controls`
+    the same rise for weights that should not matter. `role` says whether the product writes the residual
+    spike or erases it. Unknown is None.
+
+    `verdict`: `critical`, `partial`, `benign` (it spikes, and nothing is lost without it) or `none` (the
+    effect cannot be told from zero). Source: arXiv 2411.07191 for the coordinates; the verdicts are ours,
+    after arXiv 2503.22329, which found about half of all massive activations harmless.
+    """
+
+    address: Address
+    value: float
+    spike_in: float | None = None
+    spike_out: float | None = None
+    dominance: float | None = None
+    effect: Score | None = None
+    kl: Score | None = None
+    effect_with_others: Score | None = None
+    controls: tuple[Score, ...] = ()
+    verdict: str | None = None
+    role: str | None = None
+    kind: str = "weight"
+    parameter: str | None = None
+    out_channel: int | None = None
+    in_neuron: int | None = None
+    layer: int | None = None
+    token: str | None = None
+    position: int | None = None
+    seen_in: tuple[str, ...] = ()
+    round: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary that `from_json` reads back; the address is one string."""
+        return {**asdict(self), "address": str(self.address)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> SuperWeight:
+        """The super weight that `to_json` wrote."""
+        scores = {key: _score(data.get(key)) for key in ("effect", "kl", "effect_with_others")}
+        return cls(
+            **{
+                **data,
+                **scores,
+                "address": Address.parse(data["address"]),
+                "controls": tuple(Score(**score) for score in data.get("controls", ())),
+                "seen_in": tuple(data.get("seen_in", ())),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Record:
+    """A result with its origin: the command, what it read and at which revision, versions, seed, scores.
+
+    `findings` holds whatever the command reports besides plain scores (super weights, layer tables) as
+    JSON values.
+    """
+
+    command: str
+    inputs: dict[str, str | None]
+    versions: dict[str, str]
+    seed: int | None = None
+    scores: tuple[Score, ...] = ()
+    findings: dict[str, Any] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> str:
+        """One line of JSON; numbers that JSON has no word for (nan, inf) become null."""
+        return json.dumps(_finite(asdict(self)), ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Record:
+        """The record that `to_json` wrote."""
+        data = json.loads(text)
+        return cls(**{**data, "scores": tuple(Score(**score) for score in data["scores"])})
+
+
+def to_json_line(data: Any) -> str:
+    """`data` as one line of strict JSON, with nan and infinity as null."""
+    return json.dumps(_finite(data), ensure_ascii=False, allow_nan=False)
+
+
+def _score(data: dict[str, Any] | None) -> Score | None:
+    return None if data is None else Score(**data)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

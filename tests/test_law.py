@@ -1,0 +1,110 @@
+"""Who may import whom. The table is the house's law; moving a wall means changing it here, and saying why."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "superweights"
+
+# `errors` is known to every room. `record` knows `address`, because a result names the weights it is about.
+LAW: dict[str, set[str]] = {
+    "errors": set(),
+    "address": set(),
+    "record": {"address"},
+    "checkpoint": {"address"},
+    "watch": {"address"},
+    "edit": {"address"},
+    "known": {"address"},
+    "text": {"record"},
+    "taps": set(),
+    "stream": {"checkpoint", "address"},
+    # Many edited versions of one model in a single pass; used by the discovery and by sweeps.
+    "branch": {"edit", "address"},
+    "score": {"record", "text"},
+    "harness": {"record"},
+    "sweep": {"edit", "score", "record", "address", "stream", "checkpoint", "branch", "text"},
+    "find": {"checkpoint", "stream", "watch", "edit", "branch", "score", "text", "address", "record"},
+    "quantize": {"checkpoint", "address", "record"},
+    "formats": {"quantize", "checkpoint", "address"},
+    "anatomy": {"taps", "text", "record"},
+    "prune": {"taps", "checkpoint", "edit", "score", "text", "record"},
+    "adapt": {"taps", "checkpoint", "edit", "score", "text", "record"},
+    "lab": {"anatomy", "score", "text", "record"},
+    "report": {"record", "known"},
+}
+FREE = {"cli", "explorer", "__main__", "__init__"}
+
+pytestmark = pytest.mark.unit
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """Every room that `path` imports anywhere, functions and type-checking blocks included."""
+    rooms: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} uses a relative import; write superweights.<room>"
+            modules = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        rooms |= {m.split(".")[1] for m in modules if m.startswith("superweights.") and len(m.split(".")) > 1}
+    return rooms
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_each_room_imports_only_what_the_law_allows(path):
+    room = room_of(path)
+    if room in FREE:
+        assert room != "__init__" or not imported_rooms(path) - set(LAW)
+        return
+    assert room in LAW, f"{room} is a new room: give it a line in the law"
+    assert imported_rooms(path) <= LAW[room] | {room, "errors"}
+
+
+def test_nobody_imports_the_command_line():
+    assert not [p for p in FILES if room_of(p) not in FREE and "cli" in imported_rooms(p)]
+
+
+def test_the_law_has_no_cycles():
+    def reach(room: str, seen: frozenset[str]) -> None:
+        assert room not in seen, f"cycle through {room}"
+        for other in LAW.get(room, set()):
+            reach(other, seen | {room})
+
+    for room in LAW:
+        reach(room, frozenset())
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_files_and_functions_keep_to_their_size(path):
+    source = path.read_text()
+    assert source.count("\n") <= 400, "over 400 lines: split it along its reasons to change"
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno - node.lineno < 60, f"{node.name} is over 60 lines"
+
+
+def test_no_file_has_a_name_that_says_nothing():
+    nothing = {"utils", "helpers", "common", "base", "core", "manager", "misc"}
+    assert not [p for p in FILES if p.stem in nothing]
+
+
+def test_no_code_branches_on_the_name_of_a_model():
+    """A model family is never named in a comparison: structure decides."""
+    families = {"llama", "mistral", "gemma", "gemma2", "gemma3", "qwen2", "qwen3", "gpt2", "opt", "phi3"}
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Compare):
+                words = {n.value for n in ast.walk(node) if isinstance(n, ast.Constant)}
+                assert not words & families, f"{path}:{node.lineno}"
