@@ -7,6 +7,7 @@ embedded prose differs between Python versions.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,12 +154,15 @@ def cut(ids: Tensor, length: int, count: int | None = None, stride: int | None =
     return ids.unfold(0, length, stride)[:count].contiguous()
 
 
-def token_prompts(tokenizer: Any, length: int = 24, bos: bool = False) -> Tensor:
-    """The built-in prompts as tokens: `[4, n]`, int64, `n` at most `length`, the reference prompt first.
+def token_prompts(
+    tokenizer: Any, length: int = 24, bos: bool = False, prompts: Sequence[str] = PROMPTS
+) -> Tensor:
+    """The prompts as tokens: `[prompts, n]`, int64, `n` at most `length`; of the built-in four the first is
+    the published code's.
 
     All are cut to the shortest, so that no padding is needed. With `bos` each begins with that token.
     """
-    rows = [_encode(tokenizer, prompt) for prompt in PROMPTS]
+    rows = [_encode(tokenizer, prompt) for prompt in prompts]
     shortest = min(length - bos, *map(len, rows))
     if shortest < 1:
         raise SuperweightsError(

@@ -22,7 +22,7 @@ LAW: dict[str, set[str]] = {
     "taps": set(),
     "stream": {"checkpoint", "address"},
     # Many edited versions of one model in a single pass; used by the discovery and by sweeps.
-    "branch": {"edit", "address"},
+    "branch": {"edit", "address", "stream"},
     "score": {"record", "text"},
     "harness": {"record"},
     "sweep": {"edit", "score", "record", "address", "stream", "checkpoint", "branch", "text"},

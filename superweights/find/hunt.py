@@ -1,0 +1,290 @@
+"""One search: a pass over the prompts that finds and first proves, then passes over text that confirm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from superweights.address import Address, layout_of
+from superweights.branch import Branch, Branching, Visit, branching
+from superweights.checkpoint import Checkpoint
+from superweights.edit import Edit
+from superweights.find.findings import Search
+from superweights.find.proof import LARGEST, RANDOM, Effect, control_edits, judge, measure, score
+from superweights.find.residual import LayerSpike, channel_change, read_layer
+from superweights.find.spikes import Spike, SpikeReader
+from superweights.record import Score, SuperWeight
+from superweights.watch import watching
+
+# A shared spike, made by several neurons together, is still worth a row where the residual stream steps.
+_SHARED_DOMINANCE = 0.1
+# A gain writes the residual stream only if what it puts out is a fair part of what the block adds.
+_GAIN_SHARE = 0.3
+# A product must be this share of the residual stream's largest value after the block, and may overshoot its
+# own output, which other products pull back, by this factor.
+_SHARE_OF_PEAK, _OVERSHOOT = 0.05, 2.0
+# So many candidates of one block and pass are put to the proof, and so many weights are removed together.
+_PER_BLOCK, _TOGETHER = 2, 6
+
+
+@dataclass(eq=False)
+class Candidate:
+    """A weight under suspicion, as the passes fill it in."""
+
+    address: Address
+    spike: Spike
+    layer: int
+    role: str
+    position: int | None
+    token_id: int | None
+    round: int
+    effect: Score | None = None
+    kl: Score | None = None
+    with_others: Score | None = None
+    controls: list[Score] = field(default_factory=list)
+
+    @property
+    def edit(self) -> Edit:
+        return Edit(self.address, factor=0.0)
+
+    def note(self, effect: Effect) -> None:
+        """Take over what a pass has measured."""
+        self.effect, self.kl = score("loss rise", effect.loss), score("KL divergence", effect.kl)
+
+    def strength(self) -> float:
+        """The largest effect seen, in nats per token: by divergence, alone or beside the others."""
+        beside = self.with_others.value if self.with_others else 0.0
+        return max(self.kl.value if self.kl else 0.0, beside)
+
+
+@dataclass(eq=False)
+class Group:
+    """A branch that several candidates are compared with."""
+
+    branch: Branch
+    name: str
+    members: list[Candidate]
+
+    def note(self, found: dict[Branch, Effect], together: Branch) -> None:
+        """Hand the members what this branch has shown."""
+        for candidate in self.members:
+            if self.name == "all but one":
+                rise = found[together].loss - found[self.branch].loss
+                candidate.with_others = score("loss rise beside the others", rise)
+            else:
+                candidate.controls.append(score(self.name, found[self.branch].loss))
+
+
+class Hunt:
+    """The state of one search. `look` makes a pass, `confirm` judges what the passes have found."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        checkpoint: Checkpoint,
+        search: Search,
+        progress: Callable[[str, int, int], None],
+        name_token: Callable[[int | None], str | None],
+    ):
+        self.model, self.checkpoint, self.search = model, checkpoint, search
+        self.progress, self.name_token = progress, name_token
+        self.candidates: dict[Address, Candidate] = {}
+        self.layers: list[LayerSpike] = []
+        self.joint: Score | None = None
+        self.base_loss: Score | None = None
+        self.removed: list[Candidate] = []
+        self.notes: list[str] = []
+        self.round = 1
+        self._reader = SpikeReader(search.min_ratio)
+        self._beside: dict[Address, Branch] = {}
+        self._unmeasured: list[Candidate] = []
+
+    def look(self, ids: Tensor) -> None:
+        """Find candidates on these prompts, and what each of them changes there, in one pass."""
+        alone: dict[Address, Branch] = {}
+        with self._passing(ids, [], alone, "looking") as run:
+            loss, effects = measure(run, list(alone.values()), ids)
+        self.base_loss = score("loss", loss)
+        for address, effect in zip(alone, effects, strict=True):
+            self.candidates[address].note(effect)
+
+    def confirm(self, ids: Tensor) -> None:
+        """Judge every candidate on text: alone, together, beside controls; and look again without the proven.
+
+        Each round measures only what the rounds before have not: at first all candidates, later those that
+        came to light when the proven ones were removed.
+        """
+        self._unmeasured = list(self.candidates.values())
+        searched: list[Candidate] = []
+        last = self.search.rounds + 2
+        while self.round < last:
+            self.round += 1
+            proven = self._suspects()
+            news = [c for c in proven if c not in searched]
+            if not self._unmeasured and not news:
+                break
+            self._confirm_once(ids, proven, news, look_again=bool(news) and self.round < last)
+            searched = proven
+
+    def verdicts(self) -> list[SuperWeight]:
+        """Every candidate with its verdict, in the order of the layers."""
+        ordered = sorted(self.candidates.values(), key=lambda c: (c.layer, -abs(c.spike.spike_out)))
+        return [self._verdict(candidate) for candidate in ordered]
+
+    def _suspects(self) -> list[Candidate]:
+        """The candidates whose removal has shown an effect so far, the strongest first."""
+        strong = [c for c in self.candidates.values() if c.strength() >= self.search.bars.partial]
+        return sorted(strong, key=Candidate.strength, reverse=True)[:_TOGETHER]
+
+    def _confirm_once(self, ids: Tensor, proven, news: list[Candidate], look_again: bool) -> None:
+        alone = {c.address: Branch((c.edit,)) for c in self._unmeasured}
+        together = Branch(tuple(c.edit for c in proven), watched=look_again)
+        groups = [*self._all_but_one(proven), *self._control_groups(self._unmeasured, news)]
+        planned = [*alone.values(), *([together] if proven else []), *(group.branch for group in groups)]
+        self._beside, self._unmeasured = {}, []
+        with self._passing(ids, planned, alone, "confirming") as run:
+            loss, effects = measure(run, run.branches, ids)
+        found = dict(zip(run.branches, effects, strict=True))
+        self.base_loss = score("loss", loss)
+        for address, branch in alone.items():
+            self.candidates[address].note(found[branch])
+        for group in groups:
+            group.note(found, together)
+        if proven:
+            self.removed, self.joint = proven, score("loss rise, all removed", found[together].loss)
+        for address, branch in self._beside.items():
+            rise = found[branch].loss - found[together].loss
+            self.candidates[address].with_others = score("loss rise beside the others", rise)
+
+    def _all_but_one(self, proven: list[Candidate]) -> list[Group]:
+        """For each of several proven weights, the model without all the others."""
+        if len(proven) < 2:
+            return []
+        others = {c: tuple(o.edit for o in proven if o is not c) for c in proven}
+        return [Group(Branch(edits), "all but one", [c]) for c, edits in others.items()]
+
+    def _control_groups(self, fresh: list[Candidate], proven: list[Candidate]) -> list[Group]:
+        """Weights that should not matter: random ones for every tensor; for the proven also the largest other,
+        the rest of the column and the rest of the row."""
+        avoid = set(self.candidates)
+        groups: dict[tuple[str, str], Group] = {}
+        for candidate in dict.fromkeys((*fresh, *proven)):
+            for kind, chosen in control_edits(self.checkpoint, candidate, self.search, avoid).items():
+                if any(kind in control.name for control in candidate.controls):
+                    continue
+                if kind != RANDOM and candidate not in proven:
+                    continue
+                of_tensor = kind in (RANDOM, LARGEST)
+                key = (kind, candidate.address.tensor if of_tensor else str(candidate.address))
+                group = groups.setdefault(key, Group(Branch(chosen), f"{len(chosen)} {kind}", []))
+                group.members.append(candidate)
+        return list(groups.values())
+
+    @contextmanager
+    def _passing(
+        self, ids: Tensor, branches, alone: dict[Address, Branch], label: str
+    ) -> Iterator[Branching]:
+        """A pass over `ids` in which the branches ride and new candidates join `alone`."""
+        self.layers = []
+        self._reader.take()
+        with (
+            watching(self.model, self._reader.see) as watch,
+            branching(self.model, branches, watch=watch) as run,
+        ):
+            self._of = len(run.blocks)
+            run.pass_over(ids, lambda visit: self._discover(visit, ids, alone, label))
+            watch.paused = True
+            yield run
+        if run.broken_at and not any(run.broken_at in note for note in self.notes):
+            self.notes.append(
+                f"something happens between the blocks at {run.broken_at}: each proof took a pass of its own."
+            )
+
+    def _discover(self, visit: Visit, ids: Tensor, alone: dict[Address, Branch], label: str) -> list[Branch]:
+        """The branches that prove the new candidates of the block just visited."""
+        spikes = [s for s in self._reader.take() if s.parameter.startswith(f"{visit.path}.")]
+        layer = read_layer(visit)
+        if visit.branch is None:
+            self.layers.append(layer)
+            self.progress(label, visit.number + 1, self._of)
+        started = []
+        for spike in accept(spikes, visit, layer, self.search):
+            candidate = self._candidate(spike, visit, ids)
+            if candidate.address in self.candidates or len(self.candidates) >= self.search.most:
+                continue
+            self.candidates[candidate.address] = candidate
+            alone[candidate.address] = Branch((candidate.edit,))
+            started.append(alone[candidate.address])
+            if visit.branch is not None:
+                beside = Branch((*visit.branch.edits, candidate.edit), hidden=visit.before)
+                self._beside[candidate.address] = beside
+                started.append(beside)
+        return started
+
+    def _candidate(self, spike: Spike, visit: Visit, ids: Tensor) -> Candidate:
+        row, position = divmod(spike.row, ids.shape[1]) if spike.row is not None else (None, None)
+        return Candidate(
+            address=layout_of(self.model).address_of(spike.parameter, spike.index),
+            spike=spike,
+            layer=visit.number,
+            role=role_of(visit, spike),
+            position=position,
+            token_id=None if row is None else int(ids[row, position]),
+            round=self.round,
+        )
+
+    def _verdict(self, c: Candidate) -> SuperWeight:
+        return SuperWeight(
+            address=c.address,
+            value=c.spike.value
+            if c.spike.kind != "gain"
+            else self.checkpoint.element(c.address.tensor, c.address.index),
+            spike_in=c.spike.spike_in,
+            spike_out=c.spike.spike_out,
+            dominance=c.spike.dominance,
+            effect=c.effect,
+            kl=c.kl,
+            effect_with_others=c.with_others,
+            controls=tuple(c.controls),
+            verdict=judge(c.effect, c.controls, self.search.bars) if c.effect else None,
+            role=c.role,
+            kind=c.spike.kind,
+            parameter=c.spike.parameter,
+            out_channel=c.spike.out_channel,
+            in_neuron=c.spike.in_neuron,
+            layer=c.layer,
+            token=self.name_token(c.token_id),
+            position=c.position,
+            round=c.round,
+        )
+
+
+def accept(spikes: list[Spike], visit: Visit, layer: LayerSpike, search: Search) -> list[Spike]:
+    """The spikes that reach the residual stream, the strongest of the block first.
+
+    The block's own change must spike in the same channel. Where the residual stream steps up or down, the
+    strongest product of the stepping channel is kept even when several neurons share the work.
+    """
+    change = channel_change(visit)
+    kept: dict[tuple[str, tuple[int, ...]], Spike] = {}
+    steps = layer.phase in ("step_up", "step_down")
+    ordered = sorted(spikes, key=lambda s: -abs(s.spike_in * s.value))
+    for spike in ordered:
+        reaches = spike.width == change.width and change.ratio(spike.out_channel) >= search.min_ratio
+        writes = spike.kind == "weight" or abs(spike.spike_out) >= _GAIN_SHARE * change.peak(
+            spike.out_channel
+        )
+        shared = steps and spike.out_channel == change.top_channel and not kept
+        enough = search.min_dominance if not shared else _SHARED_DOMINANCE
+        strong = abs(spike.spike_out) >= _SHARE_OF_PEAK * layer.peak
+        if reaches and writes and strong and enough <= spike.dominance <= _OVERSHOOT:
+            kept.setdefault((spike.parameter, spike.index), spike)
+    return list(kept.values())[:_PER_BLOCK]
+
+
+def role_of(visit: Visit, spike: Spike) -> str:
+    """`writes` where the block makes the channel's largest change larger in magnitude, `erases` where smaller."""
+    return "writes" if channel_change(visit).grows(spike.out_channel) else "erases"

@@ -1,0 +1,169 @@
+"""Products whose one term makes the output: an outlier input times an outlier weight, at the same token.
+
+Column first (superweights' own rule): neurons that spike against their layer, then every output channel
+that this one neuron dominates; and row first: outputs that spike, then the one neuron that makes them. The
+published script pairs the largest input and the largest output of a layer, which may belong to different
+tokens and shows one weight per layer (arXiv 2411.07191, section 3.1, and its code).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from superweights.errors import SuperweightsError
+from superweights.watch import Product
+
+# How many spiking outputs and neurons of one product are looked at; a super neuron has a handful of rows.
+_OUTPUTS, _NEURONS = 8, 4
+# A gain counts as an outlier of its norm from this multiple of the median gain.
+_GAIN_RATIO = 3.0
+
+
+@dataclass(frozen=True)
+class Spike:
+    """One parameter element whose product makes an outlier output.
+
+    `spike_in`, `spike_out`: input and output of the product at the token (`row` of the product) where the
+    output is largest; `ratio_out`: that channel's largest output over the median channel's; `dominance`:
+    `spike_in * weight / spike_out`.
+    """
+
+    kind: str
+    parameter: str
+    index: tuple[int, ...]
+    value: float
+    spike_in: float
+    spike_out: float
+    dominance: float
+    ratio_out: float
+    out_channel: int
+    in_neuron: int | None
+    width: int
+    row: int | None
+
+
+class SpikeReader:
+    """Collects the spikes of the products that a watch sees, until they are taken."""
+
+    def __init__(self, min_ratio: float):
+        self._min_ratio = min_ratio
+        self._found: list[Spike] = []
+
+    def see(self, product: Product) -> None:
+        read = {"weight": read_weight, "gain": read_gain, "bias": read_bias}[product.kind]
+        self._found += read(product, self._min_ratio)
+
+    def take(self) -> list[Spike]:
+        """The spikes since the last taking."""
+        found, self._found = self._found, []
+        return found
+
+
+def read_weight(product: Product, min_ratio: float) -> list[Spike]:
+    """The weights that make spiking outputs of a linear product, by row and by column."""
+    x, y, weight = product.x.float(), product.y.float(), product.operand
+    peak = _peaks(y, product.parameter)
+    ratio = peak / _median(peak)
+    outputs = [j for j in _top(peak, _OUTPUTS) if ratio[j] >= min_ratio]
+    if not outputs:
+        return []
+    pairs = {}
+    for j in outputs:
+        row = int(y[:, j].abs().argmax())
+        terms = x[row] * weight[j].float()
+        pairs[j, int(terms.abs().argmax())] = row
+    neurons = _peaks(x, product.parameter)
+    for k in [k for k in _top(neurons, _NEURONS) if neurons[k] >= min_ratio * _median(neurons)]:
+        row = int(x[:, k].abs().argmax())
+        terms = x[row, k] * weight[:, k].float()
+        own_ratio = y[row].abs() / _median(peak)
+        for j in [j for j in _top(terms.abs(), _OUTPUTS) if own_ratio[j] >= min_ratio]:
+            pairs.setdefault((j, k), row)
+    return [_weight_spike(product, x, y, j, k, row, _median(peak)) for (j, k), row in pairs.items()]
+
+
+def read_gain(product: Product, min_ratio: float) -> list[Spike]:
+    """The outlier gains of a norm whose output spikes where they stand."""
+    y, gain = product.y.float(), product.operand.float().abs()
+    peak = _peaks(y, product.parameter)
+    ratio = peak / _median(peak)
+    large = [
+        j for j in _top(peak, 3) if ratio[j] >= min_ratio and gain[j] >= _GAIN_RATIO * _median(gain).item()
+    ]
+    spikes = []
+    for j in large:
+        row = int(y[:, j].abs().argmax())
+        value, out = float(product.operand[j]), float(y[row, j])
+        spikes.append(_scalar_spike(product, j, row, value, out / value, out, 1.0, float(ratio[j])))
+    return spikes
+
+
+def read_bias(product: Product, min_ratio: float) -> list[Spike]:
+    """The biases that make most of a spiking output."""
+    y, bias = product.y.float(), product.operand.float()
+    peak = _peaks(y, product.parameter)
+    ratio = peak / _median(peak)
+    spikes = []
+    for j in [j for j in _top(peak, 3) if ratio[j] >= min_ratio]:
+        row = int(y[:, j].abs().argmax())
+        value, out = float(bias[j]), float(y[row, j])
+        spikes.append(_scalar_spike(product, j, row, value, 1.0, out, value / out, float(ratio[j])))
+    return spikes
+
+
+def _weight_spike(product: Product, x: Tensor, y: Tensor, j: int, k: int, row: int, median: Tensor) -> Spike:
+    spike_in, spike_out, value = float(x[row, k]), float(y[row, j]), float(product.operand[j, k])
+    return Spike(
+        kind="weight",
+        parameter=product.parameter,
+        index=product.index(j, k),
+        value=value,
+        spike_in=spike_in,
+        spike_out=spike_out,
+        dominance=spike_in * value / spike_out if spike_out else 0.0,
+        ratio_out=abs(spike_out) / float(median),
+        out_channel=j,
+        in_neuron=k,
+        width=y.shape[-1],
+        row=row if product.shape is not None else None,
+    )
+
+
+def _scalar_spike(product, j, row, value, spike_in, spike_out, dominance, ratio) -> Spike:
+    return Spike(
+        kind=product.kind,
+        parameter=product.parameter,
+        index=product.index(j),
+        value=value,
+        spike_in=spike_in,
+        spike_out=spike_out,
+        dominance=dominance,
+        ratio_out=ratio,
+        out_channel=j,
+        in_neuron=None,
+        width=product.y.shape[-1],
+        row=row if product.shape is not None else None,
+    )
+
+
+def _peaks(values: Tensor, parameter: str) -> Tensor:
+    """The largest magnitude of each column. Raises `SuperweightsError` where there is a NaN or an infinity."""
+    peaks = values.abs().amax(0)
+    if not torch.isfinite(peaks).all():
+        raise SuperweightsError(
+            f"The forward pass meets NaN or infinity at {parameter}.",
+            hint="run superweights scan to see whether the weights hold them; in float16 try --dtype float32.",
+        )
+    return peaks
+
+
+def _median(peaks: Tensor) -> Tensor:
+    """The median, kept above zero: many inputs of a ReLU network are exactly zero."""
+    return peaks.median().clamp_min(1e-6 * float(peaks.max()) + 1e-30)
+
+
+def _top(values: Tensor, count: int) -> list[int]:
+    return values.topk(min(count, values.shape[0])).indices.tolist()

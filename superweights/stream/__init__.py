@@ -1,0 +1,85 @@
+"""The model's own transformers forward, with one block's weights in memory at a time.
+
+Nothing here knows an architecture: transformers builds the model and converts the checkpoint's tensors
+(renames, fused experts); we only decide when each block's tensors are read and when they are dropped.
+Measured bit-equal to the whole model's logits in fp32 (tests/test_stream.py).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from superweights.checkpoint import Checkpoint
+from superweights.errors import SuperweightsError
+from superweights.stream.blocks import BlockStream
+from superweights.stream.device import available_memory, choose_device, choose_dtype
+from superweights.stream.layout import ConvertedNames
+from superweights.stream.skeleton import Skeleton
+
+__all__ = ["streaming"]
+
+
+@contextmanager
+def streaming(
+    checkpoint: Checkpoint,
+    *,
+    dtype: torch.dtype | str | None = None,
+    device: str = "auto",
+    resident: bool | None = None,
+) -> Iterator[nn.Module]:
+    """The causal language model of `checkpoint`, ready for forward passes inside the `with`.
+
+    With `resident=False` each block's weights are read when the block runs and dropped after it; with True
+    the whole model is in memory; None keeps it in memory when it takes less than half of what is free.
+    `dtype` None computes in the stored type, but never in float16 unless asked for: massive activations
+    overflow it (65,504). `device` "auto" is the accelerator where there is one.
+
+    The model is in eval mode, without gradients or cache, and carries `superweights_layout` (checkpoint
+    addresses to parameters) and, when streamed, `superweights_stream`.
+
+    Raises `SuperweightsError` for a checkpoint that is no causal language model, or lacks tensors.
+    """
+    device_ = choose_device(device)
+    dtype_ = choose_dtype(checkpoint, dtype)
+    if checkpoint.config.get("quantization_config"):
+        yield _load_with_transformers(checkpoint, device_)
+        return
+    skeleton = Skeleton(checkpoint, dtype_, device_)
+    model = skeleton.model
+    model.superweights_layout = ConvertedNames(skeleton)
+    stream = BlockStream(skeleton)
+    stays = resident if resident is not None else skeleton.nbytes < available_memory(device_) // 2
+    if not stays and stream.blocks:
+        with stream.one_block_at_a_time(), torch.no_grad():
+            model.superweights_stream = stream
+            yield model
+        return
+    skeleton.load(skeleton.names)
+    with torch.no_grad():
+        yield model
+
+
+def _load_with_transformers(checkpoint: Checkpoint, device: torch.device) -> nn.Module:
+    """The whole model as transformers' own quantizers load it."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            checkpoint.path or checkpoint.name,
+            revision=checkpoint.revision,
+            dtype="auto",
+            device_map={"": device},
+            trust_remote_code=checkpoint.trust_remote_code,
+        )
+    except (ImportError, ValueError) as error:
+        raise SuperweightsError(
+            f"transformers cannot load the quantized checkpoint {checkpoint.name}: {error}",
+            hint="install what its quantization method needs, or give the unquantized checkpoint.",
+        ) from error
+    logging.getLogger(__name__).info("loaded whole: quantized checkpoints are not streamed")
+    return model.eval()

@@ -1,0 +1,107 @@
+"""Which parts of a model are its blocks, and how their weights come and go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from superweights.errors import SuperweightsError
+from superweights.stream.skeleton import Skeleton
+
+# A list of modules that holds less than this share of the parameters is not worth streaming: it stays.
+_WORTH_STREAMING = 0.05
+
+
+class BlockStream:
+    """The blocks of a skeleton, read when they run and dropped when they have.
+
+    `blocks` maps each block's path to its module. `on_load` callbacks get (parameter name, parameter) each
+    time a streamed parameter has been read, before it is used.
+    """
+
+    def __init__(self, skeleton: Skeleton):
+        self.skeleton = skeleton
+        self.blocks = find_blocks(skeleton.model)
+        self.on_load: list[Callable[[str, nn.Parameter], None]] = []
+        shared = {name for group in skeleton.shared for name in group}
+        self._names: dict[str, list[str]] = {path: [] for path in self.blocks}
+        self._stay: list[str] = []
+        for name, target in skeleton.targets.items():
+            path = None if target in shared else _block_of(target, self.blocks)
+            (self._stay if path is None else self._names[path]).append(name)
+        self._shared = shared
+        self._asleep = False
+
+    @contextmanager
+    def asleep(self) -> Iterator[None]:
+        """Blocks that are called inside the `with` are not read: their forward is replaced."""
+        self._asleep = True
+        try:
+            yield
+        finally:
+            self._asleep = False
+
+    @contextmanager
+    def one_block_at_a_time(self) -> Iterator[None]:
+        """Everything outside the blocks is in memory; a block is there while it runs."""
+        self.skeleton.load(self._stay)
+        handles = []
+        paths = list(self.blocks)
+        for path, block in self.blocks.items():
+            after = paths[(paths.index(path) + 1) % len(paths)]
+            handles += [
+                block.register_forward_pre_hook(lambda *_, p=path, a=after: self._fetch(p, a), prepend=True),
+                block.register_forward_hook(lambda *_, p=path: self._drop(p), always_call=True),
+            ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            for path in self.blocks:
+                self._drop(path)
+
+    def _fetch(self, path: str, after: str) -> None:
+        if self._asleep:
+            return
+        self.skeleton.checkpoint.prefetch(self._names[after])
+        self.skeleton.load(self._names[path])
+        for name, parameter in self.blocks[path].named_parameters(prefix=path):
+            if parameter.is_meta:
+                raise SuperweightsError(
+                    f"{self.skeleton.checkpoint.name} has no tensor for {name}.",
+                    hint="the download may be incomplete, or config.json belongs to another checkpoint.",
+                )
+            for callback in self.on_load:
+                callback(name, parameter)
+
+    def _drop(self, path: str) -> None:
+        for name, module in self.blocks[path].named_modules(prefix=path):
+            for leaf, parameter in module._parameters.items():
+                if parameter is not None and not parameter.is_meta and f"{name}.{leaf}" not in self._shared:
+                    module._parameters[leaf] = nn.Parameter(parameter.to("meta"), requires_grad=False)
+        self.skeleton.checkpoint.release(self._names[path])
+
+
+def find_blocks(model: nn.Module) -> dict[str, nn.Module]:
+    """Path and module of every block: the elements of the outermost module lists that hold much of the model."""
+    total = sum(p.numel() for p in model.parameters()) or 1
+    blocks: dict[str, nn.Module] = {}
+    for path, module in model.named_modules():
+        if not isinstance(module, nn.ModuleList) or any(path.startswith(f"{b}.") for b in blocks):
+            continue
+        if sum(p.numel() for p in module.parameters()) >= _WORTH_STREAMING * total:
+            blocks |= {f"{path}.{i}": element for i, element in enumerate(module)}
+    return blocks
+
+
+def _block_of(parameter: str, blocks: dict[str, nn.Module]) -> str | None:
+    """The path of the block that holds `parameter`, or None."""
+    parts = parameter.split(".")
+    for end in range(len(parts), 0, -1):
+        path = ".".join(parts[:end])
+        if path in blocks:
+            return path
+    return None

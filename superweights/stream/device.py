@@ -1,0 +1,62 @@
+"""Where to compute, in which type, and how much memory there is."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from superweights.checkpoint import Checkpoint
+from superweights.errors import SuperweightsError
+
+_FLOATS = {"BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; `auto` is the accelerator where there is one, else the CPU."""
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise SuperweightsError(
+            f"The device {name!r} cannot be used: {str(error).splitlines()[0]}",
+            hint="use auto, cpu, cuda, cuda:1 or mps.",
+        ) from error
+    return device
+
+
+def choose_dtype(checkpoint: Checkpoint, dtype: torch.dtype | str | None) -> torch.dtype:
+    """The type to compute in: as asked, else the stored one; float16 only when asked.
+
+    Stored float16 is computed in float32, because super activations reach 7.8e5 (Gemma 3 12B,
+    arXiv 2503.22329) and float16 ends at 65,504. Mixed checkpoints take their most common type.
+    """
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in (None, "auto"):
+        found = getattr(torch, dtype, None)
+        if not isinstance(found, torch.dtype) or not found.is_floating_point:
+            raise SuperweightsError(
+                f"{dtype!r} is not a floating-point type.", hint="use auto, float32, bfloat16 or float16."
+            )
+        return found
+    held: dict[str, int] = {}
+    for info in checkpoint.tensors.values():
+        held[info.dtype] = held.get(info.dtype, 0) + info.nbytes
+    most = max(held, key=lambda kind: held[kind]) if held else "F32"
+    return _FLOATS.get(most, torch.float32)
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that can still be allocated on `device`."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo") as lines:
+            free = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
+        return free["MemAvailable"]
+    except (OSError, KeyError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
