@@ -94,7 +94,7 @@ def tensor_hash(tensor: Tensor) -> str:
     flat = flat.reshape(-1) if flat.is_contiguous() or flat.ndim == 0 else flat.contiguous().reshape(-1)
     step = _HASH_BYTES // tensor.element_size()
     for start in range(0, flat.numel(), step):
-        digest.update(flat[start : start + step].cpu().view(torch.uint8).numpy())
+        digest.update(flat[start : start + step].cpu().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -1,0 +1,168 @@
+"""What a model predicts, with the logits of a few tokens in memory at a time.
+
+A vocabulary is large (one window of 2,048 tokens has a gigabyte of logits at 128,000 words), so the model
+runs once up to its hidden states, and its own forward then makes the logits from them piece by piece: the
+part below the head is made to answer with the hidden states that it has just computed. Whatever the model
+does after them (scaling, soft-capping, a bias) is therefore the model's own code. Models whose logits cannot
+be made that way are noticed, and run one row at a time instead.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from superweights.errors import SuperweightsError
+
+# Logits in memory at a time, in bytes of float32.
+PIECE_BYTES = 1 << 25
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """A model, and the change under which it is read: entered for each use, left after it.
+
+    `Variant(model, lambda: edited(model, edits, verify=False))` is the edited model; `Variant(model)` the
+    model as it is. `change` is entered several times.
+    """
+
+    model: nn.Module
+    change: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+
+class Predictions:
+    """What `variant` predicts at some tokens of a batch: logits `[k, vocabulary]`, handed out in pieces.
+
+    `ids [rows, length]` go through the model once; `at` is `(row, position)` of each of the `k` tokens.
+    """
+
+    def __init__(self, variant: Variant, ids: Tensor, at: tuple[Tensor, Tensor]):
+        self._variant = variant
+        self._ids = ids.to(device_of(variant.model))
+        self._rows, self._positions = (index.to(self._ids.device) for index in at)
+        self._row: tuple[int, Tensor] | None = None
+        self._output: Any = None
+        self._hidden: Tensor | None = None
+        with torch.no_grad(), variant.change():
+            self._run()
+
+    def pieces(self) -> Iterator[slice]:
+        """Slices of the tokens, each small enough for its logits."""
+        step = max(1, PIECE_BYTES // (4 * vocabulary_of(self._variant.model)))
+        for start in range(0, len(self._rows), step):
+            yield slice(start, min(start + step, len(self._rows)))
+
+    @torch.no_grad()
+    def logits(self, piece: slice) -> Tensor:
+        """The logits of one piece `[tokens, vocabulary]`, float32."""
+        rows, positions = self._rows[piece], self._positions[piece]
+        with self._variant.change():
+            if self._hidden is not None:
+                return self._replay(self._hidden[piece], self._ids[rows, positions]).float()
+            return torch.cat([self._whole_row(int(row))[positions[rows == row]] for row in rows.unique()])
+
+    def _run(self) -> None:
+        """Keep the hidden states at our tokens, when the model's logits can be made from them."""
+        model, backbone = self._variant.model, _backbone(self._variant.model)
+        if backbone is None:
+            return
+        seen: list[Any] = []
+        hook = backbone.register_forward_hook(lambda *called: seen.append(called[2]))
+        try:
+            last = model(input_ids=self._ids, use_cache=False, logits_to_keep=1).logits
+        finally:
+            hook.remove()
+        output = seen[0] if len(seen) == 1 else None
+        hidden = getattr(output, "last_hidden_state", None)
+        if output is None or hidden is None or hidden.shape[:2] != self._ids.shape:
+            return
+        self._output = copy.copy(output)
+        again = self._replay(hidden[-1, -1:], self._ids[-1, -1:])
+        if _agree(again, last[-1].float()):
+            self._hidden = hidden[self._rows, self._positions]
+
+    def _replay(self, hidden: Tensor, ids: Tensor) -> Tensor:
+        """The model's own logits `[tokens, vocabulary]` for the hidden states `[tokens, width]`."""
+        model = self._variant.model
+        backbone = _backbone(model)
+        assert backbone is not None
+        self._output.last_hidden_state = hidden[None]
+        with _answering(backbone, self._output):
+            return model(input_ids=ids[None], use_cache=False).logits[0]
+
+    def _whole_row(self, row: int) -> Tensor:
+        """All logits of one row `[length, vocabulary]`, float32; the latest row is kept."""
+        if self._row is None or self._row[0] != row:
+            self._row = None
+            output = self._variant.model(input_ids=self._ids[row : row + 1], use_cache=False)
+            self._row = row, output.logits[0].float()
+        return self._row[1]
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's input goes: the device of its first tensor that is in memory."""
+    return next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
+
+
+def vocabulary_of(model: nn.Module) -> int:
+    """How many tokens the model knows, by its input embedding."""
+    embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
+    return embedding.weight.shape[0]
+
+
+def check_windows(model: nn.Module, windows: Tensor) -> None:
+    """Raise `SuperweightsError` unless the model can read and predict `windows [n, length]`."""
+    if windows.ndim != 2 or windows.shape[0] < 1 or windows.shape[1] < 2:
+        raise SuperweightsError(
+            f"Windows must have the shape [n, length] with 2 or more tokens each, got {list(windows.shape)}.",
+            hint="cut them with superweights.text.windows.",
+        )
+    known = vocabulary_of(model)
+    if int(windows.min()) < 0 or int(windows.max()) >= known:
+        raise SuperweightsError(
+            f"The text has token {int(windows.max())}, and the model knows {known}.",
+            hint="the tokenizer belongs to another model.",
+        )
+    config: Any = getattr(model, "config", None)
+    limit = getattr(config, "max_position_embeddings", None)
+    if isinstance(limit, int) and 0 < limit < windows.shape[1]:
+        raise SuperweightsError(
+            f"The window has {windows.shape[1]} tokens, and the model reads at most {limit}.",
+            hint=f"use a window of at most {limit} tokens.",
+        )
+
+
+def _backbone(model: nn.Module) -> nn.Module | None:
+    """The part of `model` that makes the hidden states, where its forward can be asked for few logits."""
+    found = getattr(model, getattr(model, "base_model_prefix", "") or "", None)
+    takes = "logits_to_keep" in inspect.signature(model.forward).parameters
+    return found if takes and isinstance(found, nn.Module) and found is not model else None
+
+
+def _agree(again: Tensor, last: Tensor) -> bool:
+    """Whether two computations of the same logits differ by rounding alone."""
+    scale = last.abs().nan_to_num(posinf=0, neginf=0).max().item()
+    return again.shape == last.shape and torch.allclose(
+        again.float(), last, rtol=0, atol=0.02 * scale, equal_nan=True
+    )
+
+
+@contextmanager
+def _answering(module: nn.Module, output: Any) -> Iterator[None]:
+    """`module` answers every call with `output`, without computing."""
+    own = module.__dict__.get("forward")
+    module.forward = lambda *_, **__: output  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        if own is None:
+            del module.forward
+        else:
+            module.forward = own  # type: ignore[method-assign]

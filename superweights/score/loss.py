@@ -1,0 +1,147 @@
+"""Perplexity and its kin: what a model pays, in nats, for each token of a text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from superweights.errors import SuperweightsError
+from superweights.record import Score
+from superweights.score.error import bootstrap_error, mean_error
+from superweights.score.head import Predictions, Variant, check_windows
+
+Progress = Callable[[int, int], None]
+
+BATCH_SIZE = 4
+
+
+def token_losses(
+    model: nn.Module | Variant,
+    windows: Tensor,
+    *,
+    batch_size: int = BATCH_SIZE,
+    progress: Progress | None = None,
+) -> Tensor:
+    """The loss of every token but each window's first: `[n, length - 1]`, nats, float32, on the CPU.
+
+    `windows [n, length]` are token ids. `progress(done, total)` is called with windows after each batch.
+    Memory does not grow with the text: at most 32 MiB of logits stand at a time. The logarithm of the
+    softmax is taken in float32, in one step.
+    """
+    variant = as_variant(model)
+    check_windows(variant.model, windows)
+    found = []
+    for batch in batches(windows, batch_size, progress):
+        length = batch.shape[1] - 1
+        targets = batch[:, 1:].reshape(-1)
+        predictions = Predictions(variant, batch, places(len(batch), length))
+        losses = [
+            functional.cross_entropy((logits := predictions.logits(piece)), targets[piece].to(logits.device),
+                                     reduction="none").cpu()
+            for piece in predictions.pieces()
+        ]  # fmt: skip
+        found.append(torch.cat(losses).reshape(-1, length))
+    return torch.cat(found)
+
+
+def loss_per_window(
+    model: nn.Module | Variant,
+    windows: Tensor,
+    *,
+    batch_size: int = BATCH_SIZE,
+    first: int = 1,
+    progress: Progress | None = None,
+) -> Tensor:
+    """The mean loss of each window, over positions `first` to the last: `[n]`, nats per token, float64.
+
+    `first` leaves the beginning of a window out of the mean: with windows that overlap, the tokens that
+    have been scored already.
+    """
+    losses = token_losses(model, windows, batch_size=batch_size, progress=progress)
+    return _from(losses, first).double().mean(1)
+
+
+def perplexity(
+    model: nn.Module | Variant,
+    windows: Tensor,
+    *,
+    batch_size: int = BATCH_SIZE,
+    first: int = 1,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Score:
+    """The perplexity of `model` on `windows [n, length]`: exp of the mean loss over positions `first` and on.
+
+    The standard error is that of a seeded block bootstrap over the windows.
+    """
+    means = loss_per_window(model, windows, batch_size=batch_size, first=first, progress=progress)
+    return perplexity_of(means, seed=seed)
+
+
+def perplexity_of(means: Tensor, *, seed: int = 0) -> Score:
+    """The perplexity of windows whose mean losses are `means [n]`, all of one length."""
+    value = means.double().mean().exp().item()
+    error = bootstrap_error(means[:, None], lambda resampled: resampled[:, 0].exp(), seed)
+    return Score("perplexity", value, "per token", len(means), error)
+
+
+def loss_change(base: Tensor, edited: Tensor) -> Score:
+    """How much the loss rises from `base` to `edited`, window by window: nats per token.
+
+    Both are `loss_per_window [n]` of the same windows. The difference is paired, so that what makes one
+    text harder than another drops out of the standard error.
+    """
+    if base.shape != edited.shape:
+        raise SuperweightsError(
+            f"Losses of {len(base)} and of {len(edited)} windows cannot be paired.",
+            hint="score both models on the same windows.",
+        )
+    change = edited.double() - base.double()
+    return Score("loss change", change.mean().item(), "nats per token", len(change), mean_error(change))
+
+
+def bits_per_byte(losses: Tensor, nbytes: Tensor, *, first: int = 1, seed: int = 0) -> Score:
+    """Bits that the model needs for one UTF-8 byte of the text: comparable between tokenizers.
+
+    `losses [n, length - 1]` are `token_losses`, `nbytes [n, length]` the text's `window_bytes`. The standard
+    error is that of a seeded block bootstrap over the windows, of the ratio itself.
+    """
+    bits = _from(losses, first).double().sum(1) / math.log(2)
+    size = nbytes[:, first:].double().sum(1)
+    error = bootstrap_error(torch.stack([bits, size], 1), lambda means: means[:, 0] / means[:, 1], seed)
+    return Score("bits per byte", (bits.sum() / size.sum()).item(), "bits per byte", len(bits), error)
+
+
+def as_variant(model: nn.Module | Variant) -> Variant:
+    """`model` as it is, unless it says how it is to be changed."""
+    return model if isinstance(model, Variant) else Variant(model)
+
+
+def batches(rows: Tensor, size: int, progress: Progress | None) -> Iterator[Tensor]:
+    """`rows` in batches, with `progress(done, total)` after each."""
+    if size < 1:
+        raise SuperweightsError(f"A batch of {size} is no batch.", hint="use --batch-size 1 or more.")
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
+        if progress is not None:
+            progress(min(start + size, len(rows)), len(rows))
+
+
+def places(rows: int, length: int) -> tuple[Tensor, Tensor]:
+    """Row and position of the first `length` tokens of each of `rows` rows, in order."""
+    grid = torch.meshgrid(torch.arange(rows), torch.arange(length), indexing="ij")
+    return grid[0].reshape(-1), grid[1].reshape(-1)
+
+
+def _from(losses: Tensor, first: int) -> Tensor:
+    """The losses of positions `first` and on; position 0 has none."""
+    if not 1 <= first <= losses.shape[1]:
+        raise SuperweightsError(
+            f"Scoring from position {first} leaves nothing of a window of {losses.shape[1] + 1} tokens.",
+            hint="the first scored position is between 1 and the window's last.",
+        )
+    return losses[:, first - 1 :]
