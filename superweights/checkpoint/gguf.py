@@ -7,6 +7,7 @@ one) are transformers' own tables, so a tensor read here is bit-equal to the par
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -16,11 +17,11 @@ import numpy as np
 import torch
 from gguf.quants import dequantize
 
+from superweights.checkpoint.complaints import COMPLAINTS, complaints
 from superweights.checkpoint.gguf_header import Block, read_gguf_header
 from superweights.checkpoint.gguf_settings import GgufSettings
 from superweights.checkpoint.header import damaged
 from superweights.checkpoint.mapped import MappedFile
-from superweights.checkpoint.settings import complaints
 from superweights.checkpoint.tensors import TensorInfo, Traffic, count
 from superweights.errors import SuperweightsError
 
@@ -42,24 +43,23 @@ class GgufStore:
             raise
         self.settings = GgufSettings(path, self._header, self._file.view())
 
-    @cached_property
+    @property
     def tensors(self) -> Mapping[str, TensorInfo]:
+        return self._named[0]
+
+    @cached_property
+    def _named(self) -> tuple[dict[str, TensorInfo], dict[str, Block], dict[str, str]]:
+        """Under transformers' names: the public descriptions, the places, the file's own names."""
+        where = str(self.path)
         config = self.settings.model_config(False)
-        with complaints(f"transformers cannot build the model of {self.path}", hint=_SAFETENSORS):
+        with complaints(f"transformers cannot build the model of {where}", hint=_SAFETENSORS):
             model = _blank_model(config)
             found = _names_of(model, self._processor, set(self._header.blocks))
-        _check_complete(model, found, str(self.path))
-        self._stored = {name: stored for stored, name in found.items()}
-        shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-        return {name: self._info(name, shapes[name]) for name in shapes if name in self._stored}
-
-    def _info(self, name: str, shape: tuple[int, ...]) -> TensorInfo:
-        block = self._header.blocks[self._stored[name]]
-        if count(shape) != count(block.shape):
-            raise damaged(
-                str(self.path), f"{name!r} should have the shape {list(shape)}, not {list(block.shape)}"
-            )
-        return TensorInfo(name, shape, block.kind.name, block.stop - block.start, torch.float32)
+        _check_complete(model, found, where)
+        stored = {name: key for key, name in found.items()}
+        shapes = {name: tuple(t.shape) for name, t in model.state_dict().items() if name in stored}
+        blocks = {name: self._header.blocks[stored[name]] for name in shapes}
+        return {name: _info_of(name, shapes[name], blocks[name], where) for name in shapes}, blocks, stored
 
     @cached_property
     def _processor(self) -> Any:
@@ -70,33 +70,60 @@ class GgufStore:
         return kind(config=self.settings.config)
 
     def _block(self, name: str) -> Block:
-        return self._header.blocks[self._stored[name]]
+        return self._named[1][name]
 
     def read(self, name: str) -> torch.Tensor:
-        info, block = self.tensors[name], self._block(name)
-        values = self._dequantized(name, block, 0, count(block.shape[:-1]))
-        values = self._rearranged(name, values.reshape(block.shape))
-        return torch.from_numpy(np.ascontiguousarray(values)).reshape(info.shape)
+        block = self._block(name)
+        values = self._dequantized(name, np.arange(_rows_of(block)))
+        with complaints(f"{name!r} in {self.path} does not fit its model", hint=_SAFETENSORS):
+            values = self._rearranged(name, values.reshape(block.shape))
+            return torch.from_numpy(np.ascontiguousarray(values)).reshape(self.tensors[name].shape)
 
     def read_span(self, name: str, first: int, last: int) -> torch.Tensor:
-        return self.read(name).reshape(-1)[first:last]
+        """Only the rows that are needed, where transformers moves whole rows; else all of them."""
+        order = self._row_order(name)
+        if order is None or last <= first:
+            return self.read(name).reshape(-1)[first:last]
+        width = self._block(name).shape[-1]
+        top, bottom = first // width, -(-last // width)
+        values = self._dequantized(name, order[top:bottom])
+        return torch.from_numpy(values.reshape(-1)[first - top * width : last - top * width].copy())
 
-    def _dequantized(self, name: str, block: Block, first: int, last: int) -> np.ndarray:
-        """Rows `first` to `last` of the stored tensor, where a row is its fastest dimension."""
-        rows = count(block.shape[:-1])
-        width = (block.stop - block.start) // rows if rows else 0
-        raw = self._file.tensor(torch.uint8, (last - first, width), block.start + first * width).numpy()
-        with complaints(f"{name!r} in {self.path} is stored as {block.kind.name}, which cannot be read"):
-            return dequantize(raw, block.kind)
+    def _row_order(self, name: str) -> np.ndarray | None:
+        """Which stored row each row of the tensor is; None where it is not a matter of whole rows.
+
+        transformers' rearrangement is asked: it is given a column of row numbers, and moves them.
+        """
+        block = self._block(name)
+        if len(block.shape) != 2 or block.shape != self.tensors[name].shape:
+            return None
+        numbers = np.arange(block.shape[0], dtype=np.float64)
+        try:
+            with np.errstate(all="ignore"):
+                moved = np.asarray(self._rearranged(name, numbers.reshape(-1, 1).copy()))
+        except COMPLAINTS:
+            return None
+        if moved.shape != (len(numbers), 1) or not np.array_equal(np.sort(moved[:, 0]), numbers):
+            return None
+        return moved[:, 0].astype(np.int64)
+
+    def _dequantized(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """These stored rows as float32; a row is a line of the tensor's last dimension."""
+        block = self._block(name)
+        width = (block.stop - block.start) // max(_rows_of(block), 1)
+        raw = self._file.tensor(torch.uint8, (_rows_of(block), width), block.start).numpy()
+        whole = len(rows) == _rows_of(block) and np.array_equal(rows, np.arange(len(rows)))
+        with complaints(
+            f"{name!r} in {self.path} is {block.kind.name}, which cannot be read", hint=_SAFETENSORS
+        ):
+            return dequantize(raw if whole else raw[rows], block.kind)
 
     def _rearranged(self, name: str, values: np.ndarray) -> np.ndarray:
-        with complaints(f"{name!r} in {self.path} does not fit its model"):
-            result = self._processor.process(
-                weights=values,
-                name=self._stored[name],
-                tensor_key_mapping={},
-                parsed_parameters={"tensors": {}},
-            )
+        sink: dict[str, dict[str, Any]] = {"tensors": {}}
+        key = self._named[2][name]
+        result = self._processor.process(
+            weights=values, name=key, tensor_key_mapping={}, parsed_parameters=sink
+        )
         return result.weights
 
     def raw(self, name: str, first: int, last: int) -> bytes:
@@ -113,6 +140,16 @@ class GgufStore:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _rows_of(block: Block) -> int:
+    return count(block.shape[:-1])
+
+
+def _info_of(name: str, shape: tuple[int, ...], block: Block, where: str) -> TensorInfo:
+    if count(shape) != count(block.shape):
+        raise damaged(where, f"{name!r} should have the shape {list(shape)}, not {list(block.shape)}")
+    return TensorInfo(name, shape, block.kind.name, block.stop - block.start, torch.float32)
 
 
 def _blank_model(config: Any) -> Any:
@@ -140,8 +177,8 @@ def _names_of(model: Any, processor: Any, stored: set[str]) -> dict[str, str]:
     """The file's tensor name to transformers' parameter name.
 
     transformers looks at the model and then at every module inside it, because some files name their
-    tensors from the model without its head. Each look costs tens of milliseconds, so we stop at the first
-    module that leaves no parameter without a name.
+    tensors from the model without its head. Each look costs tens of milliseconds, hundreds of modules make
+    it ten seconds; the head's neighbours are as deep as any file needs.
     """
     from transformers.modeling_gguf_pytorch_utils import get_gguf_hf_weights_map
 
@@ -157,15 +194,14 @@ def _names_of(model: Any, processor: Any, stored: set[str]) -> dict[str, str]:
 
 def _check_complete(model: Any, found: Mapping[str, str], where: str) -> None:
     """Raise unless every parameter has exactly one tensor: fused experts have two, unknown names none."""
-    names = list(found.values())
-    several = next((name for name in names if names.count(name) > 1), None)
-    if several is not None:
+    several = [name for name, times in Counter(found.values()).items() if times > 1]
+    if several:
         raise SuperweightsError(
-            f"{where} stores {several!r} in several pieces, which cannot be read one by one.",
+            f"{where} stores {several[0]!r} in several pieces, which cannot be read one by one.",
             hint=_SAFETENSORS,
         )
-    tied = getattr(model, "all_tied_weights_keys", None) or {}
-    missing = [name for name, _ in model.named_parameters() if name not in set(names) and name not in tied]
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    missing = [name for name, _ in model.named_parameters() if name not in {*found.values(), *tied}]
     if missing:
         raise SuperweightsError(
             f"{where} has no tensor for {missing[0]!r} ({len(missing)} parameters in all).", hint=_SAFETENSORS

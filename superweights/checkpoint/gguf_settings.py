@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from superweights.checkpoint.complaints import complaints
 from superweights.checkpoint.gguf_header import Header, Long
 from superweights.checkpoint.header import damaged
-from superweights.checkpoint.settings import complaints
 
 _TOKENS = "tokenizer.ggml.tokens"
 _STRING, _ARRAY = 8, 9
@@ -22,9 +22,13 @@ class GgufSettings:
     def __init__(self, path: Path, header: Header, data: memoryview):
         self.path, self.header, self.data = path, header, data
 
-    @cached_property
+    @property
     def config(self) -> dict[str, Any]:
         """The configuration as transformers maps it."""
+        return self._config
+
+    @cached_property
+    def _config(self) -> dict[str, Any]:
         layers = self.header.values.get(f"{self.header.architecture}.block_count", 0)
         if type(layers) is not int or layers > len(self.header.blocks):
             raise damaged(
@@ -48,9 +52,9 @@ class GgufSettings:
         from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
 
         # The class that AutoTokenizer would choose; asking it would read the whole vocabulary twice more.
-        kind = (
-            TOKENIZER_MAPPING.get(type(self.model_config(trust_remote_code)), None) or PreTrainedTokenizerFast
-        )
+        kind = TOKENIZER_MAPPING.get(type(self.model_config(trust_remote_code)), None)
+        if not isinstance(kind, type) or not issubclass(kind, PreTrainedTokenizerFast):
+            kind = PreTrainedTokenizerFast
         with complaints(f"The tokenizer in {self.path} cannot be built"):
             return kind.from_pretrained(
                 str(self.path.parent), gguf_file=self.path.name, local_files_only=True
@@ -63,11 +67,12 @@ def _config_of(path: Path, header: Header, data: memoryview) -> dict[str, Any]:
     Its reader walks every word of the vocabulary in Python, seconds for a list of which only the length
     counts. So it is given a copy of the header with long lists cut short, and the length put back.
     """
-    from transformers.integrations import gguf as fast
+    from transformers.integrations.gguf.gguf_config_mapping import GGUF_CONFIG_ARCHS, get_gguf_config
+    from transformers.integrations.gguf.reader import read_gguf_metadata
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-    if header.architecture in fast.GGUF_CONFIG_ARCHS:
-        return fast.get_gguf_config(*fast.read_gguf_metadata(str(path)))
+    if header.architecture in GGUF_CONFIG_ARCHS:
+        return get_gguf_config(*read_gguf_metadata(str(path)))
     with tempfile.TemporaryDirectory() as folder:
         short = Path(folder, "header.gguf")
         short.write_bytes(_shortened(header, data))

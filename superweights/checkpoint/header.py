@@ -20,6 +20,7 @@ from superweights.errors import SuperweightsError
 MAX_HEADER = 100_000_000
 MAX_DIMS = 64
 _LARGEST = 2**63 - 1
+_POINTER = b"version https://git-lfs"
 
 DTYPES: dict[str, torch.dtype] = {
     "BOOL": torch.bool,
@@ -63,6 +64,8 @@ def read_header(read: Callable[[int, int], bytes], size: int, where: str) -> dic
     """
     if size < 8:
         raise damaged(where, f"it has {size} bytes, and the length of its header alone takes 8")
+    if read(0, min(size, len(_POINTER))) == _POINTER:
+        raise SuperweightsError(f"{where} is a Git LFS pointer, not the weights.", hint="git lfs pull")
     length = int.from_bytes(read(0, 8), "little")
     if length > MAX_HEADER or 8 + length > size:
         raise damaged(where, f"its header claims {length:,} bytes in a file of {size:,}")

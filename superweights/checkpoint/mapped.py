@@ -43,6 +43,7 @@ class MappedFile:
 
     def tensor(self, dtype: torch.dtype, shape: Iterable[int], start: int) -> torch.Tensor:
         """The tensor whose first byte is `start`. Writing to it changes memory only."""
+        self._check_open()
         shape = tuple(shape)
         return tensor_over(self._map, dtype, start, count(shape)).reshape(shape)
 
@@ -52,6 +53,7 @@ class MappedFile:
 
     def from_disk(self, start: int, stop: int) -> bytes:
         """Bytes from the file itself, whatever was written to the tensors over the map."""
+        self._check_open()
         if not hasattr(os, "pread"):
             with self.path.open("rb") as file:
                 file.seek(start)
@@ -87,6 +89,12 @@ class MappedFile:
         stored = self.from_disk(start, stop)
         if stop > start and self._map[start:stop] != stored:
             self._map[start:stop] = stored  # type: ignore[index]  # a map here, never bytes
+
+    def _check_open(self) -> None:
+        if self._file.closed:
+            raise SuperweightsError(
+                f"{self.path} is closed.", hint="read it before the checkpoint is closed."
+            )
 
     def close(self) -> None:
         """Close the file. The map lives as long as tensors over it do."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 from superweights.checkpoint.checkpoint import Checkpoint
-from superweights.checkpoint.folder import ShardStore, open_folder
+from superweights.checkpoint.folder import open_folder
+from superweights.checkpoint.pickled import ENDINGS, PickleStore, check_allowed
 from superweights.checkpoint.settings import FolderSettings, NoSettings
+from superweights.checkpoint.shards import ShardStore
+from superweights.checkpoint.tensors import Settings, Store
 from superweights.errors import SuperweightsError
 
 _EMBEDDED = ("embedded", "smollm2")
@@ -22,7 +26,11 @@ def open_checkpoint(
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
 ) -> Checkpoint:
-    """An open checkpoint: `name` is a folder, a .gguf or .safetensors file, or None for the embedded model.
+    """An open checkpoint.
+
+    `name` is a folder, a .gguf or .safetensors file, a model on the Hugging Face Hub (`org/name` or
+    `org/name@revision`, read by byte ranges unless it is in the cache), or None for the embedded
+    SmolLM2-135M-Instruct. A path that exists wins over a name.
 
     Names, shapes and dtypes are read and checked now, values when asked for. Pickled weights need
     `allow_pickle`, and are loaded with torch's restricted unpickler; code that a checkpoint brings along
@@ -33,38 +41,79 @@ def open_checkpoint(
     5.876...
     """
     asked = "embedded" if name is None else str(name)
-    path = Path(asked).expanduser()
-    if not path.exists() and asked in _EMBEDDED:
+    path = Path(os.path.expanduser(asked))
+    if asked in _EMBEDDED and not _exists(path):
         path = _embedded_path()
-    if path.is_file():
-        return _open_file(asked, path, trust_remote_code)
+    if not asked or not _exists(path):
+        return _open_hub(asked, revision, allow_pickle, trust_remote_code)
+    if revision is not None:
+        raise SuperweightsError(
+            f"{asked} is on this machine, where there are no revisions.", hint="leave the revision out."
+        )
+    store, settings = _open_path(path, allow_pickle)
+    return Checkpoint(asked, None, path, trust_remote_code, store, settings)
+
+
+def _exists(path: Path) -> bool:
+    """Whether something is at `path`. What cannot even be looked up does not exist for us."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def _open_path(path: Path, allow_pickle: bool) -> tuple[Store, Settings]:
+    """What is at `path`, by its kind."""
     if path.is_dir():
-        store = open_folder(path)
-        return Checkpoint(asked, revision, path, trust_remote_code, store, FolderSettings(path))
-    raise SuperweightsError(f"There is nothing at {asked}.", hint="check the path.")
-
-
-def _open_file(asked: str, path: Path, trust_remote_code: bool) -> Checkpoint:
+        alone = _only_gguf(path)
+        return (
+            _open_gguf(alone)
+            if alone
+            else (open_folder(path, allow_pickle=allow_pickle), FolderSettings(path))
+        )
     if path.suffix == ".gguf":
-        store = _open_gguf(path)
-        return Checkpoint(asked, None, path, trust_remote_code, store, store.settings)
+        return _open_gguf(path)
     if path.suffix == ".safetensors":
-        return Checkpoint(asked, None, path, trust_remote_code, ShardStore([path]), NoSettings(path))
+        return ShardStore([path]), NoSettings(path)
+    if path.suffix in ENDINGS:
+        check_allowed(allow_pickle, str(path))
+        return PickleStore([path]), NoSettings(path)
     raise SuperweightsError(
         f"{path} is neither a .safetensors nor a .gguf file.", hint="give a folder, or a file of these kinds."
     )
 
 
-def _open_gguf(path: Path):
+def _open_hub(asked: str, revision: str | None, allow_pickle: bool, trust_remote_code: bool) -> Checkpoint:
+    from superweights.checkpoint.hub import is_hub_name, open_hub
+
+    if not is_hub_name(asked):
+        raise SuperweightsError(
+            f"There is no file or folder {asked or 'without a name'}.",
+            hint="check the path; a model on the hub is written org/name.",
+        )
+    store, settings, path, commit = open_hub(
+        asked, revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code
+    )
+    return Checkpoint(asked, commit, path, trust_remote_code, store, settings)
+
+
+def _only_gguf(folder: Path) -> Path | None:
+    """The GGUF file of a folder that has one and no safetensors weights."""
+    found = list(folder.glob("*.gguf"))
+    return found[0] if len(found) == 1 and not any(folder.glob("*.safetensors")) else None
+
+
+def _open_gguf(path: Path) -> tuple[Store, Settings]:
     try:
         from superweights.checkpoint.gguf import GgufStore
     except ModuleNotFoundError as error:
-        if error.name != "gguf":
+        if error.name is None or error.name.partition(".")[0] != "gguf":
             raise
         raise SuperweightsError(
             "Reading GGUF files needs the gguf package.", hint='pip install "superweights[gguf]"'
         ) from None
-    return GgufStore(path)
+    store = GgufStore(path)
+    return store, store.settings
 
 
 def _embedded_path() -> Path:

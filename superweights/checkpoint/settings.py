@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
-
-from superweights.checkpoint.folder import read_json
+from superweights.checkpoint.complaints import complaints
+from superweights.checkpoint.header import damaged
+from superweights.checkpoint.listing import read_json
 from superweights.errors import SuperweightsError
-
-# How transformers reports a file it cannot use: it checks little and fails where it happens to fail.
-COMPLAINTS = (
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    OSError,
-    ImportError,
-    ArithmeticError,
-    RuntimeError,
-    StrictDataclassError,
-)
 
 # A folder with none of these has no tokenizer; one that has them and cannot be read has a broken one.
 TOKENIZER_FILES = (
@@ -38,6 +23,7 @@ TOKENIZER_FILES = (
     "tekken.json",
     "tokenizer.model.v3",
 )
+_MOST_LAYERS = 100_000
 
 
 class FolderSettings:
@@ -47,6 +33,7 @@ class FolderSettings:
         self.folder = folder
         path = folder / "config.json"
         self.config: dict[str, Any] = read_json(path) if path.is_file() else {}
+        _check_sizes(self.config, str(path))
 
     def model_config(self, trust_remote_code: bool) -> Any:
         """The transformers configuration object; `SuperweightsError` where there is none to be had."""
@@ -55,7 +42,7 @@ class FolderSettings:
                 f"{self.folder} has no config.json, so the model cannot be built.",
                 hint="download config.json next to the weights; reading tensors works without it.",
             )
-        return model_config_of(self.config, self.folder, trust_remote_code)
+        return _model_config_of(self.config, self.folder, trust_remote_code)
 
     def tokenizer(self, trust_remote_code: bool) -> Any:
         """The transformers tokenizer, or None where the folder has none."""
@@ -63,15 +50,17 @@ class FolderSettings:
             return None
         from transformers import AutoTokenizer
 
-        try:
+        hint = "download the tokenizer's files again, or remove them to work on raw token ids."
+        if not trust_remote_code and "auto_map" in self._tokenizer_config():
+            hint = "it brings its own code; if you trust it, ask again with trust_remote_code."
+        with complaints(f"The tokenizer in {self.folder} cannot be loaded", hint=hint):
             return AutoTokenizer.from_pretrained(
-                self.folder, trust_remote_code=trust_remote_code, local_files_only=True
+                str(self.folder), trust_remote_code=trust_remote_code, local_files_only=True
             )
-        except COMPLAINTS as error:
-            raise SuperweightsError(
-                f"The tokenizer in {self.folder} cannot be loaded: {first_line(error)}",
-                hint=_tokenizer_hint(error),
-            ) from error
+
+    def _tokenizer_config(self) -> dict[str, Any]:
+        path = self.folder / "tokenizer_config.json"
+        return read_json(path) if path.is_file() else {}
 
 
 class NoSettings:
@@ -91,53 +80,31 @@ class NoSettings:
         return None
 
 
-def model_config_of(config: dict[str, Any], folder: Path, trust_remote_code: bool) -> Any:
+def _model_config_of(config: dict[str, Any], folder: Path, trust_remote_code: bool) -> Any:
     """The transformers configuration object of `config`, read from `folder`.
 
-    Code that a checkpoint brings along runs only with `trust_remote_code`, and not even then when
-    transformers has the model itself.
+    Code that a checkpoint brings along runs only with `trust_remote_code`; without it, transformers' own
+    class is used where there is one.
     """
-    from transformers import AutoConfig
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers import CONFIG_MAPPING, AutoConfig
 
-    native = config.get("model_type") in CONFIG_MAPPING_NAMES
+    native = isinstance(config.get("model_type"), str) and config["model_type"] in CONFIG_MAPPING
     if config.get("auto_map") and not native and not trust_remote_code:
         raise SuperweightsError(
             f"{folder} brings its own model code, which transformers would have to run.",
             hint="read the .py files in it; if you trust them, ask again with trust_remote_code.",
         )
-    try:
+    hint = "check config.json; an unknown model_type needs a newer transformers."
+    with complaints(f"transformers cannot read the configuration in {folder}", hint=hint):
         return AutoConfig.from_pretrained(
-            folder, trust_remote_code=trust_remote_code and not native, local_files_only=True
+            str(folder), trust_remote_code=trust_remote_code, local_files_only=True
         )
-    except COMPLAINTS as error:
-        raise SuperweightsError(
-            f"transformers cannot read the configuration in {folder}: {first_line(error)}",
-            hint="an unknown model_type needs a newer transformers: pip install -U transformers.",
-        ) from error
 
 
-@contextmanager
-def complaints(sentence: str, *, hint: str | None = None) -> Iterator[None]:
-    """Turn what transformers raises inside into `sentence`, followed by its own first line."""
-    try:
-        yield
-    except COMPLAINTS as error:
-        raise SuperweightsError(
-            f"{sentence}: {first_line(error)}",
-            hint=hint or "the file may be damaged, or need a newer transformers.",
-        ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    text = str(error).strip().splitlines()
-    return (text[0] if text else type(error).__name__)[:300]
-
-
-def _tokenizer_hint(error: BaseException) -> str:
-    if isinstance(error, ImportError):
-        return "install what it names."
-    if "trust_remote_code" in str(error):
-        return "it brings its own code; if you trust it, ask again with trust_remote_code."
-    return "download the tokenizer files again, or remove them to work on raw token ids."
+def _check_sizes(config: dict[str, Any], where: str) -> None:
+    """Refuse a number of layers that no model has: transformers writes lists of that length."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            _check_sizes(value, where)
+        elif "layer" in key and isinstance(value, int | float) and value > _MOST_LAYERS:
+            raise damaged(where, f"it claims {key} = {value}")

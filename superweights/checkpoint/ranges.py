@@ -1,0 +1,272 @@
+"""Safetensors files read over HTTP by byte ranges: only the bytes asked for travel."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from threading import Lock
+from typing import Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+import torch
+from huggingface_hub import constants, get_session
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+
+from superweights.checkpoint.header import DTYPES, Stored, damaged, read_header
+from superweights.checkpoint.hub_errors import HTTP_ERRORS, explained
+from superweights.checkpoint.shards import info_of, places_of
+from superweights.checkpoint.tensors import Traffic, tensor_over
+from superweights.errors import SuperweightsError
+
+FIRST_READ = 64 * 1024  # most headers fit, so that a shard's description takes one request
+GAP = 64 * 1024  # neighbours closer than this travel in one request
+LONGEST_RUN = 256 * 1024 * 1024  # but no request is longer, so that several can run at a time
+TRIES = 6
+WAIT_SECONDS = 0.5  # before the second try; doubles each time
+_LONGEST_WAIT = 30.0
+_WORKERS = 4
+_AGAIN = (408, 429, 500, 502, 503, 504)
+_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)$")
+
+Write = Callable[[int, bytes], None]
+
+
+class Meter:
+    """Counts requests and bytes, from several threads."""
+
+    def __init__(self) -> None:
+        self._lock, self.traffic = Lock(), Traffic()
+
+    def add(self, *, requests: int = 0, received: int = 0) -> None:
+        with self._lock:
+            old = self.traffic
+            self.traffic = replace(old, requests=old.requests + requests, bytes=old.bytes + received)
+
+
+class RemoteFile:
+    """One file on a server that answers range requests."""
+
+    def __init__(self, url: str, meter: Meter):
+        self.url, self.meter = url, meter
+        self.size: int | None = None
+        self._signed: str | None = None  # where the hub sent us last time, good for a while
+
+    def span(self, first: int, last: int) -> bytearray:
+        """Bytes `first` to `last`; fewer only where the file ends."""
+        buffer = bytearray()
+        self.fetch(first, last, lambda at, chunk: buffer.extend(chunk))
+        return buffer
+
+    def fetch(self, first: int, last: int, write: Write) -> None:
+        """Hand every byte from `first` to `last` to `write(position, chunk)`, once and in order.
+
+        A dropped connection is taken up where it broke. Raises `SuperweightsError` when the server cannot
+        or will not send the range.
+        """
+        at, failures = first, 0
+        while at < (last if self.size is None else min(last, self.size)):
+            before = at
+            try:
+                for chunk in self._stream(at, last):
+                    write(at, chunk)
+                    at += len(chunk)
+                broken: Exception | None = None
+            except HfHubHTTPError:
+                raise
+            except HTTP_ERRORS as error:
+                broken = error
+            if at == before:
+                failures += 1
+                self._pause(failures, broken)
+            else:
+                failures = 0
+
+    def _stream(self, at: int, last: int) -> Iterable[bytes]:
+        """The chunks of one answer, after its status and range have been checked."""
+        headers = {} if self._signed else dict(build_hf_headers())
+        headers |= {"Range": f"bytes={at}-{last - 1}", "Accept-Encoding": "identity"}
+        self.meter.add(requests=1)
+        address, timeout = self._signed or self.url, constants.HF_HUB_DOWNLOAD_TIMEOUT
+        with get_session().stream(
+            "GET", address, headers=headers, timeout=timeout, follow_redirects=True
+        ) as response:
+            left = self._check(response, at, last)
+            for chunk in response.iter_raw():
+                self.meter.add(received=len(chunk))
+                yield chunk[:left]
+                left -= min(left, len(chunk))
+                if not left:
+                    return
+
+    def _check(self, response: Any, at: int, last: int) -> int:
+        """How many bytes the answer brings, or the reason why it is of no use."""
+        if response.status_code in (401, 403) and self._signed:
+            self._signed = None  # the signature has run out: ask the hub again
+            raise _Again(f"HTTP {response.status_code}")
+        if response.status_code in _AGAIN:
+            raise _Again(f"HTTP {response.status_code}", _seconds(response.headers.get("Retry-After")))
+        if response.status_code == 416:
+            raise damaged(self.url, f"it ends before byte {at:,}, which its description promises")
+        hf_raise_for_status(response)
+        match = _RANGE.match(response.headers.get("Content-Range", ""))
+        encoded = response.headers.get("Content-Encoding", "identity") != "identity"
+        if response.status_code != 206 or match is None or encoded:
+            raise SuperweightsError(
+                f"The server of {self.url} does not send parts of files (HTTP {response.status_code}).",
+                hint="download the whole checkpoint first (hf download NAME), then open it again.",
+            )
+        start, end, size = (int(number) for number in match.groups())
+        if start != at or not at <= end < min(last, size) or size != (self.size or size):
+            raise damaged(self.url, "the server sent another part of the file than the one asked for")
+        self.size = size
+        if str(response.url) != self.url:
+            self._signed = str(response.url)
+        return end + 1 - start
+
+    def _pause(self, failures: int, error: Exception | None) -> None:
+        """Wait before the next try, longer each time; give up after the last."""
+        if failures >= TRIES:
+            raise SuperweightsError(
+                f"The connection to {self.url} failed {TRIES} times ({error or 'it sent nothing'}).",
+                hint="check the network; what was already read is kept while this runs.",
+            ) from error
+        wait = getattr(error, "wait", None) or WAIT_SECONDS * 2 ** (failures - 1)
+        time.sleep(min(wait, _LONGEST_WAIT))
+
+
+class _Again(HTTP_ERRORS):  # type: ignore[valid-type, misc]
+    """An answer worth another try, perhaps after `wait` seconds."""
+
+    def __init__(self, message: str, wait: float | None = None):
+        super().__init__(message)
+        self.wait = wait
+
+
+class RemoteStore:
+    """Tensors of safetensors shards on a server. Fetched ones stay in memory until released."""
+
+    format = "safetensors"
+
+    def __init__(self, urls: Mapping[str, str], weight_map: Mapping[str, str] | None = None, *, origin: str):
+        """`urls` maps shard file names to addresses; `origin` names the checkpoint in messages.
+
+        Reads all headers, several at a time.
+        """
+        self._meter, self._lock, self._origin = Meter(), Lock(), origin
+        self._files = {name: RemoteFile(url, self._meter) for name, url in urls.items()}
+        with explained(origin), ThreadPoolExecutor(_WORKERS) as pool:
+            headers = dict(zip(self._files, pool.map(_header_of, self._files.values()), strict=True))
+        self._places = places_of(headers, weight_map)
+        self.tensors = {name: info_of(name, stored) for name, (_, stored) in self._places.items()}
+        self._kept: dict[str, np.ndarray] = {}
+        self._seen: WeakValueDictionary[str, np.ndarray] = WeakValueDictionary()
+
+    @property
+    def traffic(self) -> Traffic:
+        return self._meter.traffic
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor over fetched bytes; fetched now unless prefetched, or still in use somewhere."""
+        with self._lock:
+            buffer = self._kept.get(name, self._seen.get(name))
+        if buffer is None:
+            buffer = self._fetch([name])[name]
+        stored = self._places[name][1]
+        return tensor_over(buffer, DTYPES[stored.dtype], 0, self.tensors[name].size).reshape(stored.shape)
+
+    def read_span(self, name: str, first: int, last: int) -> torch.Tensor:
+        if name in self._kept or name in self._seen:
+            return self.read(name).reshape(-1)[first:last]
+        dtype = DTYPES[self._places[name][1].dtype]
+        data = self._exactly(name, first * dtype.itemsize, last * dtype.itemsize)
+        return tensor_over(data, dtype, 0, last - first)
+
+    def raw(self, name: str, first: int, last: int) -> bytes:
+        return bytes(self._exactly(name, first, last))
+
+    def prefetch(self, names: Iterable[str]) -> None:
+        """Fetch these tensors, neighbours together, a few requests at a time, and keep them."""
+        with self._lock:
+            kept = {name: self._seen[name] for name in names if name in self._seen}
+            missing = [name for name in dict.fromkeys(names) if name not in self._kept and name not in kept]
+        runs = self._runs(missing)
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            for fetched in pool.map(self._fetch, runs):
+                kept |= fetched
+        with self._lock:
+            self._kept |= kept
+
+    def release(self, names: Iterable[str]) -> None:
+        with self._lock:
+            for name in names:
+                self._kept.pop(name, None)
+                self._seen.pop(name, None)
+
+    def close(self) -> None:
+        self.release(list(self._kept))
+
+    def _runs(self, names: Iterable[str]) -> list[list[str]]:
+        """The names in groups that lie close together in one file, each group one request."""
+        runs: list[list[str]] = []
+        for name in sorted(names, key=lambda name: (self._places[name][0], self._places[name][1].start)):
+            file, stored = self._places[name]
+            last = self._places[runs[-1][-1]] if runs else None
+            near = last is not None and last[0] == file and stored.start - last[1].stop <= GAP
+            if near and stored.stop - self._places[runs[-1][0]][1].start <= LONGEST_RUN:
+                runs[-1].append(name)
+            else:
+                runs.append([name])
+        return runs
+
+    def _fetch(self, run: list[str]) -> dict[str, np.ndarray]:
+        """The bytes of one run of neighbours, each tensor in its own memory."""
+        places = [self._places[name][1] for name in run]
+        buffers = [_room(stored.stop - stored.start, run[0]) for stored in places]
+
+        def write(at: int, chunk: bytes) -> None:
+            for stored, buffer in zip(places, buffers, strict=True):
+                first, last = max(at, stored.start), min(at + len(chunk), stored.stop)
+                if first < last:
+                    part = np.frombuffer(chunk, np.uint8, last - first, first - at)
+                    buffer[first - stored.start : last - stored.start] = part
+
+        with explained(self._origin):
+            self._files[self._places[run[0]][0]].fetch(places[0].start, places[-1].stop, write)
+        fetched = dict(zip(run, buffers, strict=True))
+        with self._lock:
+            self._seen.update(fetched)
+        return fetched
+
+    def _exactly(self, name: str, first: int, last: int) -> bytearray:
+        file, stored = self._places[name]
+        with explained(self._origin):
+            return self._files[file].span(stored.start + first, stored.start + last)
+
+
+def _header_of(file: RemoteFile) -> dict[str, Stored]:
+    """The header of a remote file: one request where it is short, two where it is long."""
+    head = file.span(0, FIRST_READ)
+
+    def read(first: int, last: int) -> bytes:
+        rest = file.span(max(first, len(head)), last) if last > len(head) else b""
+        return bytes(head[first:last]) + bytes(rest)
+
+    return read_header(read, file.size or 0, file.url)
+
+
+def _room(size: int, name: str) -> np.ndarray:
+    try:
+        return np.empty(size, np.uint8)
+    except MemoryError:
+        raise SuperweightsError(
+            f"There is no memory for {name} ({size:,} bytes).", hint="read it in parts, with read_rows."
+        ) from None
+
+
+def _seconds(text: str | None) -> float | None:
+    return float(text) if text and text.isdigit() else None
