@@ -7,6 +7,7 @@ import sys
 import typer
 
 from superweights.cli import console
+from superweights.cli.known import known
 from superweights.errors import SuperweightsError
 
 app = typer.Typer(
@@ -17,6 +18,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
 )
+app.callback()(lambda: None)  # a group even while it holds a single command
+app.command("known")(known)
 
 
 def main(arguments: list[str] | None = None) -> None:
