@@ -12,6 +12,11 @@ __version__ = "0.1.0.dev0"
 _HOMES = {
     "Address": "address",
     "SuperWeight": "record",
+    "find": "find",
+    "Findings": "find",
+    "Search": "find",
+    "streaming": "stream",
+    "watching": "watch",
     "Score": "record",
     "Record": "record",
     "SuperweightsError": "errors",

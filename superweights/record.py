@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import platform
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -47,9 +49,10 @@ class SuperWeight:
     the same rise for weights that should not matter. `role` says whether the product writes the residual
     spike or erases it. Unknown is None.
 
-    `verdict`: `critical`, `partial`, `benign` (it spikes, and nothing is lost without it) or `none` (the
-    effect cannot be told from zero). Source: arXiv 2411.07191 for the coordinates; the verdicts are ours,
-    after arXiv 2503.22329, which found about half of all massive activations harmless.
+    `verdict`: `critical`, `partial` or `benign` (it spikes, and little is lost without it); None before proof.
+    `effect_with_others` is what it adds to the loss when the other proven weights are gone already: far more
+    than `effect` where they mask each other. Source: arXiv 2411.07191 for the coordinates; the verdicts are
+    ours, after arXiv 2503.22329, which found about half of all massive activations harmless.
     """
 
     address: Address
@@ -122,6 +125,17 @@ class Record:
 def to_json_line(data: Any) -> str:
     """`data` as one line of strict JSON, with nan and infinity as null."""
     return json.dumps(_finite(data), ensure_ascii=False, allow_nan=False)
+
+
+def versions() -> dict[str, str]:
+    """The versions of this package and of what its numbers depend on, as installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    held = {}
+    for name in ("superweights", "torch", "transformers", "numpy", "gguf"):
+        with contextlib.suppress(PackageNotFoundError):
+            held[name] = version(name)
+    return {"python": platform.python_version(), **held}
 
 
 def _score(data: dict[str, Any] | None) -> Score | None:

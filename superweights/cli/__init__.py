@@ -7,6 +7,7 @@ import sys
 import typer
 
 from superweights.cli import console
+from superweights.cli.find import find
 from superweights.cli.known import known
 from superweights.errors import SuperweightsError
 
@@ -19,6 +20,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.callback()(lambda: None)  # a group even while it holds a single command
+app.command("find")(find)
 app.command("known")(known)
 
 

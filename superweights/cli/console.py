@@ -25,8 +25,8 @@ def print_line(text: str) -> None:
 
 def fail(message: str, hint: str) -> int:
     """Say what went wrong and what to do, on stderr. Returns the exit code, 1."""
-    notes.print(f"[bold red]error:[/] {_plain(message)}", soft_wrap=True)
-    notes.print(f"[bold]hint:[/] {_plain(hint)}", soft_wrap=True)
+    notes.print(f"[bold red]error:[/] {plain(message)}", soft_wrap=True)
+    notes.print(f"[bold]hint:[/] {plain(hint)}", soft_wrap=True)
     return 1
 
 
@@ -65,7 +65,7 @@ def write_out(path: Path | None, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """`text` with rich's markup brackets and terminal control characters taken out of play."""
     printable = "".join(ch if ch.isprintable() or ch == "\n" else "�" for ch in text)
     return printable.replace("[", "\\[")

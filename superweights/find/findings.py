@@ -25,9 +25,9 @@ class Search:
 
     prompts: tuple[str, ...] | None = None
     prompt_length: int = 12
-    windows: int = 10
+    windows: int = 8
     length: int = 32
-    rounds: int = 2
+    rounds: int = 1
     min_ratio: float = 8.0
     min_dominance: float = 0.5
     most: int = 32

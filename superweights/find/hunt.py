@@ -13,7 +13,7 @@ from superweights.branch import Branch, Branching, Visit, branching
 from superweights.checkpoint import Checkpoint
 from superweights.edit import Edit
 from superweights.find.findings import Search
-from superweights.find.proof import LARGEST, RANDOM, Effect, control_edits, judge, measure, score
+from superweights.find.proof import RANDOM, Effect, control_edits, judge, measure, score
 from superweights.find.residual import LayerSpike, channel_change, read_layer
 from superweights.find.spikes import Spike, SpikeReader
 from superweights.record import Score, SuperWeight
@@ -45,6 +45,7 @@ class Candidate:
     kl: Score | None = None
     with_others: Score | None = None
     controls: list[Score] = field(default_factory=list)
+    on_text: bool = False
 
     @property
     def edit(self) -> Edit:
@@ -52,12 +53,17 @@ class Candidate:
 
     def note(self, effect: Effect) -> None:
         """Take over what a pass has measured."""
-        self.effect, self.kl = score("loss rise", effect.loss), score("KL divergence", effect.kl)
+        self.effect = score("loss rise", effect.loss)
+        self.kl = score("KL divergence", effect.kl) if effect.kl is not None else self.kl
 
     def strength(self) -> float:
-        """The largest effect seen, in nats per token: by divergence, alone or beside the others."""
-        beside = self.with_others.value if self.with_others else 0.0
-        return max(self.kl.value if self.kl else 0.0, beside)
+        """How much it has been seen to matter, in nats per token: alone, or beside the others.
+
+        After the prompts alone, whose few tokens say little about loss, the divergence decides; after text
+        the lower end of the loss rise.
+        """
+        alone = self.kl.value if not self.on_text else self.effect.interval()[0]
+        return max(alone, self.with_others.interval()[0] if self.with_others else 0.0)
 
 
 @dataclass(eq=False)
@@ -124,7 +130,7 @@ class Hunt:
             self.round += 1
             proven = self._suspects()
             news = [c for c in proven if c not in searched]
-            if not self._unmeasured and not news:
+            if not self._unmeasured and not news and all(c.controls for c in self.candidates.values()):
                 break
             self._confirm_once(ids, proven, news, look_again=bool(news) and self.round < last)
             searched = proven
@@ -136,21 +142,24 @@ class Hunt:
 
     def _suspects(self) -> list[Candidate]:
         """The candidates whose removal has shown an effect so far, the strongest first."""
-        strong = [c for c in self.candidates.values() if c.strength() >= self.search.bars.partial]
+        measured = [c for c in self.candidates.values() if c.effect is not None]
+        strong = [c for c in measured if c.strength() >= self.search.bars.partial]
         return sorted(strong, key=Candidate.strength, reverse=True)[:_TOGETHER]
 
     def _confirm_once(self, ids: Tensor, proven, news: list[Candidate], look_again: bool) -> None:
         alone = {c.address: Branch((c.edit,)) for c in self._unmeasured}
         together = Branch(tuple(c.edit for c in proven), watched=look_again)
-        groups = [*self._all_but_one(proven), *self._control_groups(self._unmeasured, news)]
+        without = [c for c in self.candidates.values() if not c.controls]
+        groups = [*self._all_but_one(proven), *self._control_groups(without, news)]
         planned = [*alone.values(), *([together] if proven else []), *(group.branch for group in groups)]
         self._beside, self._unmeasured = {}, []
         with self._passing(ids, planned, alone, "confirming") as run:
-            loss, effects = measure(run, run.branches, ids)
+            loss, effects = measure(run, run.branches, ids, loss_only={group.branch for group in groups})
         found = dict(zip(run.branches, effects, strict=True))
         self.base_loss = score("loss", loss)
         for address, branch in alone.items():
             self.candidates[address].note(found[branch])
+            self.candidates[address].on_text = True
         for group in groups:
             group.note(found, together)
         if proven:
@@ -167,21 +176,21 @@ class Hunt:
         return [Group(Branch(edits), "all but one", [c]) for c, edits in others.items()]
 
     def _control_groups(self, fresh: list[Candidate], proven: list[Candidate]) -> list[Group]:
-        """Weights that should not matter: random ones for every tensor; for the proven also the largest other,
-        the rest of the column and the rest of the row."""
+        """Weights that should not matter: for all, random ones of every tensor at once; for the proven also
+        the largest other, others of the column and others of the row."""
         avoid = set(self.candidates)
-        groups: dict[tuple[str, str], Group] = {}
+        members: dict[tuple, list[Candidate]] = {}
+        edits: dict[tuple, dict[Edit, None]] = {}
         for candidate in dict.fromkeys((*fresh, *proven)):
-            for kind, chosen in control_edits(self.checkpoint, candidate, self.search, avoid).items():
-                if any(kind in control.name for control in candidate.controls):
+            for key, chosen in control_edits(self.checkpoint, candidate, self.search, avoid).items():
+                seen = any(key[0] in control.name for control in candidate.controls)
+                if seen or (key[0] != RANDOM and candidate not in proven):
                     continue
-                if kind != RANDOM and candidate not in proven:
-                    continue
-                of_tensor = kind in (RANDOM, LARGEST)
-                key = (kind, candidate.address.tensor if of_tensor else str(candidate.address))
-                group = groups.setdefault(key, Group(Branch(chosen), f"{len(chosen)} {kind}", []))
-                group.members.append(candidate)
-        return list(groups.values())
+                members.setdefault(key, []).append(candidate)
+                edits.setdefault(key, {}).update(dict.fromkeys(chosen))
+        return [
+            Group(Branch(tuple(edits[key])), f"{len(edits[key])} {key[0]}", members[key]) for key in members
+        ]
 
     @contextmanager
     def _passing(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,8 +34,8 @@ class Sampling(Protocol):
 
 # How many bytes of logits are held at a time.
 _LOGIT_BYTES = 16 << 20
-# The kinds of controls that hold for a whole tensor.
-RANDOM, LARGEST = "random", "largest other"
+# The kinds of controls.
+RANDOM, LARGEST, COLUMN, ROW = "random", "largest other", "others of its column", "others of its row"
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,13 +43,16 @@ class Effect:
     """What a branch changes, per row of the batch: loss rise and KL divergence, both in nats per token `[rows]`."""
 
     loss: Tensor
-    kl: Tensor
+    kl: Tensor | None
 
 
-def measure(run: Branching, branches: Sequence[Branch], ids: Tensor) -> tuple[Tensor, list[Effect]]:
+def measure(
+    run: Branching, branches: Sequence[Branch], ids: Tensor, loss_only: Collection[Branch] = ()
+) -> tuple[Tensor, list[Effect]]:
     """The model's own loss per row, and each branch's effect, on the batch that `run` has passed over.
 
-    The loss is over positions 1 to the end; KL(model || branch) over the same predictions.
+    The loss is over positions 1 to the end; KL(model || branch) over the same predictions, left out (None)
+    for `loss_only` branches.
     """
     step = max(1, _LOGIT_BYTES // (ids.shape[1] * _vocabulary(run) * 4))
     base_loss, losses, kls = [], [[] for _ in branches], [[] for _ in branches]
@@ -62,8 +65,11 @@ def measure(run: Branching, branches: Sequence[Branch], ids: Tensor) -> tuple[Te
         for i, branch in enumerate(branches):
             other = _log_probabilities(run.logits(branch, rows))
             losses[i].append(_loss(other, ids[rows]) - own)
-            kls[i].append(torch.linalg.vecdot(weights, base - other).mean(-1))
-    effects = [Effect(torch.cat(loss), torch.cat(kl)) for loss, kl in zip(losses, kls, strict=True)]
+            if branch not in loss_only:
+                kls[i].append(torch.linalg.vecdot(weights, base - other).mean(-1))
+    effects = [
+        Effect(torch.cat(loss), torch.cat(kl) if kl else None) for loss, kl in zip(losses, kls, strict=True)
+    ]
     return torch.cat(base_loss), effects
 
 
@@ -100,27 +106,34 @@ def judge(effect: Score, controls: Sequence[Score], bars: Bars) -> str:
 
 def control_edits(
     checkpoint: Checkpoint, candidate: Suspect, search: Sampling, avoid: set[Address]
-) -> dict[str, tuple[Edit, ...]]:
-    """Weights that should not matter, `search.controls` of each kind, to be zeroed together.
+) -> dict[tuple, tuple[Edit, ...]]:
+    """Weights that should not matter, to be zeroed together, by what they have in common.
 
-    `random` weights of the same tensor, the (one) `largest other` of it, and, where it is known which axes of the
-    stored tensor are output and input, `others of its column` and `others of its row`.
+    `(RANDOM,)`: `search.controls` random weights of the candidate's tensor. `(LARGEST, tensor)`: the one
+    largest other weight of it. Where it is known which axes of the stored tensor are output and input,
+    `(COLUMN, ...)` and `(ROW, ...)`: so many others of the candidate's column and row. Candidates with the
+    same key share the same weights.
     """
     address, count = candidate.address, search.controls
     tensor = checkpoint.read(address.tensor)
     picker = torch.Generator().manual_seed(search.seed)
     draws = [torch.randint(n, (count,), generator=picker).tolist() for n in tensor.shape]
-    chosen = {RANDOM: list(zip(*draws, strict=True)), LARGEST: _largest(tensor, 1 + len(avoid))}
+    chosen: dict[tuple, list[tuple[int, ...]]] = {
+        (RANDOM,): list(zip(*draws, strict=True)),
+        (LARGEST, address.tensor): _largest(tensor, 1 + len(avoid)),
+    }
     for kind, axis in _axes(candidate).items():
-        order = torch.randperm(tensor.shape[axis], generator=picker)[: count + 1].tolist()
-        chosen[kind] = [_moved(address.index, axis, place) for place in order]
+        order = torch.randperm(tensor.shape[axis], generator=picker)[: count + len(avoid)].tolist()
+        places = [_moved(address.index, axis, place) for place in order]
+        chosen[kind, address.tensor, _moved(address.index, axis, 0)] = places
     checkpoint.release([address.tensor])
     edits = {}
-    for kind, places in chosen.items():
-        addresses = dict.fromkeys(Address(address.tensor, place) for place in places)
-        most = 1 if kind == LARGEST else count
-        edits[kind] = tuple(Edit(a, factor=0.0) for a in addresses if a not in avoid)[:most]
-    return {kind: found for kind, found in edits.items() if found}
+    for key, places in chosen.items():
+        free = [
+            a for a in dict.fromkeys(Address(address.tensor, place) for place in places) if a not in avoid
+        ]
+        edits[key] = tuple(Edit(a, factor=0.0) for a in free[: 1 if key[0] == LARGEST else count])
+    return {key: found for key, found in edits.items() if found}
 
 
 def _axes(candidate: Suspect) -> dict[str, int]:
@@ -130,8 +143,8 @@ def _axes(candidate: Suspect) -> dict[str, int]:
     if len(index) < 2 or place[0] == place[1]:
         return {}
     if index[-2:] == place:
-        return {"others of its column": -2, "others of its row": -1}
-    return {"others of its column": -1, "others of its row": -2} if index[-2:] == place[::-1] else {}
+        return {COLUMN: -2, ROW: -1}
+    return {COLUMN: -1, ROW: -2} if index[-2:] == place[::-1] else {}
 
 
 def _largest(tensor: Tensor, count: int) -> list[tuple[int, ...]]:

@@ -78,6 +78,8 @@ class BlockStream:
                 callback(name, parameter)
 
     def _drop(self, path: str) -> None:
+        if self._asleep:
+            return
         for name, module in self.blocks[path].named_modules(prefix=path):
             for leaf, parameter in module._parameters.items():
                 if parameter is not None and not parameter.is_meta and f"{name}.{leaf}" not in self._shared:
