@@ -22,6 +22,7 @@ COMPLAINTS = (
     ImportError,
     ArithmeticError,
     RuntimeError,
+    AssertionError,  # theirs: only calls of other libraries stand inside `complaints`
     StrictDataclassError,
     pickle.UnpicklingError,
 )
@@ -33,10 +34,16 @@ def complaints(sentence: str, *, hint: str | None = None) -> Iterator[None]:
     try:
         yield
     except COMPLAINTS as error:
-        raise SuperweightsError(
-            f"{sentence}: {first_line(error)}",
-            hint=hint or "the file may be damaged, or need a newer transformers.",
-        ) from error
+        raise _ours(sentence, error, hint) from error
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise _ours(sentence, error, hint) from error  # the tokenizers library raises nothing more particular
+
+
+def _ours(sentence: str, error: BaseException, hint: str | None) -> SuperweightsError:
+    hint = hint or "the file may be damaged, or need a newer transformers."
+    return SuperweightsError(f"{sentence}: {first_line(error)}", hint=hint)
 
 
 def first_line(error: BaseException) -> str:

@@ -51,6 +51,7 @@ class GgufStore:
     def _named(self) -> tuple[dict[str, TensorInfo], dict[str, Block], dict[str, str]]:
         """Under transformers' names: the public descriptions, the places, the file's own names."""
         where = str(self.path)
+        _check_per_tensor(self._header.architecture, where)
         config = self.settings.model_config(False)
         with complaints(f"transformers cannot build the model of {where}", hint=_SAFETENSORS):
             model = _blank_model(config)
@@ -77,7 +78,9 @@ class GgufStore:
         values = self._dequantized(name, np.arange(_rows_of(block)))
         with complaints(f"{name!r} in {self.path} does not fit its model", hint=_SAFETENSORS):
             values = self._rearranged(name, values.reshape(block.shape))
-            return torch.from_numpy(np.ascontiguousarray(values)).reshape(self.tensors[name].shape)
+            if np.shape(values) != self.tensors[name].shape:
+                raise ValueError(f"its shape is {list(np.shape(values))}")
+            return torch.from_numpy(np.ascontiguousarray(values))
 
     def read_span(self, name: str, first: int, last: int) -> torch.Tensor:
         """Only the rows that are needed, where transformers moves whole rows; else all of them."""
@@ -150,6 +153,17 @@ def _info_of(name: str, shape: tuple[int, ...], block: Block, where: str) -> Ten
     if count(shape) != count(block.shape):
         raise damaged(where, f"{name!r} should have the shape {list(shape)}, not {list(block.shape)}")
     return TensorInfo(name, shape, block.kind.name, block.stop - block.start, torch.float32)
+
+
+def _check_per_tensor(architecture: str, where: str) -> None:
+    """Refuse what transformers loads by its newer converters: they know nothing of the tables used here."""
+    from transformers.integrations.gguf.utils import is_gguf_arch_supported
+
+    if is_gguf_arch_supported(architecture):
+        raise SuperweightsError(
+            f"{where} is of the architecture {architecture}, whose GGUF tensors cannot be read one by one.",
+            hint=_SAFETENSORS,
+        )
 
 
 def _blank_model(config: Any) -> Any:

@@ -38,11 +38,11 @@ def open_checkpoint(
 
     >>> with open_checkpoint() as checkpoint:  # doctest: +SKIP
     ...     checkpoint.element("model.layers.11.mlp.down_proj.weight", (507, 1229))
-    5.876...
+    5.8757...
     """
     asked = "embedded" if name is None else str(name)
     path = Path(os.path.expanduser(asked))
-    if asked in _EMBEDDED and not _exists(path):
+    if name is None or (asked in _EMBEDDED and not _exists(path)):
         path = _embedded_path()
     if not asked or not _exists(path):
         return _open_hub(asked, revision, allow_pickle, trust_remote_code)
@@ -66,11 +66,10 @@ def _open_path(path: Path, allow_pickle: bool) -> tuple[Store, Settings]:
     """What is at `path`, by its kind."""
     if path.is_dir():
         alone = _only_gguf(path)
-        return (
-            _open_gguf(alone)
-            if alone
-            else (open_folder(path, allow_pickle=allow_pickle), FolderSettings(path))
-        )
+        if alone is not None:
+            return _open_gguf(alone)
+        settings = FolderSettings(path)
+        return open_folder(path, allow_pickle=allow_pickle), settings
     if path.suffix == ".gguf":
         return _open_gguf(path)
     if path.suffix == ".safetensors":
