@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from families import HIDDEN
@@ -37,10 +36,16 @@ DOWN = re.compile(
 # Towers that text does not pass through, and networks inside norms that have the same names.
 ASIDE = re.compile(r"vision|visual|audio|image|speech|patcher|norm\.mlp")
 
+# A spike reaches the residual stream when its channel moves this many times the median one.
+REACH = 30.0
+
 
 @dataclass(frozen=True)
 class Planted:
-    """One planted weight: the parameter, its index as stored, what the index means, and the value set."""
+    """One planted weight: the parameter, its index as stored, what the index means, and the value set.
+
+    `gain` is the norm's gain that was raised so that the spike reaches the residual stream (name and value).
+    """
 
     parameter: str
     index: tuple[int, ...]
@@ -50,6 +55,7 @@ class Planted:
     value: float
     spike_in: float
     spike_out: float
+    gain: tuple[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -95,11 +101,14 @@ def block_of(name: str) -> tuple[str, int]:
 
 
 def early_down_projection(model: PreTrainedModel) -> str:
-    """The down-projection to plant in: in the second block that has one where three have; experts first."""
+    """The down-projection to plant in: of the longest stack's second block (of three or more); experts first."""
     names = down_projections(model)
     assert names, f"{type(model).__name__} has no MLP down-projection"
-    stack = block_of(names[0])[0]
-    blocks = sorted({block_of(name)[1] for name in names if block_of(name)[0] == stack})
+    stacks: dict[str, set[int]] = {}
+    for name in names:
+        stacks.setdefault(block_of(name)[0], set()).add(block_of(name)[1])
+    stack = max(stacks, key=lambda stack: len(stacks[stack]))
+    blocks = sorted(stacks[stack])
     chosen = blocks[1] if len(blocks) > 2 else blocks[0]
     inside = [name for name in names if block_of(name) == (stack, chosen)]
     return next(
@@ -109,7 +118,7 @@ def early_down_projection(model: PreTrainedModel) -> str:
 
 def spread(
     model: PreTrainedModel, name: str, input_ids: torch.Tensor, channel: int
-) -> tuple[Any, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """What each token's output at `channel` takes from each weight of `name`: the true inputs, unarranged.
 
     Returns the output of the module that holds the parameter, `[tokens, hidden]`, and the derivative of
@@ -119,40 +128,14 @@ def spread(
     parameter = model.get_parameter(name)
     module_name = name.rpartition(".")[0]
     while True:
-        output = _rerun(model, model.get_submodule(module_name), parameter, input_ids)
-        if output is not None:
+        _, output = _first_call(model, module_name, input_ids, [parameter])
+        if output.requires_grad and _derivative(output.sum(), parameter) is not None:
             break
         module_name = module_name.rpartition(".")[0]
         assert module_name, f"no module of {name} passes a derivative on"
-    derivatives = [torch.autograd.grad(row[channel], parameter, retain_graph=True)[0] for row in output]
+    output = output.flatten(0, -2)
+    derivatives = [_derivative(row[channel], parameter) for row in output]
     return output.detach(), torch.stack(derivatives)
-
-
-def _rerun(model, module: nn.Module, parameter: nn.Parameter, input_ids: torch.Tensor) -> torch.Tensor | None:
-    """The module's output for the model's first call of it, with a graph back to `parameter` alone."""
-    calls: list[tuple[tuple, dict]] = []
-    hook = module.register_forward_pre_hook(
-        lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
-    )
-    wanted = {p: p.requires_grad for p in model.parameters()}
-    try:
-        with torch.no_grad():
-            model(input_ids=input_ids, use_cache=False)
-        hook.remove()
-        assert calls, "the module was not called"
-        model.requires_grad_(False)
-        parameter.requires_grad_(True)
-        with torch.enable_grad():
-            output = module(*calls[0][0], **calls[0][1])
-    finally:
-        hook.remove()
-        for p, grad in wanted.items():
-            p.requires_grad_(grad)
-    output = output[0] if isinstance(output, tuple) else output
-    if not output.requires_grad:
-        return None
-    (derivative,) = torch.autograd.grad(output.sum(), parameter, retain_graph=True, allow_unused=True)
-    return None if derivative is None else output.flatten(0, -2)
 
 
 def plant(
@@ -165,7 +148,8 @@ def plant(
     """Plant one super weight in `model`: a massive activation on a random channel.
 
     The neuron is the one whose activation is largest at some token of `input_ids` (in an expert that gets a
-    token); the weight is set so that the product is `times` the median output of the down-projection.
+    token); the weight is set so that the product is `times` the median output of the down-projection. Where
+    a norm stands between the product and the residual stream, its gain is raised too: see `_open_norm`.
     """
     name = parameter or early_down_projection(model)
     channel = int(torch.randint(HIDDEN, (), generator=torch.Generator().manual_seed(seed)))
@@ -173,10 +157,94 @@ def plant(
     flat = int(inputs.abs().flatten().argmax())
     where = tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), inputs.shape))
     spike_in, index = inputs[where].item(), where[1:]
-    size = times * output[output != 0].abs().median().item()
-    value = size / spike_in
+    value = times * output[output != 0].abs().median().item() / spike_in
     with torch.no_grad():
         model.get_parameter(name)[index] = value
     out_channel, in_neuron, expert = storage(model, name).read(index)
     assert out_channel == channel
-    return Planted(name, index, out_channel, in_neuron, expert, value, spike_in, spike_in * value)
+    gain = _open_norm(model, "{}.{}".format(*block_of(name)), input_ids, channel)
+    return Planted(name, index, out_channel, in_neuron, expert, value, spike_in, spike_in * value, gain)
+
+
+def change(model: PreTrainedModel, block: str, input_ids: torch.Tensor) -> torch.Tensor:
+    """The most that a block changes each channel of the residual stream over all tokens, `[hidden]`."""
+    return _change(*_first_call(model, block, input_ids)).abs().amax(0)
+
+
+def _open_norm(
+    model: PreTrainedModel, block: str, input_ids: torch.Tensor, channel: int
+) -> tuple[str, float] | None:
+    """Raise the gain that keeps a planted spike out of the residual stream; the gain's name and new value.
+
+    A normalised state of 64 channels has no value above 8, so in families that normalise what a block writes
+    no single weight can make a massive activation. Trained ones (Gemma 3, OLMo 2) write theirs through
+    outlier gains, and so does this plant. None where the spike reaches the stream by itself, or no gain
+    helps.
+    """
+    moved = change(model, block, input_ids)
+    if moved[channel] >= REACH * moved.median():
+        return None
+    gains = {
+        f"{block}.{path}.{name}": gain
+        for path, module in model.get_submodule(block).named_modules()
+        if "norm" in type(module).__name__.lower()
+        for name, gain in module.named_parameters(recurse=False)
+        if gain.shape == (HIDDEN,) and name != "bias"
+    }
+    _, output = _first_call(model, block, input_ids, list(gains.values()))
+    if not output.requires_grad:
+        return None
+    token = output[..., channel].abs().argmax()
+    slopes = {name: _derivative(output[..., channel].flatten()[token], gain) for name, gain in gains.items()}
+    slopes = {name: slope[channel].item() for name, slope in slopes.items() if slope is not None}
+    name = max(slopes, key=lambda name: abs(slopes[name]))
+    with torch.no_grad():
+        gain = model.get_parameter(name)
+        old = gain[channel].item()
+        gain[channel] += 2 * REACH * moved.median() / abs(slopes[name])
+        if change(model, block, input_ids).argmax() != channel:
+            gain[channel] = old
+            return None
+    return name, gain[channel].item()
+
+
+def _change(given: torch.Tensor | None, output: torch.Tensor) -> torch.Tensor:
+    """What a block adds to its input, `[tokens, hidden]`; its output where the two are not alike."""
+    alike = given is not None and given.shape == output.shape
+    return (output - given if alike else output).detach().reshape(-1, HIDDEN)
+
+
+def _first_call(
+    model: PreTrainedModel,
+    module_name: str,
+    input_ids: torch.Tensor,
+    parameters: list[nn.Parameter] | None = None,
+) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """Input and output of the model's first call of a module, the output with a graph to `parameters` alone."""
+    module = model.get_submodule(module_name)
+    calls: list[tuple[tuple, dict]] = []
+    hook = module.register_forward_pre_hook(
+        lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
+    )
+    wanted = {p: p.requires_grad for p in model.parameters()}
+    try:
+        with torch.no_grad():
+            model(input_ids=input_ids, use_cache=False)
+        hook.remove()
+        assert calls, "the module was not called"
+        model.requires_grad_(False)
+        for parameter in parameters or []:
+            parameter.requires_grad_(True)
+        args, kwargs = calls[0]
+        with torch.enable_grad():
+            output = module(*args, **kwargs)
+    finally:
+        hook.remove()
+        for p, grad in wanted.items():
+            p.requires_grad_(grad)
+    given = args[0] if args else kwargs.get("hidden_states")
+    return given, output if isinstance(output, torch.Tensor) else output[0]
+
+
+def _derivative(output: torch.Tensor, parameter: nn.Parameter) -> torch.Tensor | None:
+    return torch.autograd.grad(output, parameter, retain_graph=True, allow_unused=True)[0]

@@ -18,7 +18,7 @@ from families import (
     tiny_model,
     token_ids,
 )
-from planting import block_of, down_projections, early_down_projection, plant, spread, storage
+from planting import block_of, change, down_projections, early_down_projection, plant, spread, storage
 from transformers import AutoModelForCausalLM
 from trigger import FALSE, FIRST, FIRST_LAYER, MASKED, MASKED_LAYER, mlp_states, prompts, trigger_llama
 from trigger import LAYERS as TRIGGER_LAYERS
@@ -98,17 +98,16 @@ def test_the_derivative_agrees_with_the_names_and_the_storage(model_type):
 
 
 @pytest.mark.parametrize("model_type", [name for name in WITH_MLP if name not in DAMPED])
-def test_a_planted_weight_makes_its_block_spike_at_its_channel(model_type):
+def test_a_planted_weight_makes_its_block_write_a_massive_activation(model_type):
     model, ids = tiny_model(model_type), token_ids()
     block = "{}.{}".format(*block_of(early_down_projection(model)))
-    before = output_of(model, block, ids)
+    before = change(model, block, ids)
     planted = plant(model, ids)
-    after = output_of(model, block, ids)
+    after = change(model, block, ids)
     assert model.get_parameter(planted.parameter)[planted.index].item() == pytest.approx(planted.value)
-    assert (after - before).abs().amax(0).argmax() == planted.out_channel
-    largest = after.abs().amax(0)
-    assert largest.argmax() == planted.out_channel, "even where a norm stands between, as in Gemma and OLMo 2"
-    assert largest[planted.out_channel] > 1.5 * largest.median()
+    assert after.argmax() == planted.out_channel
+    assert after[planted.out_channel] > 25 * after.median()
+    assert before.max() < 8 * before.median()
 
 
 def test_a_planted_product_is_the_output_it_claims():
