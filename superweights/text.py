@@ -100,7 +100,7 @@ def windows(
 
     Raises `SuperweightsError` when the text has fewer windows than asked for, or none.
     """
-    ids = torch.tensor(_encode(tokenizer, _content(text)), dtype=torch.long)
+    ids = torch.tensor(encode(tokenizer, _content(text)), dtype=torch.long)
     if not bos:
         return cut(ids, length, count, stride)
     return _with_bos(tokenizer, cut(ids, length - 1, count, stride))
@@ -162,7 +162,7 @@ def token_prompts(
 
     All are cut to the shortest, so that no padding is needed. With `bos` each begins with that token.
     """
-    rows = [_encode(tokenizer, prompt) for prompt in prompts]
+    rows = [encode(tokenizer, prompt) for prompt in prompts]
     shortest = min(length - bos, *map(len, rows))
     if shortest < 1:
         raise SuperweightsError(
@@ -177,13 +177,21 @@ def raw_prompts(vocabulary: int, rows: int, length: int, seed: int = 0) -> Tenso
     return torch.randint(vocabulary, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
+def encode(tokenizer: Any, text: str) -> list[int]:
+    """The token ids of `text`, without special tokens and without a warning about long texts."""
+    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def without_last_word(text: str) -> tuple[str, str]:
+    """A text up to its last space, and the word after it. Raises `SuperweightsError` for a single word."""
+    context, space, word = text.strip().rpartition(" ")
+    if not space:
+        raise SuperweightsError(f"{text[:60]!r} has no last word.", hint="give texts of two words or more.")
+    return context.rstrip(), word
+
+
 def _content(text: Text | str) -> str:
     return text.text if isinstance(text, Text) else Text.of("The text", text).text
-
-
-def _encode(tokenizer: Any, text: str) -> list[int]:
-    """Token ids without special tokens; `verbose=False` silences the warning about texts of any length."""
-    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
 
 def _with_bos(tokenizer: Any, ids: Tensor) -> Tensor:

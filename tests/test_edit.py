@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small import tiny
 from torch import nn
 from transformers import (
-    AutoModelForCausalLM,
     GPT2Config,
     LlamaConfig,
     MixtralConfig,
@@ -35,13 +35,6 @@ from superweights.errors import SuperweightsError
 
 DOWN = "model.layers.1.mlp.down_proj.weight"
 IDS = torch.arange(12).reshape(2, 6)
-
-
-def tiny(config) -> nn.Module:
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).eval()
-    assert sum(p.numel() for p in model.parameters()) < 1_000_000
-    return model
 
 
 def llama(**extra) -> nn.Module:

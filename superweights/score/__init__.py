@@ -1,12 +1,13 @@
 """Scores: a model and a text in, numbers with their errors out.
 
 >>> import torch
->>> from superweights.score import loss_change
 >>> print(loss_change(torch.tensor([3.0, 3.2]), torch.tensor([4.0, 4.4])))
 1.1 ± 0.1 nats per token
 """
 
 from superweights.score.compare import Comparison, compare, kl_and_agreement
+from superweights.score.control import Matched, match_damage
+from superweights.score.generate import Continuation, continue_beside
 from superweights.score.head import Variant
 from superweights.score.loss import (
     bits_per_byte,
@@ -16,16 +17,28 @@ from superweights.score.loss import (
     perplexity_of,
     token_losses,
 )
+from superweights.score.shift import STOP_WORDS, TokenChange, TokenShift, token_shift
+from superweights.score.words import LastWords, predict_last_words
 
 __all__ = [
+    "STOP_WORDS",
     "Comparison",
+    "Continuation",
+    "LastWords",
+    "Matched",
+    "TokenChange",
+    "TokenShift",
     "Variant",
     "bits_per_byte",
     "compare",
+    "continue_beside",
     "kl_and_agreement",
     "loss_change",
     "loss_per_window",
+    "match_damage",
     "perplexity",
     "perplexity_of",
+    "predict_last_words",
     "token_losses",
+    "token_shift",
 ]

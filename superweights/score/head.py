@@ -117,11 +117,19 @@ def vocabulary_of(model: nn.Module) -> int:
     return embedding.weight.shape[0]
 
 
-def check_windows(model: nn.Module, windows: Tensor) -> None:
-    """Raise `SuperweightsError` unless the model can read and predict `windows [n, length]`."""
-    if windows.ndim != 2 or windows.shape[0] < 1 or windows.shape[1] < 2:
+def context_of(model: nn.Module) -> int | None:
+    """How many tokens the model reads at most, or None where its config does not say."""
+    config: Any = getattr(model, "config", None)
+    limit = getattr(config, "max_position_embeddings", None)
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
+def check_windows(model: nn.Module, windows: Tensor, *, shortest: int = 2) -> None:
+    """Raise `SuperweightsError` unless the model can read `windows [n, length]`, of `shortest` tokens or more."""
+    if windows.ndim != 2 or windows.shape[0] < 1 or windows.shape[1] < shortest:
         raise SuperweightsError(
-            f"Windows must have the shape [n, length] with 2 or more tokens each, got {list(windows.shape)}.",
+            f"Windows must have the shape [n, length] with {shortest} or more tokens each, "
+            f"got {list(windows.shape)}.",
             hint="cut them with superweights.text.windows.",
         )
     known = vocabulary_of(model)
@@ -130,9 +138,8 @@ def check_windows(model: nn.Module, windows: Tensor) -> None:
             f"The text has token {int(windows.max())}, and the model knows {known}.",
             hint="the tokenizer belongs to another model.",
         )
-    config: Any = getattr(model, "config", None)
-    limit = getattr(config, "max_position_embeddings", None)
-    if isinstance(limit, int) and 0 < limit < windows.shape[1]:
+    limit = context_of(model)
+    if limit is not None and limit < windows.shape[1]:
         raise SuperweightsError(
             f"The window has {windows.shape[1]} tokens, and the model reads at most {limit}.",
             hint=f"use a window of at most {limit} tokens.",
