@@ -26,6 +26,10 @@ from superweights.edit import Edit, edited
 from superweights.stream.blocks import find_blocks
 
 
+# What a model's own code raises when one of its blocks is called in a way it does not expect.
+_CANNOT_RUN = (RuntimeError, ValueError, TypeError, IndexError, AttributeError)
+
+
 class Pausable(Protocol):
     """A watch that can look away."""
 
@@ -95,8 +99,11 @@ class Branching:
         self._visits, self._last, self._base, self.broken_at = 0, None, None, None
         for branch in self.branches:
             self._prepare(branch)
-        self._forward(input_ids)
+        predicted = self._forward(input_ids)
         self._base = self._last if self.broken_at is None else None
+        if self._base is not None and not self._head_agrees(predicted):
+            self._break("the head")
+            self._base = None
 
     def logits(self, branch: Branch | None, rows: slice) -> Tensor:
         """What `branch` (None: the model itself) predicts for these rows: `[rows, tokens, vocabulary]`."""
@@ -114,10 +121,19 @@ class Branching:
         finally:
             self._bypass = None
 
-    def _forward(self, ids: Tensor) -> None:
-        """The model's pass; the logits of all but the last position are not computed where it can be helped."""
+    def _forward(self, ids: Tensor) -> Tensor:
+        """The model's pass. Returns the last position's logits, and computes no others where it can be helped."""
         keep = {"logits_to_keep": 1} if _takes(self.model, "logits_to_keep") else {}
-        self.model(ids, **keep)
+        return self.model(ids, **keep).logits[:, -1]
+
+    def _head_agrees(self, predicted: Tensor) -> bool:
+        """Whether the model's head on the last block's output predicts what the model itself predicted."""
+        try:
+            again = self.logits(None, slice(0, 1))[:, -1]
+        except _CANNOT_RUN:
+            return False
+        scale = predicted[:1].abs().max()
+        return bool(((again - predicted[:1]).abs() <= 1e-3 * scale).all())
 
     def _prepare(self, branch: Branch) -> None:
         branch.hidden, branch._own = None, {}
@@ -139,7 +155,8 @@ class Branching:
         if self._bypass is not None:
             self._visits_left -= 1
             return _like_output(self._output, before if self._visits_left else self._bypass)
-        if self._visits and not _same(before, self._last):
+        follows = not self._visits or _same(before, self._last)
+        if not follows or before.shape[:2] != self._ids.shape:
             self._break(path)
         out = forward(*args, **kwargs)
         self._output, after = out, _first_tensor(out)
@@ -173,8 +190,12 @@ class Branching:
             return
         before = visit.before if branch.hidden is None else branch.hidden
         args, kwargs = _with_hidden(args, kwargs, before, branch._own)
-        with self._showing(branch), edited(self.model, here, verify=False) if here else ExitStack():
-            branch.hidden = _first_tensor(forward(*args, **kwargs))
+        try:
+            with self._showing(branch), edited(self.model, here, verify=False) if here else ExitStack():
+                branch.hidden = _first_tensor(forward(*args, **kwargs))
+        except _CANNOT_RUN:
+            self._break(visit.path)  # a block that cannot be run twice in a pass, e.g. one that keeps a cache
+            return
         if branch.watched and self._discover is not None:
             self._add(self._discover(Visit(visit.path, visit.number, before, branch.hidden, branch)))
 
@@ -286,7 +307,8 @@ def _like_output(out: Any, hidden: Tensor) -> Any:
     if isinstance(out, Tensor):
         return hidden
     first = _first_tensor(out)
-    return type(out)(hidden if part is first else part for part in out)
+    parts = [hidden if part is first else part for part in out]
+    return out._make(parts) if hasattr(out, "_make") else type(out)(parts)
 
 
 def _same(tensor: Tensor, other: Tensor | None) -> bool:

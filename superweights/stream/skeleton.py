@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 import torch
 from accelerate import init_empty_weights
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     WeightConverter,
@@ -142,9 +142,7 @@ def _empty_model(checkpoint: Checkpoint, dtype: torch.dtype) -> nn.Module:
     config = checkpoint.model_config()
     try:
         with no_init_weights(), init_empty_weights(include_buffers=False), _quiet():
-            model = AutoModelForCausalLM.from_config(
-                config, dtype=dtype, trust_remote_code=checkpoint.trust_remote_code
-            )
+            model = _from_config(config, dtype, checkpoint.trust_remote_code)
     except (ValueError, ImportError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise SuperweightsError(
             f"{checkpoint.name} ({type(config).__name__}) is not a causal language model that the installed "
@@ -154,6 +152,17 @@ def _empty_model(checkpoint: Checkpoint, dtype: torch.dtype) -> nn.Module:
     model.tie_weights()  # the meta device made separate parameters of tied ones
     model.config.use_cache = False
     return model.eval()
+
+
+def _from_config(config, dtype: torch.dtype, trust_remote_code: bool) -> nn.Module:
+    """The causal language model of `config`, or of the part of a composite one (text and audio) that it is built from."""
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    wanted = getattr(model_class, "config_class", None)
+    parts = [getattr(config, name, None) for name in config.sub_configs]
+    inner = next((part for part in parts if wanted is not None and isinstance(part, wanted)), None)
+    if inner is not None and not isinstance(config, wanted):
+        return model_class._from_config(inner, dtype=dtype)
+    return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
 
 
 def _shared_parameters(model: nn.Module) -> list[list[str]]:
