@@ -9,6 +9,7 @@ import typer
 from superweights.cli import console
 from superweights.cli.find import find
 from superweights.cli.known import known
+from superweights.cli.scan import scan
 from superweights.errors import SuperweightsError
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app = typer.Typer(
 app.callback()(lambda: None)  # a group even while it holds a single command
 app.command("find")(find)
 app.command("known")(known)
+app.command("scan")(scan)
 
 
 def main(arguments: list[str] | None = None) -> None:
