@@ -18,12 +18,14 @@ from transformers import (
 
 import superweights.score.head as head
 from superweights.address import Address
+from superweights.checkpoint import open_checkpoint
 from superweights.edit import Edit, edited, zero
 from superweights.errors import SuperweightsError
 from superweights.score import (
     Variant,
     bits_per_byte,
     compare,
+    compare_all,
     kl_and_agreement,
     loss_change,
     loss_per_window,
@@ -33,6 +35,7 @@ from superweights.score import (
 )
 from superweights.score.compare import kl_nats
 from superweights.score.error import bootstrap, bootstrap_error, mean_error
+from superweights.stream import streaming
 from superweights.text import cut, read_text, windows
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data" / "wikitext2_test.txt"
@@ -237,6 +240,36 @@ def test_the_comparison_equals_the_plain_computation_on_whole_logits(make, ids, 
     assert (
         kl_and_agreement(model, Variant(model, lambda: edited(model, edit)), ids)[0].unit == "nats per token"
     )
+
+
+@pytest.mark.tiny
+def test_a_streamed_model_scores_as_the_whole_one_edited_or_not(ids, tmp_path):
+    whole = tiny(LlamaConfig(**SMALL))
+    whole.save_pretrained(tmp_path)
+    edits = [Edit(Address("model.layers.1.mlp.down_proj.weight", (3, 5)), value=9)]
+    wanted = compare(whole, Variant(whole, lambda: edited(whole, edits)), ids)
+    with (
+        open_checkpoint(tmp_path) as checkpoint,
+        streaming(checkpoint, device="cpu", resident=False) as model,
+    ):
+        assert model.get_parameter("model.layers.1.mlp.down_proj.weight").is_meta
+        assert compare(model, Variant(model, lambda: edited(model, edits)), ids) == wanted
+        with edited(model, edits) as changes:
+            assert perplexity(model, ids) == wanted.other
+        assert [change.after for change in changes] == [9]
+    assert wanted.loss.value != 0
+
+
+@pytest.mark.tiny
+def test_many_variants_are_compared_with_one_pass_of_the_base(ids):
+    model = tiny(LlamaConfig(**SMALL))
+    runs = []
+    model.model.layers[0].register_forward_hook(lambda *_: runs.append(1))
+    changes = [[Edit(Address("model.norm.weight", (i,)), value=9)] for i in range(3)]
+    variants = [Variant(model, lambda edits=edits: edited(model, edits)) for edits in changes]
+    together = compare_all(model, variants, ids, batch_size=5)
+    assert len(runs) == 4
+    assert together == [compare(model, variant, ids) for variant in variants]
 
 
 @pytest.mark.tiny

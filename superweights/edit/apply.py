@@ -49,7 +49,7 @@ def edited(model: nn.Module, edits: Edit | Iterable[Edit], *, verify: bool = Tru
     edited elements are read again (for inner loops).
 
     A streamed model's weights are not there yet: its edits are made on a private copy each time their block
-    is read, the list fills as that happens, and a forward pass that never met them is an error.
+    is read, the list fills as that happens, and a forward pass that read blocks but never met them is an error.
 
     Factors count from the weight as it is on entry. Raises `SuperweightsError` when an edit has no weight
     to fall on (absent tensor, index outside), two edits share a weight, the tensor is quantized storage,
@@ -142,7 +142,7 @@ def _on_each_load(model: nn.Module, places: list[Place], changes: list[Change]) 
         hook.remove()
         stream.on_load.remove(loads.apply)
     missed = [place for place in places if place.edit not in loads.originals]
-    if loads.forwards and missed:
+    if loads.forwards and loads.count and missed:
         raise SuperweightsError(
             f"{missed[0].edit.address} was never read, so it could not be edited.",
             hint="the forward pass skips that block; choose a weight that the model uses.",
@@ -153,7 +153,7 @@ class _Loads:
     """The edits of one streamed model, and the weights that they met."""
 
     def __init__(self, model: nn.Module, places: list[Place], changes: list[Change]):
-        self.forwards = 0
+        self.forwards = self.count = 0
         self.originals: dict[Edit, Tensor] = {}
         self._changes = changes
         self._by_name: dict[str, list[Place]] = {}
@@ -167,6 +167,7 @@ class _Loads:
 
     def apply(self, name: str, parameter: nn.Parameter) -> None:
         """Edit `parameter` on a copy: the stream may have mapped it straight from the file."""
+        self.count += 1
         places = self._by_name.get(name)
         if not places:
             return

@@ -5,7 +5,7 @@
 1.1 ± 0.1 nats per token
 """
 
-from superweights.score.compare import Comparison, compare, kl_and_agreement
+from superweights.score.compare import Comparison, compare, compare_all, kl_and_agreement
 from superweights.score.control import Matched, match_damage
 from superweights.score.generate import Continuation, continue_beside
 from superweights.score.head import Variant
@@ -31,6 +31,7 @@ __all__ = [
     "Variant",
     "bits_per_byte",
     "compare",
+    "compare_all",
     "continue_beside",
     "kl_and_agreement",
     "loss_change",

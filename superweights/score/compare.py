@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,6 @@ from superweights.record import Score
 from superweights.score.error import mean_error
 from superweights.score.head import Predictions, Variant, check_windows
 from superweights.score.loss import (
-    BATCH_SIZE,
     Progress,
     as_variant,
     batches,
@@ -30,6 +29,7 @@ class Comparison:
     `kl` is KL(base || other) of the next-token distributions in nats, `agreement` the share of positions
     where both put the same token first, `loss` the paired rise of the loss; the two perplexities stand
     beside them. All are means over the windows' positions but the last, with standard errors over windows.
+    `base_losses` and `other_losses` are the windows' own means, in nats per token.
     """
 
     base: Score
@@ -37,6 +37,8 @@ class Comparison:
     loss: Score
     kl: Score
     agreement: Score
+    base_losses: tuple[float, ...]
+    other_losses: tuple[float, ...]
 
 
 def compare(
@@ -44,7 +46,7 @@ def compare(
     other: nn.Module | Variant,
     windows: Tensor,
     *,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -53,21 +55,27 @@ def compare(
     The two may be two models (quantized and original), or one model as it is and under a change
     (`Variant`). At most two pieces of logits stand in memory at a time.
     """
-    ours, theirs = as_variant(base), as_variant(other)
-    check_windows(ours.model, windows)
-    check_windows(theirs.model, windows)
-    rows = []
-    for batch in batches(windows, batch_size, progress):
-        numbers = torch.cat(list(_measure(ours, theirs, batch)), dim=1)
-        rows.append(numbers.reshape(4, len(batch), -1).double().mean(2))
-    before, after, kl, agreement = torch.cat(rows, dim=1)
-    return Comparison(
-        base=perplexity_of(before, seed=seed),
-        other=perplexity_of(after, seed=seed),
-        loss=loss_change(before, after),
-        kl=_mean("KL(base || other)", kl, "nats per token"),
-        agreement=_mean("top-1 agreement", agreement, "of positions"),
-    )
+    return compare_all(base, [other], windows, batch_size=batch_size, seed=seed, progress=progress)[0]
+
+
+def compare_all(
+    base: nn.Module | Variant,
+    others: Sequence[nn.Module | Variant],
+    windows: Tensor,
+    *,
+    batch_size: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[Comparison]:
+    """How each of `others` differs from `base`, which runs once for all of them. Otherwise as `compare`."""
+    variants = [as_variant(model) for model in (base, *others)]
+    for variant in variants:
+        check_windows(variant.model, windows)
+    found: list[list[Tensor]] = [[] for _ in others]
+    for batch in batches(variants[0].model, windows, batch_size, progress):
+        for kept, numbers in zip(found, _measure(variants, batch), strict=True):
+            kept.append(numbers.reshape(4, len(batch), -1).double().mean(2))
+    return [_comparison(torch.cat(rows, dim=1), seed) for rows in found]
 
 
 def kl_and_agreement(
@@ -75,7 +83,7 @@ def kl_and_agreement(
     other: nn.Module | Variant,
     windows: Tensor,
     *,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[Score, Score]:
     """KL(base || other) in nats per token, and the share of positions where both put the same token first."""
@@ -95,18 +103,37 @@ def kl_nats(log_p: Tensor, log_q: Tensor) -> Tensor:
     return torch.where(p > 0, torch.where(d.abs() < 1, near, far), log_q.exp()).sum(-1)
 
 
-def _measure(ours: Variant, theirs: Variant, batch: Tensor) -> Iterator[Tensor]:
-    """Loss before, loss after, KL and agreement of each scored token, piece by piece: `[4, tokens]`."""
+def _measure(variants: list[Variant], batch: Tensor) -> list[Tensor]:
+    """Per variant but the first: loss before, loss after, KL and agreement of each token, `[4, tokens]`."""
     at = places(len(batch), batch.shape[1] - 1)
     targets = batch[:, 1:].reshape(-1)
-    one, two = Predictions(ours, batch, at), Predictions(theirs, batch, at)
-    for piece in one.pieces():
-        log_p = functional.log_softmax(one.logits(piece), -1)
-        log_q = functional.log_softmax(two.logits(piece).to(log_p.device), -1)
-        target = targets[piece, None].to(log_p.device)
-        before, after = (-log.gather(1, target)[:, 0] for log in (log_p, log_q))
-        agreement = (log_p.argmax(-1) == log_q.argmax(-1)).float()
-        yield torch.stack([before, after, kl_nats(log_p, log_q), agreement]).cpu()
+    base, *others = (Predictions(variant, batch, at) for variant in variants)
+    found: list[list[Tensor]] = [[] for _ in others]
+    for piece in base.pieces():
+        log_p = functional.log_softmax(base.logits(piece), -1)
+        for kept, other in zip(found, others, strict=True):
+            log_q = functional.log_softmax(other.logits(piece).to(log_p.device), -1)
+            kept.append(_numbers(log_p, log_q, targets[piece, None].to(log_p.device)))
+    return [torch.cat(kept, dim=1) for kept in found]
+
+
+def _numbers(log_p: Tensor, log_q: Tensor, target: Tensor) -> Tensor:
+    before, after = (-log.gather(1, target)[:, 0] for log in (log_p, log_q))
+    agreement = (log_p.argmax(-1) == log_q.argmax(-1)).float()
+    return torch.stack([before, after, kl_nats(log_p, log_q), agreement]).cpu()
+
+
+def _comparison(numbers: Tensor, seed: int) -> Comparison:
+    before, after, kl, agreement = numbers
+    return Comparison(
+        base=perplexity_of(before, seed=seed),
+        other=perplexity_of(after, seed=seed),
+        loss=loss_change(before, after),
+        kl=_mean("KL(base || other)", kl, "nats per token"),
+        agreement=_mean("top-1 agreement", agreement, "of positions"),
+        base_losses=tuple(before.tolist()),
+        other_losses=tuple(after.tolist()),
+    )
 
 
 def _mean(name: str, values: Tensor, unit: str) -> Score:

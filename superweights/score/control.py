@@ -9,7 +9,7 @@ from torch import Tensor
 
 from superweights.errors import SuperweightsError
 from superweights.score.head import Variant
-from superweights.score.loss import BATCH_SIZE, loss_per_window
+from superweights.score.loss import loss_per_window
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ def match_damage(
     *,
     tolerance: float = 0.05,
     most: int = 20,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
 ) -> Matched:
     """The control `at_strength(s)`, 0 < s <= 1, whose loss on `windows` is `loss` (nats per token).
 

@@ -16,26 +16,29 @@ from superweights.score.head import Predictions, Variant, check_windows
 
 Progress = Callable[[int, int], None]
 
-BATCH_SIZE = 4
+# Tokens that go through a model at once by default: enough to keep it busy; more where its weights are read
+# again for every batch.
+_TOKENS, _TOKENS_STREAMED = 2048, 8192
 
 
 def token_losses(
     model: nn.Module | Variant,
     windows: Tensor,
     *,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
     """The loss of every token but each window's first: `[n, length - 1]`, nats, float32, on the CPU.
 
-    `windows [n, length]` are token ids. `progress(done, total)` is called with windows after each batch.
+    `windows [n, length]` are token ids, run `batch_size` at a time (default: about 2,000 tokens, 8,000 for a
+    streamed model). `progress(done, total)` is called with windows after each batch.
     Memory does not grow with the text: at most 32 MiB of logits stand at a time. The logarithm of the
     softmax is taken in float32, in one step.
     """
     variant = as_variant(model)
     check_windows(variant.model, windows)
     found = []
-    for batch in batches(windows, batch_size, progress):
+    for batch in batches(variant.model, windows, batch_size, progress):
         length = batch.shape[1] - 1
         targets = batch[:, 1:].reshape(-1)
         predictions = Predictions(variant, batch, places(len(batch), length))
@@ -52,7 +55,7 @@ def loss_per_window(
     model: nn.Module | Variant,
     windows: Tensor,
     *,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     first: int = 1,
     progress: Progress | None = None,
 ) -> Tensor:
@@ -69,7 +72,7 @@ def perplexity(
     model: nn.Module | Variant,
     windows: Tensor,
     *,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     first: int = 1,
     seed: int = 0,
     progress: Progress | None = None,
@@ -121,8 +124,11 @@ def as_variant(model: nn.Module | Variant) -> Variant:
     return model if isinstance(model, Variant) else Variant(model)
 
 
-def batches(rows: Tensor, size: int, progress: Progress | None) -> Iterator[Tensor]:
-    """`rows` in batches, with `progress(done, total)` after each."""
+def batches(model: nn.Module, rows: Tensor, size: int | None, progress: Progress | None) -> Iterator[Tensor]:
+    """`rows` in batches, with `progress(done, total)` after each; `size` None suits the model."""
+    if size is None:
+        streamed = getattr(model, "superweights_stream", None) is not None
+        size = max(1, (_TOKENS_STREAMED if streamed else _TOKENS) // rows.shape[1])
     if size < 1:
         raise SuperweightsError(f"A batch of {size} is no batch.", hint="use --batch-size 1 or more.")
     for start in range(0, len(rows), size):
