@@ -32,7 +32,7 @@ PAGE = HERE.parent / "docs" / "coverage.md"
 MARKS = "<!-- coverage: begin -->", "<!-- coverage: end -->"
 # What is known about types that are missed; said beside what the search reported.
 _INTO_MIXER = "its shared attention block feeds a Mamba mixer, not the residual stream, where nothing spikes"
-_DECODER_ONLY = "transformers' own AutoModelForCausalLM fails on it in the same way"
+_DECODER_ONLY = "transformers' own AutoModelForCausalLM cannot open it either"
 WHY = {
     "musicgen": _DECODER_ONLY,
     "musicgen_melody": _DECODER_ONLY,
