@@ -25,7 +25,6 @@ from superweights.address import layout_of
 from superweights.edit import Edit, edited
 from superweights.stream.blocks import find_blocks
 
-
 # What a model's own code raises when one of its blocks is called in a way it does not expect.
 _CANNOT_RUN = (RuntimeError, ValueError, TypeError, IndexError, AttributeError)
 

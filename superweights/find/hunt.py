@@ -26,8 +26,9 @@ _GAIN_SHARE = 0.3
 # A product must be this share of the residual stream's largest value after the block, and may overshoot its
 # own output, which other products pull back, by this factor.
 _SHARE_OF_PEAK, _OVERSHOOT = 0.05, 2.0
-# So many candidates of one block and pass are put to the proof, and so many weights are removed together.
-_PER_BLOCK, _TOGETHER = 2, 6
+# So many candidates of one block and pass are put to the proof, and more where several are nearly as strong as
+# the strongest (Phi-3 has four rows in one column); so many weights are removed together.
+_PER_BLOCK, _EQUALS, _EQUAL, _TOGETHER = 2, 6, 0.25, 6
 
 
 @dataclass(eq=False)
@@ -118,40 +119,47 @@ class Hunt:
             self.candidates[address].note(effect)
 
     def confirm(self, ids: Tensor) -> None:
-        """Judge every candidate on text: alone, together, beside controls; and look again without the proven.
+        """Judge every candidate on text: alone, together, beside controls; and look again without the strongest.
 
         Each round measures only what the rounds before have not: at first all candidates, later those that
-        came to light when the proven ones were removed.
+        came to light when others were removed.
         """
         self._unmeasured = list(self.candidates.values())
-        searched: list[Candidate] = []
+        self.removed = []
         last = self.search.rounds + 2
         while self.round < last:
             self.round += 1
-            proven = self._suspects()
-            news = [c for c in proven if c not in searched]
-            if not self._unmeasured and not news and all(c.controls for c in self.candidates.values()):
+            strongest = self._strongest()
+            unlike = any(c not in self.removed for c in strongest)
+            if not self._unmeasured and not unlike and all(c.controls for c in self.candidates.values()):
                 break
-            self._confirm_once(ids, proven, news, look_again=bool(news) and self.round < last)
-            searched = proven
+            self._confirm_once(ids, strongest, look_again=unlike and self.round < last)
 
     def verdicts(self) -> list[SuperWeight]:
         """Every candidate with its verdict, in the order of the layers."""
         ordered = sorted(self.candidates.values(), key=lambda c: (c.layer, -abs(c.spike.spike_out)))
         return [self._verdict(candidate) for candidate in ordered]
 
-    def _suspects(self) -> list[Candidate]:
-        """The candidates whose removal has shown an effect so far, the strongest first."""
-        measured = [c for c in self.candidates.values() if c.effect is not None]
-        strong = [c for c in measured if c.strength() >= self.search.bars.partial]
-        return sorted(strong, key=Candidate.strength, reverse=True)[:_TOGETHER]
+    def _strongest(self) -> list[Candidate]:
+        """The candidates to remove together: those that have shown an effect, then the largest writers.
 
-    def _confirm_once(self, ids: Tensor, proven, news: list[Candidate], look_again: bool) -> None:
+        Weights that back each other up (several rows of one column) show little alone, so the writers of the
+        largest spikes are removed with the proven, proven or not.
+        """
+        strong = sorted(self._suspects(), key=Candidate.strength, reverse=True)
+        writers = [c for c in self.candidates.values() if c.role == "writes" and c not in strong]
+        writers.sort(key=lambda c: -abs(c.spike.spike_out))
+        return [*strong, *writers][:_TOGETHER]
+
+    def _suspects(self) -> list[Candidate]:
+        """The candidates whose removal has shown an effect so far."""
+        return [c for c in self.candidates.values() if c.effect and c.strength() >= self.search.bars.partial]
+
+    def _confirm_once(self, ids: Tensor, strongest: list[Candidate], look_again: bool) -> None:
         alone = {c.address: Branch((c.edit,)) for c in self._unmeasured}
-        together = Branch(tuple(c.edit for c in proven), watched=look_again)
-        without = [c for c in self.candidates.values() if not c.controls]
-        groups = [*self._all_but_one(proven), *self._control_groups(without, news)]
-        planned = [*alone.values(), *([together] if proven else []), *(group.branch for group in groups)]
+        together = Branch(tuple(c.edit for c in strongest), watched=look_again)
+        groups = [*self._all_but_one(strongest), *self._control_groups(self._suspects())]
+        planned = [*alone.values(), *([together] if strongest else []), *(group.branch for group in groups)]
         self._beside, self._unmeasured = {}, []
         with self._passing(ids, planned, alone, "confirming") as run:
             loss, effects = measure(run, run.branches, ids, loss_only={group.branch for group in groups})
@@ -162,29 +170,31 @@ class Hunt:
             self.candidates[address].on_text = True
         for group in groups:
             group.note(found, together)
-        if proven:
-            self.removed, self.joint = proven, score("loss rise, all removed", found[together].loss)
+        if strongest:
+            self.removed, self.joint = strongest, score("loss rise, all removed", found[together].loss)
         for address, branch in self._beside.items():
             rise = found[branch].loss - found[together].loss
             self.candidates[address].with_others = score("loss rise beside the others", rise)
 
-    def _all_but_one(self, proven: list[Candidate]) -> list[Group]:
-        """For each of several proven weights, the model without all the others."""
-        if len(proven) < 2:
+    def _all_but_one(self, strongest: list[Candidate]) -> list[Group]:
+        """For each weight that is removed with others, the model without all those others."""
+        if len(strongest) < 2:
             return []
-        others = {c: tuple(o.edit for o in proven if o is not c) for c in proven}
+        others = {c: tuple(o.edit for o in strongest if o is not c) for c in strongest}
         return [Group(Branch(edits), "all but one", [c]) for c, edits in others.items()]
 
-    def _control_groups(self, fresh: list[Candidate], proven: list[Candidate]) -> list[Group]:
-        """Weights that should not matter: for all, random ones of every tensor at once; for the proven also
+    def _control_groups(self, suspects: list[Candidate]) -> list[Group]:
+        """Weights that should not matter: for all, random ones of every tensor at once; for the suspects also
         the largest other, others of the column and others of the row."""
         avoid = set(self.candidates)
         members: dict[tuple, list[Candidate]] = {}
         edits: dict[tuple, dict[Edit, None]] = {}
-        for candidate in dict.fromkeys((*fresh, *proven)):
+        for candidate in self.candidates.values():
+            if candidate.controls and candidate not in suspects:
+                continue
             for key, chosen in control_edits(self.checkpoint, candidate, self.search, avoid).items():
                 seen = any(key[0] in control.name for control in candidate.controls)
-                if seen or (key[0] != RANDOM and candidate not in proven):
+                if seen or (key[0] != RANDOM and candidate not in suspects):
                     continue
                 members.setdefault(key, []).append(candidate)
                 edits.setdefault(key, {}).update(dict.fromkeys(chosen))
@@ -258,7 +268,7 @@ class Hunt:
             kl=c.kl,
             effect_with_others=c.with_others,
             controls=tuple(c.controls),
-            verdict=judge(c.effect, c.controls, self.search.bars) if c.effect else None,
+            verdict=judge(c.effect, c.with_others, c.controls, self.search.bars) if c.effect else None,
             role=c.role,
             kind=c.spike.kind,
             parameter=c.spike.parameter,
@@ -291,7 +301,9 @@ def accept(spikes: list[Spike], visit: Visit, layer: LayerSpike, search: Search)
         strong = abs(spike.spike_out) >= _SHARE_OF_PEAK * layer.peak
         if reaches and writes and strong and enough <= spike.dominance <= _OVERSHOOT:
             kept.setdefault((spike.parameter, spike.index), spike)
-    return list(kept.values())[:_PER_BLOCK]
+    strongest = max((abs(spike.spike_out) for spike in kept.values()), default=0.0)
+    equals = [spike for spike in kept.values() if abs(spike.spike_out) >= _EQUAL * strongest]
+    return equals[:_EQUALS] if len(equals) > _PER_BLOCK else list(kept.values())[:_PER_BLOCK]
 
 
 def role_of(visit: Visit, spike: Spike) -> str:

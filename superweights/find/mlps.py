@@ -8,16 +8,19 @@ device (`Conv1D` stores `[in, out]`).
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from superweights.checkpoint import Checkpoint
 from superweights.errors import SuperweightsError
 
 _HIDDEN_KEYS = {"hidden_size", "n_embd", "n_embed", "d_model", "model_dim", "embed_dim"}
-_INNER_KEYS = {"n_inner", "ffn_dim", "ffn_hidden_size", "d_ff", "dff", "inner_dim", "ffn_embed_dim"}
+_INNER_KEYS = re.compile(r"intermediate|ffn|feed_forward|(^|_)d(im)?_?ff$|n_inner|inner_dim|mlp_dim")
 
 Matrices = dict[str, tuple[int, ...]]
 
@@ -71,8 +74,8 @@ class _Search:
         for (place, dtype), count in packed.items():
             reason = f"{count} tensors of {dtype} or of more than three dimensions: not plain numbers to scan"
             self.skipped.append(Skipped(place, reason))
-        self.hidden = _sizes(checkpoint.config, lambda key: key in _HIDDEN_KEYS) or self._commonest()
-        self.inner = _sizes(checkpoint.config, lambda key: key in _INNER_KEYS or "intermediate" in key)
+        self.hidden = _sizes(checkpoint.config, _HIDDEN_KEYS.__contains__) or self._commonest()
+        self.inner = _sizes(checkpoint.config, _INNER_KEYS.search)
         self._classes: dict[str, str] | None = None
 
     def run(self) -> tuple[list[Mlp], list[Skipped]]:
@@ -86,7 +89,8 @@ class _Search:
             # Some layers keep the two matrices in two modules.
             spread = list(self._blocks_in(place, group, spread=True))
             found += spread
-            if not spread and _layer_place(place) not in {_layer_place(s.place) for s in self.skipped}:
+            told = place in {_layer_place(s.place) for s in self.skipped}
+            if not spread and not told and len([1 for a, b in _sides(group) if a != b]) > 1:
                 self.skipped.append(Skipped(place, "no matrices that fit together as a feed-forward block"))
         return sorted(found, key=lambda mlp: (mlp.layer is None, mlp.layer or 0)), self.skipped
 
@@ -147,12 +151,10 @@ class _Search:
 
         Those have `others` beside them, or another inner size than the config's.
         """
-        known = neurons in self.inner
+        known = neurons in self.inner or (kind == "fused" and 2 * neurons in self.inner)
         if kind == "gated":
-            return known or not others
-        if kind == "fused":
-            return not others and (known or not self.inner)
-        return known if spread else not others
+            return known or not (others or spread)
+        return (known or not (self.inner or spread)) and (spread or not others)
 
     def _out_first(self, name: str) -> bool | None:
         """Whether the matrix `name` is stored `[out, in]`; None where nothing tells."""
@@ -164,7 +166,8 @@ class _Search:
         if self._classes is None:
             self._classes = _module_classes(self.checkpoint)
         same = {kind for path, kind in self._classes.items() if f".{path}".endswith(f".{module}")}
-        return {"Linear": True, "Conv1D": False}.get(same.pop()) if len(same) == 1 else None
+        kinds = same or set(self._classes.values())
+        return kinds == {"Linear"} if kinds and len(kinds) == 1 else None
 
     def _commonest(self) -> set[int]:
         """The hidden size where no config tells it: the dimension that most matrices have."""
@@ -173,9 +176,10 @@ class _Search:
 
 
 def _module_classes(checkpoint: Checkpoint) -> dict[str, str]:
-    """The class name of every module, from the config alone; empty where there is no model to build."""
+    """`Linear` or `Conv1D` for every such module, from the config alone; empty where no model can be built."""
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
+    from transformers.pytorch_utils import Conv1D
 
     try:
         config = checkpoint.model_config()
@@ -183,7 +187,13 @@ def _module_classes(checkpoint: Checkpoint) -> dict[str, str]:
             model = AutoModelForCausalLM.from_config(config)
     except (SuperweightsError, ValueError, ImportError, KeyError, TypeError, AttributeError):
         return {}
-    return {path: type(module).__name__ for path, module in model.named_modules()}
+    kinds = {"Conv1D": Conv1D, "Linear": torch.nn.Linear}
+    return {
+        path: kind
+        for path, module in model.named_modules()
+        for kind, known in kinds.items()
+        if isinstance(module, known)
+    }
 
 
 def _grouped(shapes: Matrices, key) -> dict[str, Matrices]:
@@ -191,6 +201,10 @@ def _grouped(shapes: Matrices, key) -> dict[str, Matrices]:
     for name, shape in shapes.items():
         groups.setdefault(key(name), {})[name] = shape
     return groups
+
+
+def _sides(group: Matrices) -> list[tuple[int, ...]]:
+    return [shape[-2:] for shape in group.values()]
 
 
 def _by_size(pairs: Iterator[tuple[str, int]]) -> dict[int, list[str]]:

@@ -88,18 +88,20 @@ class Bars:
     partial: float = 0.05
 
 
-def judge(effect: Score, controls: Sequence[Score], bars: Bars) -> str:
-    """`critical`, `partial` or `benign`.
+def judge(effect: Score, beside: Score | None, controls: Sequence[Score], bars: Bars) -> str:
+    """`critical`, `partial` or `benign`, from the loss rise without the weight.
 
     The whole 95 % interval must lie above a bar, and above that of every control except the largest other
     weight: a loss that any weight of the layer, row or column would cost proves nothing about this one. The
     largest other weight is shown beside it but cannot acquit it, since it may be a super weight itself.
+    A weight that others back up is `partial` when its loss rise `beside` them, all removed, is critical.
     """
     low = effect.interval()[0]
     above_controls = all(low > c.interval()[1] for c in controls if LARGEST not in c.name)
     if low >= bars.critical and above_controls:
         return "critical"
-    if low >= bars.partial and above_controls:
+    backed_up = beside is not None and beside.interval()[0] >= bars.critical
+    if (low >= bars.partial and above_controls) or backed_up:
         return "partial"
     return "benign"
 

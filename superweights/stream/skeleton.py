@@ -155,7 +155,7 @@ def _empty_model(checkpoint: Checkpoint, dtype: torch.dtype) -> nn.Module:
 
 
 def _from_config(config, dtype: torch.dtype, trust_remote_code: bool) -> nn.Module:
-    """The causal language model of `config`, or of the part of a composite one (text and audio) that it is built from."""
+    """The causal language model of `config`, or of the part of a composite one that it is built from."""
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     wanted = getattr(model_class, "config_class", None)
     parts = [getattr(config, name, None) for name in config.sub_configs]
