@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -272,6 +273,41 @@ def test_no_network_is_explained(hub, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(SuperweightsError, match="offline mode is on"):
         open_checkpoint("org/model")
+
+
+def test_half_a_download_does_not_open_offline(hub, monkeypatch):
+    open_checkpoint("org/model").close()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(SuperweightsError, match="only partly downloaded"):
+        open_checkpoint(f"org/model@{COMMIT}")
+
+
+def test_the_first_failure_stops_all_threads_where_they_are(hub):
+    """Ctrl-C reaches the main thread only; the others must not read on to the end."""
+    ended: list[bool] = []
+
+    def work(item: int, stop: threading.Event) -> None:
+        if item == 0:
+            raise KeyboardInterrupt
+        ended.append(stop.wait(30))
+
+    with pytest.raises(KeyboardInterrupt):
+        ranges.in_parallel(work, range(50))
+    assert len(ended) <= 4
+    assert all(ended)
+
+
+def test_a_stopped_read_asks_for_nothing_more(hub):
+    with open_checkpoint("org/model") as checkpoint:
+        stop, got = threading.Event(), bytearray()
+        file = ranges.RemoteFile(
+            f"{hub.url}/org/model/resolve/{COMMIT}/model-00001-of-00002.safetensors", ranges.Meter()
+        )
+        stop.set()
+        file.fetch(0, 1000, lambda at, chunk: got.extend(chunk), stop)
+        assert not got
+        assert file.meter.traffic.requests == 0
+        assert checkpoint.read(DOWN[0]).shape == (64, 256)
 
 
 @pytest.mark.parametrize(

@@ -116,9 +116,8 @@ class GgufStore:
         width = (block.stop - block.start) // max(_rows_of(block), 1)
         raw = self._file.tensor(torch.uint8, (_rows_of(block), width), block.start).numpy()
         whole = len(rows) == _rows_of(block) and np.array_equal(rows, np.arange(len(rows)))
-        with complaints(
-            f"{name!r} in {self.path} is {block.kind.name}, which cannot be read", hint=_SAFETENSORS
-        ):
+        sentence = f"{name!r} in {self.path} is {block.kind.name}, which cannot be read"
+        with complaints(sentence, hint=_SAFETENSORS), np.errstate(all="ignore"):
             return dequantize(raw if whole else raw[rows], block.kind)
 
     def _rearranged(self, name: str, values: np.ndarray) -> np.ndarray:

@@ -133,6 +133,11 @@ def open_hub(
     name, revision = split_name(name, revision)
     found = find_repository(name, revision)
     if isinstance(found, Path):
+        if not holds_weights(found) and not allow_pickle:
+            raise SuperweightsError(
+                f"{name} is only partly downloaded, and the hub cannot be asked for the rest.",
+                hint="connect and try again, or download it whole: hf download NAME.",
+            )
         return open_folder(found, allow_pickle=allow_pickle), FolderSettings(found), found, found.name
     settings = HubSettings(found, trust_remote_code)
     folder = cached_folder(name, found.commit)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from threading import Lock
+from threading import Event, Lock
 from typing import Any
+from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -56,52 +56,52 @@ class RemoteFile:
         self.size: int | None = None
         self._signed: str | None = None  # where the hub sent us last time, good for a while
 
-    def span(self, first: int, last: int) -> bytearray:
+    def span(self, first: int, last: int, stop: Event | None = None) -> bytearray:
         """Bytes `first` to `last`; fewer only where the file ends."""
         buffer = bytearray()
-        self.fetch(first, last, lambda at, chunk: buffer.extend(chunk))
+        self.fetch(first, last, lambda at, chunk: buffer.extend(chunk), stop)
         return buffer
 
-    def fetch(self, first: int, last: int, write: Write) -> None:
+    def fetch(self, first: int, last: int, write: Write, stop: Event | None = None) -> None:
         """Hand every byte from `first` to `last` to `write(position, chunk)`, once and in order.
 
-        A dropped connection is taken up where it broke. Raises `SuperweightsError` when the server cannot
-        or will not send the range.
+        A dropped connection is taken up where it broke; `stop` ends it early, without a word. Raises
+        `SuperweightsError` when the server cannot or will not send the range.
         """
-        at, failures = first, 0
-        while at < (last if self.size is None else min(last, self.size)):
-            before = at
+        at, failures, stop = first, 0, stop or Event()
+        while at < (last if self.size is None else min(last, self.size)) and not stop.is_set():
+            before, broken = at, None
             try:
                 for chunk in self._stream(at, last):
+                    if stop.is_set():
+                        return
                     write(at, chunk)
                     at += len(chunk)
-                broken: Exception | None = None
             except HfHubHTTPError:
                 raise
             except HTTP_ERRORS as error:
                 broken = error
-            if at == before:
-                failures += 1
-                self._pause(failures, broken)
-            else:
-                failures = 0
+            failures = failures + 1 if at == before else 0
+            if failures:
+                stop.wait(self._patience(failures, broken))
 
     def _stream(self, at: int, last: int) -> Iterable[bytes]:
         """The chunks of one answer, after its status and range have been checked."""
-        headers = {} if self._signed else dict(build_hf_headers())
+        signed = self._signed  # read once: another thread may change it, and a token belongs to the hub only
+        headers = {} if signed else dict(build_hf_headers())
         headers |= {"Range": f"bytes={at}-{last - 1}", "Accept-Encoding": "identity"}
         self.meter.add(requests=1)
-        address, timeout = self._signed or self.url, constants.HF_HUB_DOWNLOAD_TIMEOUT
+        timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
         with get_session().stream(
-            "GET", address, headers=headers, timeout=timeout, follow_redirects=True
+            "GET", signed or self.url, headers=headers, timeout=timeout, follow_redirects=True
         ) as response:
             left = self._check(response, at, last)
             for chunk in response.iter_raw():
                 self.meter.add(received=len(chunk))
+                if not left:
+                    return  # more than was asked for
                 yield chunk[:left]
                 left -= min(left, len(chunk))
-                if not left:
-                    return
 
     def _check(self, response: Any, at: int, last: int) -> int:
         """How many bytes the answer brings, or the reason why it is of no use."""
@@ -124,19 +124,19 @@ class RemoteFile:
         if start != at or not at <= end < min(last, size) or size != (self.size or size):
             raise damaged(self.url, "the server sent another part of the file than the one asked for")
         self.size = size
-        if str(response.url) != self.url:
+        if urlsplit(str(response.url)).netloc != urlsplit(self.url).netloc:
             self._signed = str(response.url)
         return end + 1 - start
 
-    def _pause(self, failures: int, error: Exception | None) -> None:
-        """Wait before the next try, longer each time; give up after the last."""
+    def _patience(self, failures: int, error: Exception | None) -> float:
+        """Seconds to wait before the next try, more each time. Raises after the last."""
         if failures >= TRIES:
             raise SuperweightsError(
                 f"The connection to {self.url} failed {TRIES} times ({error or 'it sent nothing'}).",
-                hint="check the network; what was already read is kept while this runs.",
+                hint="check the network, and try again.",
             ) from error
         wait = getattr(error, "wait", None) or WAIT_SECONDS * 2 ** (failures - 1)
-        time.sleep(min(wait, _LONGEST_WAIT))
+        return min(wait, _LONGEST_WAIT)
 
 
 class _Again(HTTP_ERRORS):  # type: ignore[valid-type, misc]
@@ -159,9 +159,9 @@ class RemoteStore:
         """
         self._meter, self._lock, self._origin = Meter(), Lock(), origin
         self._files = {name: RemoteFile(url, self._meter) for name, url in urls.items()}
-        with explained(origin), ThreadPoolExecutor(_WORKERS) as pool:
-            headers = dict(zip(self._files, pool.map(_header_of, self._files.values()), strict=True))
-        self._places = places_of(headers, weight_map)
+        with explained(origin):
+            headers = in_parallel(_header_of, self._files.values())
+        self._places = places_of(dict(zip(self._files, headers, strict=True)), weight_map)
         self.tensors = {name: info_of(name, stored) for name, (_, stored) in self._places.items()}
         self._kept: dict[str, np.ndarray] = {}
         self._seen: WeakValueDictionary[str, np.ndarray] = WeakValueDictionary()
@@ -194,10 +194,8 @@ class RemoteStore:
         with self._lock:
             kept = {name: self._seen[name] for name in names if name in self._seen}
             missing = [name for name in dict.fromkeys(names) if name not in self._kept and name not in kept]
-        runs = self._runs(missing)
-        with ThreadPoolExecutor(_WORKERS) as pool:
-            for fetched in pool.map(self._fetch, runs):
-                kept |= fetched
+        for fetched in in_parallel(self._fetch, self._runs(missing)):
+            kept |= fetched
         with self._lock:
             self._kept |= kept
 
@@ -223,7 +221,7 @@ class RemoteStore:
                 runs.append([name])
         return runs
 
-    def _fetch(self, run: list[str]) -> dict[str, np.ndarray]:
+    def _fetch(self, run: list[str], stop: Event | None = None) -> dict[str, np.ndarray]:
         """The bytes of one run of neighbours, each tensor in its own memory."""
         places = [self._places[name][1] for name in run]
         buffers = [_room(stored.stop - stored.start, run[0]) for stored in places]
@@ -236,7 +234,7 @@ class RemoteStore:
                     buffer[first - stored.start : last - stored.start] = part
 
         with explained(self._origin):
-            self._files[self._places[run[0]][0]].fetch(places[0].start, places[-1].stop, write)
+            self._files[self._places[run[0]][0]].fetch(places[0].start, places[-1].stop, write, stop)
         fetched = dict(zip(run, buffers, strict=True))
         with self._lock:
             self._seen.update(fetched)
@@ -248,12 +246,24 @@ class RemoteStore:
             return self._files[file].span(stored.start + first, stored.start + last)
 
 
-def _header_of(file: RemoteFile) -> dict[str, Stored]:
+def in_parallel(work: Callable[[Any, Event], Any], items: Iterable[Any]) -> list[Any]:
+    """`work(item, stop)` for every item, a few at a time. The first error, or Ctrl-C, stops all of them."""
+    stop = Event()
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        try:
+            return list(pool.map(lambda item: work(item, stop), items))
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _header_of(file: RemoteFile, stop: Event) -> dict[str, Stored]:
     """The header of a remote file: one request where it is short, two where it is long."""
-    head = file.span(0, FIRST_READ)
+    head = file.span(0, FIRST_READ, stop)
 
     def read(first: int, last: int) -> bytes:
-        rest = file.span(max(first, len(head)), last) if last > len(head) else b""
+        rest = file.span(max(first, len(head)), last, stop) if last > len(head) else b""
         return bytes(head[first:last]) + bytes(rest)
 
     return read_header(read, file.size or 0, file.url)
