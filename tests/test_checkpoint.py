@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -330,70 +329,12 @@ def test_an_index_that_promises_too_much_is_refused(folder):
     assert "names tensors that its shards lack: absent" in refusal(folder).message
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{", '{"a": 1, "a": 2}', "[" * 100_000, '{"weight_map": []}', "\xff"]
-)
-@pytest.mark.parametrize("file", ["model.safetensors.index.json", "config.json"])
+INDEX = "model.safetensors.index.json"
+BROKEN = ["", "[]", "{", '{"a": 1, "a": 2}', "[" * 100_000, "\xff", '{"a": ' + "9" * 5000 + "}"]
+CASES = [(file, text) for file in (INDEX, "config.json") for text in BROKEN] + [(INDEX, '{"weight_map": []}')]
+
+
+@pytest.mark.parametrize(("file", "text"), CASES)
 def test_damaged_json_is_refused(folder, file, text):
-    if file == "config.json" and "weight_map" in text:
-        pytest.skip("a sound configuration")
     (folder / file).write_bytes(text.encode("latin-1"))
     assert file in refusal(folder).message
-
-
-def file_of(header: bytes, data: bytes = bytes(8), *, length: int | None = None) -> bytes:
-    return struct.pack("<Q", len(header) if length is None else length) + header + data
-
-
-def entry(**changes: Any) -> bytes:
-    return json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} | changes}).encode()
-
-
-GOOD = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
-BAD = {
-    "has 3 bytes": b"abc",
-    "claims 9,223,372,036,854,775,807 bytes": file_of(GOOD, length=2**63 - 1),
-    "claims 100,000,001 bytes": file_of(GOOD, length=100_000_001),
-    "does not begin with {": file_of(b"[]"),
-    "not valid JSON": file_of(b'{"a":'),
-    "a name appears twice": file_of(GOOD[:-1] + b"," + GOOD[1:]),
-    "lacks dtype, shape or data_offsets": file_of(b'{"a":{"dtype":"F32"}}'),
-    "lacks dtype": file_of(b'{"a":[]}'),
-    "cannot be read here": file_of(entry(dtype="F33")),
-    "the shape of 'a' is impossible": file_of(entry(shape=[-2])),
-    "the shape of 'a' is impossible ": file_of(entry(shape=[2**62, 2**62])),
-    "the shape of 'a' is impossible  ": file_of(entry(shape=[2**62, 2**62, 0], data_offsets=[0, 0])),
-    "the shape of 'a' is impossible   ": file_of(entry(shape=[2.0])),
-    "the shape of 'a' is impossible    ": file_of(entry(shape=[1] * 65 + [2])),
-    "are not two whole numbers": file_of(entry(data_offsets=[0])),
-    "are not two whole numbers ": file_of(entry(data_offsets=[0, True])),
-    "ends at byte": file_of(entry(shape=[4], data_offsets=[0, 16])),
-    "ends at byte ": file_of(entry(data_offsets=[8, 0])),
-    "do not fit F32": file_of(entry(shape=[3])),
-    "follows a hole": file_of(entry(data_offsets=[4, 12]), bytes(12)),
-    "belong to nothing": file_of(GOOD, bytes(9)),
-    "overlaps": file_of(
-        json.dumps({n: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} for n in "ab"}).encode()
-    ),
-    "Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
-}
-
-
-@pytest.mark.parametrize("reason", BAD)
-def test_a_damaged_header_is_refused_for_its_reason(tmp_path, reason):
-    (tmp_path / "model.safetensors").write_bytes(BAD[reason])
-    assert reason.strip() in refusal(tmp_path).message
-
-
-def test_the_sound_file_that_the_damaged_ones_are_made_from_is_read(tmp_path):
-    (tmp_path / "model.safetensors").write_bytes(file_of(GOOD, struct.pack("<2f", 1, 2)))
-    with open_checkpoint(tmp_path) as checkpoint:
-        assert checkpoint.read("a").tolist() == [1, 2]
-
-
-def test_data_at_an_odd_address_is_read_all_the_same(tmp_path):
-    (tmp_path / "model.safetensors").write_bytes(file_of(GOOD + b" ", struct.pack("<2f", 1, 2)))
-    assert (8 + len(GOOD) + 1) % 4
-    with open_checkpoint(tmp_path) as checkpoint:
-        assert checkpoint.read("a").tolist() == [1, 2]
-        assert checkpoint.element("a", (1,)) == 2

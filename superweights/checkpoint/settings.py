@@ -39,7 +39,7 @@ class FolderSettings:
         """The transformers configuration object; `SuperweightsError` where there is none to be had."""
         if not self.config:
             raise SuperweightsError(
-                f"{self.folder} has no config.json, so the model cannot be built.",
+                f"{self.folder} has no config.json, or an empty one, so the model cannot be built.",
                 hint="download config.json next to the weights; reading tensors works without it.",
             )
         return _model_config_of(self.config, self.folder, trust_remote_code)
