@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +80,26 @@ def test_data_at_an_odd_address_is_read_all_the_same(tmp_path):
     with open_checkpoint(tmp_path) as checkpoint:
         assert checkpoint.read("a").tolist() == [1, 2]
         assert checkpoint.element("a", (1,)) == 2
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="relies on sparse files and Linux's memory rules"
+)
+@pytest.mark.parametrize("shift", [0, 1], ids=["aligned", "at an odd address"])
+def test_a_file_far_larger_than_memory_opens_and_its_last_number_is_read(tmp_path, shift):
+    rows = 2**30 // 8  # times 1024 float32 numbers: 512 GiB, of which the disk holds a few kilobytes
+    header = entry(shape=[rows, 1024], data_offsets=[0, rows * 4096])
+    header += b" " * (-len(header) % 8 + shift)
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.write(file_of(header, b""))
+        file.truncate(8 + len(header) + rows * 4096)
+        file.seek(-4, 2)
+        file.write(struct.pack("<f", 7.0))
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert checkpoint.element("a", (rows - 1, 1023)) == 7.0
+        assert len(checkpoint.fingerprint()) == 32
+        if shift:
+            with pytest.raises(SuperweightsError, match="odd address"):
+                checkpoint.read("a")
+        else:
+            assert checkpoint.read("a")[-1, -1] == 7.0

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 import torch
 
+from superweights.errors import SuperweightsError
+
 
 @dataclass(frozen=True)
 class TensorInfo:
@@ -91,5 +93,15 @@ def tensor_over(buffer: Any, dtype: torch.dtype, offset: int, size: int) -> torc
     if size == 0:
         return torch.empty(0, dtype=dtype)
     if offset % dtype.itemsize:  # old files need not be aligned; torch may not read such addresses
-        buffer, offset = bytearray(buffer[offset : offset + size * dtype.itemsize]), 0
+        buffer, offset = _copy(memoryview(buffer)[offset : offset + size * dtype.itemsize]), 0
     return torch.frombuffer(buffer, dtype=dtype, count=size, offset=offset)
+
+
+def _copy(part: memoryview) -> bytearray:
+    try:
+        return bytearray(part)
+    except MemoryError:
+        raise SuperweightsError(
+            f"A tensor of {len(part):,} bytes stands at an odd address and must be copied, but there is no room.",
+            hint="read it in parts, with read_rows, or save the checkpoint again with a current safetensors.",
+        ) from None
