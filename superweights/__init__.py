@@ -12,6 +12,10 @@ __version__ = "0.1.0.dev0"
 _HOMES = {
     "Address": "address",
     "SuperWeight": "record",
+    "Checkpoint": "checkpoint",
+    "open_checkpoint": "checkpoint",
+    "Edit": "edit",
+    "edited": "edit",
     "find": "find",
     "Findings": "find",
     "Search": "find",

@@ -13,7 +13,7 @@ from superweights.checkpoint import Checkpoint, open_checkpoint
 from superweights.errors import SuperweightsError
 from superweights.find.findings import Findings, Search
 from superweights.find.hunt import Hunt
-from superweights.stream import streaming
+from superweights.stream import device_of, streaming
 from superweights.text import PROMPTS, Text, embedded_prose, raw_prompts, token_prompts, windows
 
 __all__ = ["Findings", "Search", "find"]
@@ -87,16 +87,16 @@ def _findings(hunt: Hunt, conditions: dict[str, Any], notes: tuple[str, ...]) ->
 def _prompts(model, tokenizer, token_ids: Tensor | None, search: Search) -> tuple[Tensor, tuple[str, ...]]:
     """The rows to search on, `[rows, tokens]`, and what to say about them."""
     if token_ids is not None:
-        return token_ids.to(model.device), ()
+        return token_ids.to(device_of(model)), ()
     if tokenizer is None:
         vocabulary = model.config.get_text_config().vocab_size
         ids = raw_prompts(vocabulary, 8, search.prompt_length, search.seed)
-        return ids.to(model.device), ("no tokenizer: searched and judged on random token ids.",)
+        return ids.to(device_of(model)), ("no tokenizer: searched and judged on random token ids.",)
     prompts = search.prompts or PROMPTS
     rows = [token_prompts(tokenizer, search.prompt_length, prompts=prompts)]
     if tokenizer.bos_token_id is not None:
         rows.append(token_prompts(tokenizer, rows[0].shape[1], bos=True, prompts=prompts))
-    return torch.cat(rows).to(model.device), ()
+    return torch.cat(rows).to(device_of(model)), ()
 
 
 def _windows(model, tokenizer, text: Text, search: Search) -> Tensor:
@@ -106,7 +106,7 @@ def _windows(model, tokenizer, text: Text, search: Search) -> Tensor:
             f"Windows of {search.length} tokens are longer than the model's context of {longest}.",
             hint=f"use --length {longest} or less.",
         )
-    return windows(tokenizer, text, search.length, search.windows).to(model.device)
+    return windows(tokenizer, text, search.length, search.windows).to(device_of(model))
 
 
 def _namer(tokenizer) -> Callable[[int | None], str | None]:

@@ -244,7 +244,9 @@ class Hunt:
         return started
 
     def _candidate(self, spike: Spike, visit: Visit, ids: Tensor) -> Candidate:
-        row, position = divmod(spike.row, ids.shape[1]) if spike.row is not None else (None, None)
+        # an expert's rows are not in the order of the tokens, and a model may prepend tokens of its own
+        known = spike.row is not None and visit.after.shape[:2] == ids.shape
+        row, position = divmod(spike.row, ids.shape[1]) if known else (None, None)
         return Candidate(
             address=layout_of(self.model).address_of(spike.parameter, spike.index),
             spike=spike,
@@ -287,19 +289,20 @@ def accept(spikes: list[Spike], visit: Visit, layer: LayerSpike, search: Search)
     The block's own change must spike in the same channel. Where the residual stream steps up or down, the
     strongest product of the stepping channel is kept even when several neurons share the work.
     """
-    change = channel_change(visit)
-    kept: dict[tuple[str, tuple[int, ...]], Spike] = {}
+    changes = channel_change(visit)
     steps = layer.phase in ("step_up", "step_down")
-    ordered = sorted(spikes, key=lambda s: -abs(s.spike_in * s.value))
-    for spike in ordered:
-        reaches = spike.width == change.width and change.ratio(spike.out_channel) >= search.min_ratio
-        writes = spike.kind == "weight" or abs(spike.spike_out) >= _GAIN_SHARE * change.peak(
-            spike.out_channel
+    kept: dict[tuple[str, tuple[int, ...]], Spike] = {}
+    for spike in sorted(spikes, key=lambda s: -abs(s.spike_in * s.value)):
+        change = changes.of_width(spike.width)
+        if change is None or change.ratio(spike.out_channel) < search.min_ratio:
+            continue
+        writes = spike.kind == "weight" or (
+            abs(spike.spike_out) >= _GAIN_SHARE * change.peak(spike.out_channel)
         )
         shared = steps and spike.out_channel == change.top_channel and not kept
-        enough = search.min_dominance if not shared else _SHARED_DOMINANCE
+        enough = _SHARED_DOMINANCE if shared else search.min_dominance
         strong = abs(spike.spike_out) >= _SHARE_OF_PEAK * layer.peak
-        if reaches and writes and strong and enough <= spike.dominance <= _OVERSHOOT:
+        if writes and strong and enough <= spike.dominance <= _OVERSHOOT:
             kept.setdefault((spike.parameter, spike.index), spike)
     strongest = max((abs(spike.spike_out) for spike in kept.values()), default=0.0)
     equals = [spike for spike in kept.values() if abs(spike.spike_out) >= _EQUAL * strongest]
@@ -308,4 +311,5 @@ def accept(spikes: list[Spike], visit: Visit, layer: LayerSpike, search: Search)
 
 def role_of(visit: Visit, spike: Spike) -> str:
     """`writes` where the block makes the channel's largest change larger in magnitude, `erases` where smaller."""
-    return "writes" if channel_change(visit).grows(spike.out_channel) else "erases"
+    change = channel_change(visit).of_width(spike.width)
+    return "writes" if change is not None and change.grows(spike.out_channel) else "erases"

@@ -20,7 +20,9 @@ from superweights.checkpoint import Checkpoint
 from superweights.errors import SuperweightsError
 
 _HIDDEN_KEYS = {"hidden_size", "n_embd", "n_embed", "d_model", "model_dim", "embed_dim"}
-_INNER_KEYS = re.compile(r"intermediate|ffn|feed_forward|(^|_)d(im)?_?ff$|n_inner|inner_dim|mlp_dim")
+_INNER_KEYS = re.compile(
+    r"intermediate_(size|dim)|ffn|feed_forward|(^|_)d(im)?_?ff$|n_inner|inner_dim|mlp_dim"
+)
 
 Matrices = dict[str, tuple[int, ...]]
 
@@ -105,7 +107,7 @@ class _Search:
                 continue
             out_first = match.out_first
             if match.kind == "ungated":
-                out_first = self._out_first(match.inputs[0])
+                out_first = self._out_first((match.inputs[0], match.down))
             if out_first is None:
                 reason = "its shapes fit both orders of storage, and no bias and no config tells which"
                 self.skipped.append(Skipped(place, reason))
@@ -154,20 +156,23 @@ class _Search:
         known = neurons in self.inner or (kind == "fused" and 2 * neurons in self.inner)
         if kind == "gated":
             return known or not (others or spread)
-        return (known or not (self.inner or spread)) and (spread or not others)
+        if kind == "ungated" and spread:
+            return known
+        return (known or not self.inner) and not others
 
-    def _out_first(self, name: str) -> bool | None:
-        """Whether the matrix `name` is stored `[out, in]`; None where nothing tells."""
-        rows, columns = self.shapes[name][-2:]
-        module = _module(name)
-        bias = self.checkpoint.tensors.get(f"{module}.bias")
-        if bias is not None and tuple(bias.shape)[-1:] in ((rows,), (columns,)):
-            return bias.shape[-1] == rows
+    def _out_first(self, pair: tuple[str, str]) -> bool | None:
+        """Whether the two matrices of a block are stored `[out, in]`; None where nothing tells."""
+        for name in pair:
+            rows, columns = self.shapes[name][-2:]
+            bias = self.checkpoint.tensors.get(f"{_module(name)}.bias")
+            if bias is not None and tuple(bias.shape)[-1:] in ((rows,), (columns,)):
+                return bias.shape[-1] == rows
         if self._classes is None:
             self._classes = _module_classes(self.checkpoint)
-        same = {kind for path, kind in self._classes.items() if f".{path}".endswith(f".{module}")}
+        modules = tuple(f".{_module(name)}" for name in pair)
+        same = {kind for path, kind in self._classes.items() if f".{path}".endswith(modules)}
         kinds = same or set(self._classes.values())
-        return kinds == {"Linear"} if kinds and len(kinds) == 1 else None
+        return kinds == {"Linear"} if len(kinds) == 1 else None
 
     def _commonest(self) -> set[int]:
         """The hidden size where no config tells it: the dimension that most matrices have."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from superweights.checkpoint import Checkpoint
 
 # Numbers worked on at a time, and read at a time from tensors too large to hold at once.
-_TILE = 1 << 22
+_TILE = 1 << 18
 _WHOLE = 1 << 26
 # The median of |W| is taken over about this many evenly spaced entries.
 _SAMPLE = 1 << 20
@@ -63,8 +63,15 @@ class Tally:
         self.top = torch.zeros(0)
         self.largest, self.value = (0, 0, 0), 0.0
         self.nan = self.infinite = 0
-        self._stride = max(1, self.experts * self.rows * self.columns // _SAMPLE)
-        self._sample: list[Tensor] = []
+        # Filled in place: small tensors kept between large temporary ones would fragment the heap.
+        self._stride = max(1, self.count // _SAMPLE)
+        self._sample = torch.empty(-(-self.count // self._stride))
+        self._seen = 0
+
+    @property
+    def count(self) -> int:
+        """How many entries the tensor has."""
+        return self.experts * self.rows * self.columns
 
     def add(self, expert: int, start: int, tile: Tensor) -> Tensor:
         """Add rows `start` onwards of one matrix, `tile [rows, columns]`; returns it with NaN and inf as 0."""
@@ -82,8 +89,15 @@ class Tally:
             [by_row.sum() if power is None else power.sum(dtype=torch.float64) for power in powers]
         )
         self._rank(expert, start, tile)
-        self._sample.append(tile.flatten()[:: self._stride].clone())
+        self._take(tile.flatten())
         return tile
+
+    def _take(self, entries: Tensor) -> None:
+        """Put every `stride`-th entry of the tensor into the sample."""
+        first = -(-self._seen // self._stride)
+        taken = entries[first * self._stride - self._seen :: self._stride]
+        self._sample[first : first + len(taken)] = taken
+        self._seen += len(entries)
 
     def _rank(self, expert: int, start: int, tile: Tensor) -> None:
         magnitudes = tile.abs().flatten()
@@ -102,9 +116,8 @@ class Tally:
     @cached_property
     def _spread(self) -> tuple[float, float]:
         """The median and the robust sigma of the entries, once all are added."""
-        sample = torch.cat(self._sample)
-        centre = sample.median()
-        return float(centre), 1.4826 * float((sample - centre).abs().median())
+        centre = self._sample.median()
+        return float(centre), 1.4826 * float((self._sample - centre).abs().median())
 
     def sigmas(self, value: float) -> float | None:
         """The distance of `value` from the median in robust sigmas, or None where those are 0."""
@@ -130,8 +143,7 @@ class Tally:
 
     def _kurtosis(self) -> float | None:
         """The fourth central moment over the squared variance."""
-        count = self.experts * self.rows * self.columns
-        mean, second, third, fourth = (float(total) / count for total in self.sums)
+        mean, second, third, fourth = (float(total) / self.count for total in self.sums)
         variance = second - mean**2
         if not variance > 1e-12 * second:
             return None
@@ -150,7 +162,7 @@ def tiles(checkpoint: Checkpoint, name: str) -> Iterator[tuple[int, int, Tensor]
     """
     experts, rows, columns = (1, 1, 1, *checkpoint.tensors[name].shape)[-3:]
     step = max(1, _TILE // columns)
-    if experts == 1 and rows * columns > _WHOLE:
+    if len(checkpoint.tensors[name].shape) == 2 and rows * columns > _WHOLE:
         for start in range(0, rows, step):
             piece = checkpoint.read_rows(name, start, min(start + step, rows))
             yield 0, start, piece.reshape(-1, columns).float()

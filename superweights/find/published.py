@@ -16,7 +16,7 @@ from superweights.address import layout_of
 from superweights.checkpoint import Checkpoint
 from superweights.errors import SuperweightsError
 from superweights.record import SuperWeight
-from superweights.stream import streaming
+from superweights.stream import device_of, streaming
 from superweights.text import PROMPTS
 from superweights.watch import Product, watching
 
@@ -47,7 +47,7 @@ def find_as_published(checkpoint: Checkpoint, threshold: float = 50.0, **loading
                 found.extend(_pair(product, threshold, model))
 
         with watching(model, see):
-            model(tokenizer(PROMPT, return_tensors="pt").input_ids.to(model.device))
+            model(tokenizer(PROMPT, return_tensors="pt").input_ids.to(device_of(model)))
     if not seen:
         raise SuperweightsError(
             f"{checkpoint.name} has no module called mlp.down_proj, the only one the published script looks at.",

@@ -57,9 +57,13 @@ class ChannelChange:
     peaks: Tensor
     larger: Tensor
 
-    @property
-    def width(self) -> int:
-        return self.peaks.shape[0]
+    def of_width(self, width: int) -> ChannelChange | None:
+        """The change in channels of this width: itself, or the largest over several residual streams laid
+        side by side (hyper-connections); None where the widths have nothing to do with each other."""
+        if self.peaks.shape[0] % width:
+            return None
+        peaks, stream = self.peaks.view(-1, width).max(0)
+        return ChannelChange(peaks, self.larger.view(-1, width).gather(0, stream.unsqueeze(0))[0])
 
     @property
     def top_channel(self) -> int:

@@ -17,11 +17,11 @@ from torch import nn
 from superweights.checkpoint import Checkpoint
 from superweights.errors import SuperweightsError
 from superweights.stream.blocks import BlockStream
-from superweights.stream.device import available_memory, choose_device, choose_dtype
+from superweights.stream.device import available_memory, choose_device, choose_dtype, device_of
 from superweights.stream.layout import ConvertedNames
 from superweights.stream.skeleton import Skeleton
 
-__all__ = ["streaming"]
+__all__ = ["device_of", "streaming"]
 
 
 @contextmanager
