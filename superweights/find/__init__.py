@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -114,3 +116,17 @@ def _namer(tokenizer) -> Callable[[int | None], str | None]:
     if tokenizer is None:
         return lambda token: None if token is None else f"id {token}"
     return lambda token: None if token is None else tokenizer.decode([token])
+
+
+class _Verb(ModuleType):
+    """This room, callable: `superweights.find` is both the room and its one verb, whichever was imported first.
+
+    Importing `superweights.find` binds the room to that name in the package, so a function of the same name
+    would be there or not depending on the order of imports.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Findings:
+        return find(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _Verb
