@@ -7,6 +7,7 @@ embedded prose differs between Python versions.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,27 @@ def read_text(path: str | Path) -> Text:
     if "\0" in text:
         raise SuperweightsError(f"{path} is a binary file.", hint="give a file of plain text.")
     return Text.of(str(path), text)
+
+
+def read_passages(path: str | Path, count: int | None = None) -> tuple[str, ...]:
+    """The texts of a file of JSON lines, each an object with a string `text`: the first `count`, or all.
+
+    Raises `SuperweightsError` naming the line that is no such object.
+    """
+    lines = [line for line in read_text(path).text.splitlines() if line.strip()][:count]
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            passage = json.loads(line)
+        except json.JSONDecodeError:
+            passage = None
+        if not isinstance(passage, dict) or not isinstance(passage.get("text"), str):
+            raise SuperweightsError(
+                f"Passage {number} of {path} is not a JSON object with a string called text.",
+                hint='write one passage a line, as {"text": "It was a fine day."}.',
+            )
+        found.append(passage["text"])
+    return tuple(found)
 
 
 def windows(

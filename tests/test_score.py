@@ -189,6 +189,17 @@ def test_overlapping_windows_that_skip_what_was_scored_score_each_token_once():
 
 
 @pytest.mark.tiny
+def test_a_comparison_can_leave_the_beginning_of_each_window_out(ids):
+    model, other = tiny(LlamaConfig(**SMALL)), tiny(LlamaConfig(**SMALL)).bfloat16()
+    found = compare(model, other, ids, first=12)
+    assert found.base_losses == pytest.approx(token_losses(model, ids)[:, 11:].mean(1).tolist(), rel=1e-6)
+    assert found.other_losses == pytest.approx(token_losses(other, ids)[:, 11:].mean(1).tolist(), rel=1e-6)
+    for first in (0, 20):
+        with pytest.raises(SuperweightsError, match="leaves nothing"):
+            compare(model, other, ids, first=first)
+
+
+@pytest.mark.tiny
 @pytest.mark.parametrize(
     ("wrong", "word"),
     [

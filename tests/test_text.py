@@ -23,6 +23,7 @@ from superweights.text import (
     embedded_prose,
     encode,
     raw_prompts,
+    read_passages,
     read_text,
     token_prompts,
     window_bytes,
@@ -92,6 +93,24 @@ def test_what_is_no_text_is_refused(tmp_path, content, word):
 def test_a_folder_is_refused_as_a_text(tmp_path):
     with pytest.raises(SuperweightsError, match="folder"):
         read_text(tmp_path)
+
+
+@pytest.mark.unit
+def test_passages_are_read_line_by_line(tmp_path):
+    file = tmp_path / "p.jsonl"
+    file.write_text('{"text": "a b"}\n\n{"text": "c d", "more": 1}\n{"word": 1}\n')
+    assert read_passages(file, 2) == ("a b", "c d")
+    with pytest.raises(SuperweightsError, match="Passage 3"):
+        read_passages(file)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("line", ["x", "[]", '{"text": 1}', '"text"', "{"])
+def test_a_line_that_is_no_passage_is_named(tmp_path, line):
+    file = tmp_path / "p.jsonl"
+    file.write_text(line)
+    with pytest.raises(SuperweightsError, match="Passage 1"):
+        read_passages(file)
 
 
 @pytest.mark.tiny

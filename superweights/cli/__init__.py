@@ -7,9 +7,12 @@ import sys
 import typer
 
 from superweights.cli import console
+from superweights.cli.ablate import ablate
 from superweights.cli.find import find
 from superweights.cli.known import known
+from superweights.cli.scale import scale
 from superweights.cli.scan import scan
+from superweights.cli.score import score
 from superweights.errors import SuperweightsError
 
 app = typer.Typer(
@@ -24,6 +27,9 @@ app.callback()(lambda: None)  # a group even while it holds a single command
 app.command("find")(find)
 app.command("known")(known)
 app.command("scan")(scan)
+app.command("score")(score)
+app.command("ablate")(ablate)
+app.command("scale")(scale)
 
 
 def main(arguments: list[str] | None = None) -> None:

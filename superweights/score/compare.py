@@ -28,7 +28,7 @@ class Comparison:
 
     `kl` is KL(base || other) of the next-token distributions in nats, `agreement` the share of positions
     where both put the same token first, `loss` the paired rise of the loss; the two perplexities stand
-    beside them. All are means over the windows' positions but the last, with standard errors over windows.
+    beside them. All are means over the same predictions, with standard errors over windows.
     `base_losses` and `other_losses` are the windows' own means, in nats per token.
     """
 
@@ -47,15 +47,18 @@ def compare(
     windows: Tensor,
     *,
     batch_size: int | None = None,
+    first: int = 1,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Comparison:
-    """How `other` differs from `base` on `windows [n, length]`, in one pass of each.
+    """How `other` differs from `base` on the tokens from position `first` of `windows [n, length]`, in one pass.
 
     The two may be two models (quantized and original), or one model as it is and under a change
     (`Variant`). At most two pieces of logits stand in memory at a time.
     """
-    return compare_all(base, [other], windows, batch_size=batch_size, seed=seed, progress=progress)[0]
+    return compare_all(
+        base, [other], windows, batch_size=batch_size, first=first, seed=seed, progress=progress
+    )[0]
 
 
 def compare_all(
@@ -64,6 +67,7 @@ def compare_all(
     windows: Tensor,
     *,
     batch_size: int | None = None,
+    first: int = 1,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> list[Comparison]:
@@ -73,7 +77,7 @@ def compare_all(
         check_windows(variant.model, windows)
     found: list[list[Tensor]] = [[] for _ in others]
     for batch in batches(variants[0].model, windows, batch_size, progress):
-        for kept, numbers in zip(found, _measure(variants, batch), strict=True):
+        for kept, numbers in zip(found, _measure(variants, batch, first), strict=True):
             kept.append(numbers.reshape(4, len(batch), -1).double().mean(2))
     return [_comparison(torch.cat(rows, dim=1), seed) for rows in found]
 
@@ -103,10 +107,10 @@ def kl_nats(log_p: Tensor, log_q: Tensor) -> Tensor:
     return torch.where(p > 0, torch.where(d.abs() < 1, near, far), log_q.exp()).sum(-1)
 
 
-def _measure(variants: list[Variant], batch: Tensor) -> list[Tensor]:
+def _measure(variants: list[Variant], batch: Tensor, first: int) -> list[Tensor]:
     """Per variant but the first: loss before, loss after, KL and agreement of each token, `[4, tokens]`."""
-    at = places(len(batch), batch.shape[1] - 1)
-    targets = batch[:, 1:].reshape(-1)
+    at = places(batch, first)
+    targets = batch[:, first:].reshape(-1)
     base, *others = (Predictions(variant, batch, at) for variant in variants)
     found: list[list[Tensor]] = [[] for _ in others]
     for piece in base.pieces():

@@ -39,15 +39,14 @@ def token_losses(
     check_windows(variant.model, windows)
     found = []
     for batch in batches(variant.model, windows, batch_size, progress):
-        length = batch.shape[1] - 1
         targets = batch[:, 1:].reshape(-1)
-        predictions = Predictions(variant, batch, places(len(batch), length))
+        predictions = Predictions(variant, batch, places(batch))
         losses = [
             functional.cross_entropy((logits := predictions.logits(piece)), targets[piece].to(logits.device),
                                      reduction="none").cpu()
             for piece in predictions.pieces()
         ]  # fmt: skip
-        found.append(torch.cat(losses).reshape(-1, length))
+        found.append(torch.cat(losses).reshape(len(batch), -1))
     return torch.cat(found)
 
 
@@ -79,7 +78,7 @@ def perplexity(
 ) -> Score:
     """The perplexity of `model` on `windows [n, length]`: exp of the mean loss over positions `first` and on.
 
-    The standard error is that of a seeded block bootstrap over the windows.
+    The standard error is that of a seeded block bootstrap over the windows, by the delta method.
     """
     means = loss_per_window(model, windows, batch_size=batch_size, first=first, progress=progress)
     return perplexity_of(means, seed=seed)
@@ -87,9 +86,20 @@ def perplexity(
 
 def perplexity_of(means: Tensor, *, seed: int = 0) -> Score:
     """The perplexity of windows whose mean losses are `means [n]`, all of one length."""
-    value = means.double().mean().exp().item()
-    error = bootstrap_error(means[:, None], lambda resampled: resampled[:, 0].exp(), seed)
-    return Score("perplexity", value, "per token", len(means), error)
+    return exp_of_mean("perplexity", means, "per token", seed)
+
+
+def exp_of_mean(name: str, nats: Tensor, unit: str, seed: int = 0) -> Score:
+    """exp of the mean of `nats [n]`, with the bootstrap error of the mean carried over by the delta method.
+
+    The spread of the resampled exponentials themselves would be ruled by the few worst resamples, and says
+    little for broken models; the relative error of a perplexity is the absolute one of its loss.
+    """
+    value = nats.double().mean().exp().item()
+    error = bootstrap_error(nats[:, None], lambda resampled: resampled[:, 0], seed)
+    if error is None or not math.isfinite(value * error):
+        return Score(name, value, unit, len(nats))
+    return Score(name, value, unit, len(nats), value * error)
 
 
 def loss_change(base: Tensor, edited: Tensor) -> Score:
@@ -137,17 +147,25 @@ def batches(model: nn.Module, rows: Tensor, size: int | None, progress: Progress
             progress(min(start + size, len(rows)), len(rows))
 
 
-def places(rows: int, length: int) -> tuple[Tensor, Tensor]:
-    """Row and position of the first `length` tokens of each of `rows` rows, in order."""
-    grid = torch.meshgrid(torch.arange(rows), torch.arange(length), indexing="ij")
+def places(batch: Tensor, first: int = 1) -> tuple[Tensor, Tensor]:
+    """Row and position of what predicts the tokens from position `first` of `batch [rows, length]`, in order."""
+    check_first(first, batch.shape[1])
+    grid = torch.meshgrid(
+        torch.arange(len(batch)), torch.arange(first - 1, batch.shape[1] - 1), indexing="ij"
+    )
     return grid[0].reshape(-1), grid[1].reshape(-1)
+
+
+def check_first(first: int, length: int) -> None:
+    """Raise `SuperweightsError` unless position `first` can be predicted and lies inside the window."""
+    if not 1 <= first < length:
+        raise SuperweightsError(
+            f"Scoring from position {first} leaves nothing of a window of {length} tokens.",
+            hint="the first scored position is between 1 and the window's last.",
+        )
 
 
 def _from(losses: Tensor, first: int) -> Tensor:
     """The losses of positions `first` and on; position 0 has none."""
-    if not 1 <= first <= losses.shape[1]:
-        raise SuperweightsError(
-            f"Scoring from position {first} leaves nothing of a window of {losses.shape[1] + 1} tokens.",
-            hint="the first scored position is between 1 and the window's last.",
-        )
+    check_first(first, losses.shape[1] + 1)
     return losses[:, first - 1 :]

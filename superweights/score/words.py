@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from superweights.errors import SuperweightsError
 from superweights.record import Score
-from superweights.score.error import bootstrap_error, mean_error
+from superweights.score.error import mean_error
 from superweights.score.head import Predictions, Variant, check_windows, context_of
-from superweights.score.loss import Progress, as_variant
+from superweights.score.loss import Progress, as_variant, exp_of_mean
 from superweights.text import encode, without_last_word
 
 
@@ -34,9 +34,7 @@ class LastWords:
     @property
     def perplexity(self) -> Score:
         """exp of the mean cost of a last word: per word, not per token."""
-        nats = torch.tensor(self.nats, dtype=torch.float64)
-        error = bootstrap_error(nats[:, None], lambda means: means[:, 0].exp())
-        return Score("last-word perplexity", nats.mean().exp().item(), "per word", len(nats), error)
+        return exp_of_mean("last-word perplexity", torch.tensor(self.nats), "per word")
 
 
 def predict_last_words(

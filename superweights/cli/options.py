@@ -1,0 +1,28 @@
+"""Options that several commands share, word for word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    str, typer.Argument(help="Folder, .gguf or .safetensors file, org/name[@revision], or 'embedded'.")
+]
+TextFile = Annotated[Path | None, typer.Option(help="Text file to score, instead of built-in prose.")]
+Window = Annotated[int, typer.Option(min=2, help="Tokens in a window.")]
+Windows = Annotated[int, typer.Option(min=1, help="How many windows of the text.")]
+Stride = Annotated[
+    int | None,
+    typer.Option(min=1, help="Tokens from one window's start to the next's; each token is scored once."),
+]
+Bos = Annotated[bool, typer.Option(help="Begin each window with the beginning-of-sequence token.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Windows that go through the model at once.")]
+Dtype = Annotated[str, typer.Option(help="auto (as stored, never float16), float32, bfloat16, float16.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")]
+AllowPickle = Annotated[bool, typer.Option(help="Read pickled weights (weights_only).")]
+TrustRemoteCode = Annotated[bool, typer.Option(help="Run the checkpoint's own model code.")]
+Seed = Annotated[int, typer.Option(help="Seed of the bootstrap and of sampling.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON line instead of a table.")]
+Out = Annotated[Path | None, typer.Option(help="Also write the record to this file, as JSON.")]

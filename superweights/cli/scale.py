@@ -1,0 +1,46 @@
+"""`superweights scale`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from superweights.cli import options
+from superweights.cli.score import progress, show
+
+
+def scale(
+    model: options.Model,
+    address: Annotated[list[str], typer.Argument(help="TENSOR[i, j] of one weight or several.")],
+    factor: Annotated[
+        list[float], typer.Option(help="Multiply by this (0 ablates, -1 flips the sign); repeatable.")
+    ],
+    text: options.TextFile = None,
+    window: options.Window = 512,
+    windows: options.Windows = 24,
+    bos: options.Bos = False,
+    batch_size: options.BatchSize = None,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    allow_pickle: options.AllowPickle = False,
+    trust_remote_code: options.TrustRemoteCode = False,
+    seed: options.Seed = 0,
+    as_json: options.AsJson = False,
+    out: options.Out = None,
+) -> None:
+    """Multiply weights by each factor in turn, and score the model each time.
+
+    Example: superweights scale embedded 'model.layers.11.mlp.down_proj.weight[507, 1229]' --factor 0.5
+    """
+    from superweights.address import Address
+    from superweights.cli.scoring import Reading, Source, measure
+    from superweights.edit import scale as scaled
+
+    weights = [Address.parse(each) for each in address]
+    rows = [(f"{each:g} times", scaled(weights, each)) for each in factor]
+    source = Source(model, dtype, device, allow_pickle, trust_remote_code)
+    reading = Reading(text, window, windows, None, bos, batch_size)
+    with progress() as bar:
+        record = measure("scale", source, reading, rows, seed=seed, progress=bar)
+    show(record, as_json, out)
