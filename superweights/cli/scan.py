@@ -51,7 +51,7 @@ def scan(
     if json:
         _print_lines(found)
     else:
-        _print_tables(found, top)
+        print_tables(found, top)
     if out is not None:
         console.write_out(out, _record(found).to_json() + "\n")
 
@@ -65,9 +65,9 @@ def _print_lines(found: Scan) -> None:
     console.print_line(to_json_line({"finding": "summary", **data}))
 
 
-def _print_tables(found: Scan, top: int) -> None:
+def print_tables(found: Scan, top: int) -> None:
     """The tables, what was skipped or damaged, and what all this does not prove."""
-    exact = ("exact", "concentration") if any(s.spectrum for s in found.suspects) else ()
+    exact = ("exact norm", "q1") if any(s.spectrum for s in found.suspects) else ()
     _print_table(
         f"Rows that stand out from their layer, and the entry that carries each ({found.blocks} blocks)",
         ("entry", "value", "z", "|W| rank", "row ratio", "share", *exact),
