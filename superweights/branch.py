@@ -70,7 +70,7 @@ class Branching:
     """
 
     def __init__(self, model: nn.Module, branches: Iterable[Branch], watch: Pausable | None):
-        self.model = model
+        self.model: Any = model
         self.branches: list[Branch] = list(branches)
         self.broken_at: str | None = None
         self.blocks = find_blocks(model)
@@ -154,6 +154,7 @@ class Branching:
         if self._bypass is not None:
             self._visits_left -= 1
             return _like_output(self._output, before if self._visits_left else self._bypass)
+        assert self._ids is not None, "blocks are only visited inside pass_over"
         follows = not self._visits or _same(before, self._last)
         if not follows or before.shape[:2] != self._ids.shape:
             self._break(path)

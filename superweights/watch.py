@@ -8,7 +8,6 @@ grouped kernels, a matrix cut out of a fused one. Scalars of norm gains and bias
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 Kind = Literal["weight", "gain", "bias"]
 
@@ -40,9 +40,8 @@ class Product:
 
     def index(self, out_channel: int, in_neuron: int | None = None) -> tuple[int, ...]:
         """The parameter's own index of the element that joins these two."""
-        strides = self.operand.stride()
         place = (out_channel,) if in_neuron is None else (out_channel, in_neuron)
-        return self._index(sum(i * s for i, s in zip(place, strides, strict=True)))
+        return self._index(_offset(place, self.operand))
 
 
 @contextmanager
@@ -86,29 +85,29 @@ class Watch(TorchFunctionMode):
 
 
 class ParameterMemory:
-    """Which parameter a tensor's memory belongs to.
+    """Which parameter a tensor is a view of, or a converted copy of.
 
-    Blocks come and go while a streamed model runs, and memory is used again: an entry counts only while
-    its parameter still stands at that place.
+    Blocks come and go while a streamed model runs, so parameters are known by identity and only weakly.
     """
 
     def __init__(self, model: nn.Module):
         self._model = model
-        self._starts: list[int] = []
-        self._entries: list[tuple[nn.Module, str, str, int]] = []
+        self._names: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._sources: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
     def owner(self, tensor: Tensor) -> tuple[str, Callable[[int], tuple[int, ...]]] | None:
-        """The name of the parameter that `tensor` is part of, and the map from element offset to its index."""
-        tensor, shift = _origin(tensor)
-        if tensor.is_meta:
+        """The parameter that `tensor` is part of, and the map from an element's offset in it to its index there."""
+        root = tensor if tensor._base is None else tensor._base
+        first = int(tensor.storage_offset()) - int(root.storage_offset())
+        if isinstance(root, nn.Parameter):
+            name = self._name_of(root)
+            return None if name is None else (name, lambda offset: _unravel(first + offset, root))
+        source = self._sources.get(root)
+        found = None if source is None else self.owner(source)
+        if source is None or found is None:
             return None
-        entry = self._look(tensor.data_ptr()) or (self._refresh() or self._look(tensor.data_ptr()))
-        if entry is None:
-            return None
-        module, leaf, name, start = entry
-        parameter = module._parameters[leaf]
-        first = (tensor.data_ptr() - start) // parameter.element_size() + shift
-        return name, lambda offset: _unravel(first + offset, parameter)
+        name, index_of = found
+        return name, lambda offset: index_of(_offset(_unravel(first + offset, root), source))
 
     def is_parameter(self, tensor: Any, dims: tuple[int, ...]) -> bool:
         """Whether `tensor` is a floating-point tensor of so many dimensions that lies in a parameter."""
@@ -121,53 +120,27 @@ class ParameterMemory:
 
     def remember_copy(self, args: tuple, result: Any) -> None:
         """Note that `result` holds a parameter's elements in another type, or shifted or scaled by a number."""
-        source = next((a for a in args if isinstance(a, Tensor) and a.dim() in (1, 2, 3)), None)
-        if source is None or not isinstance(result, Tensor) or result is source:
+        tensors = [a for a in args if isinstance(a, Tensor)]
+        if len(tensors) != 1 or not isinstance(result, Tensor) or result.shape != tensors[0].shape:
             return
-        if result.shape == source.shape and not any(isinstance(a, Tensor) and a is not source for a in args):
-            if self.owner(source) is not None and result.data_ptr() != source.data_ptr():
-                result._made_from = source
-        elif getattr(source, "_made_from", None) is not None:
-            result._made_from = None
+        if result is not tensors[0] and result._base is None and self.owner(tensors[0]) is not None:
+            self._sources[result] = tensors[0]
 
-    def _look(self, pointer: int):
-        at = bisect.bisect_right(self._starts, pointer) - 1
-        if at < 0:
-            return None
-        module, leaf, _, start = entry = self._entries[at]
-        parameter = module._parameters.get(leaf)
-        if parameter is None or parameter.is_meta or parameter.data_ptr() != start:
-            return None
-        return entry if pointer < start + max(parameter.nbytes, 1) else None
-
-    def _refresh(self) -> None:
-        entries, seen = [], set()
-        for path, module in self._model.named_modules():
-            for leaf, parameter in module._parameters.items():
-                if parameter is not None and not parameter.is_meta and id(parameter) not in seen:
-                    seen.add(id(parameter))
-                    name = f"{path}.{leaf}" if path else leaf
-                    entries.append((parameter.data_ptr(), name, module, leaf))
-        entries.sort(key=lambda entry: entry[:2])
-        self._starts = [start for start, *_ in entries]
-        self._entries = [(module, leaf, name, start) for start, name, module, leaf in entries]
+    def _name_of(self, parameter: nn.Parameter) -> str | None:
+        if parameter not in self._names:
+            for name, held in self._model.named_parameters():
+                self._names[held] = name
+        return self._names.get(parameter)
 
 
-def _origin(tensor: Tensor) -> tuple[Tensor, int]:
-    """The tensor whose memory lies in a parameter, for a converted copy of it, with the element shift."""
-    source = getattr(tensor, "_made_from", None)
-    while source is not None:
-        tensor, source = source, getattr(source, "_made_from", None)
-    return tensor, 0
+def _unravel(offset: int, tensor: Tensor) -> tuple[int, ...]:
+    """The index of the element `offset` places into a contiguous tensor."""
+    assert tensor.is_contiguous(), "parameters and their copies are contiguous"
+    return tuple(offset // stride % size for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
 
 
-def _unravel(offset: int, parameter: Tensor) -> tuple[int, ...]:
-    """The index of the element `offset` places into a contiguous parameter."""
-    index = []
-    for stride in torch.empty(parameter.shape, device="meta").stride():
-        index.append(offset // stride)
-        offset %= stride
-    return tuple(index)
+def _offset(index: tuple[int, ...], tensor: Tensor) -> int:
+    return sum(i * stride for i, stride in zip(index, tensor.stride(), strict=True))
 
 
 def _rows(tensor: Tensor) -> Tensor:

@@ -62,6 +62,7 @@ def _explain_usage(error: Exception) -> int:
         return 130
     if type(error).__name__ == "Exit":
         return int(getattr(error, "exit_code", 0))
-    if not hasattr(error, "format_message"):
+    explain = getattr(error, "format_message", None)
+    if explain is None:
         raise error
-    return console.fail(error.format_message(), "run superweights --help, or add --help to the command.")
+    return console.fail(explain(), "run superweights --help, or add --help to the command.")

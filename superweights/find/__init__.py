@@ -72,6 +72,7 @@ def find(
 
 
 def _findings(hunt: Hunt, conditions: dict[str, Any], notes: tuple[str, ...]) -> Findings:
+    assert hunt.base_loss is not None, "a search has looked at least once"
     candidates = tuple(hunt.verdicts())
     held = {candidate.verdict for candidate in candidates}
     return Findings(

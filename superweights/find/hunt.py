@@ -63,7 +63,8 @@ class Candidate:
         After the prompts alone, whose few tokens say little about loss, the divergence decides; after text
         the lower end of the loss rise.
         """
-        alone = self.kl.value if not self.on_text else self.effect.interval()[0]
+        assert self.effect is not None, "measured before it is compared"
+        alone = self.effect.interval()[0] if self.on_text or self.kl is None else self.kl.value
         return max(alone, self.with_others.interval()[0] if self.with_others else 0.0)
 
 
@@ -245,8 +246,9 @@ class Hunt:
 
     def _candidate(self, spike: Spike, visit: Visit, ids: Tensor) -> Candidate:
         # an expert's rows are not in the order of the tokens, and a model may prepend tokens of its own
-        known = spike.row is not None and visit.after.shape[:2] == ids.shape
-        row, position = divmod(spike.row, ids.shape[1]) if known else (None, None)
+        row = position = None
+        if spike.row is not None and visit.after.shape[:2] == ids.shape:
+            row, position = divmod(spike.row, ids.shape[1])
         return Candidate(
             address=layout_of(self.model).address_of(spike.parameter, spike.index),
             spike=spike,

@@ -28,8 +28,11 @@ class Suspect(Protocol):
 class Sampling(Protocol):
     """How many controls, and from which seed."""
 
-    controls: int
-    seed: int
+    @property
+    def controls(self) -> int: ...
+
+    @property
+    def seed(self) -> int: ...
 
 
 # How many bytes of logits are held at a time.

@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from transformers import PreTrainedModel
 
 from superweights.checkpoint import Checkpoint
 from superweights.errors import SuperweightsError
@@ -31,7 +32,7 @@ def streaming(
     dtype: torch.dtype | str | None = None,
     device: str = "auto",
     resident: bool | None = None,
-) -> Iterator[nn.Module]:
+) -> Iterator[PreTrainedModel]:
     """The causal language model of `checkpoint`, ready for forward passes inside the `with`.
 
     With `resident=False` each block's weights are read when the block runs and dropped after it; with True
@@ -50,7 +51,7 @@ def streaming(
         yield _load_with_transformers(checkpoint, device_)
         return
     skeleton = Skeleton(checkpoint, dtype_, device_)
-    model = skeleton.model
+    model: Any = skeleton.model
     model.superweights_layout = ConvertedNames(skeleton)
     stream = BlockStream(skeleton)
     stays = resident if resident is not None else skeleton.nbytes < available_memory(device_) // 2
@@ -64,7 +65,7 @@ def streaming(
         yield model
 
 
-def _load_with_transformers(checkpoint: Checkpoint, device: torch.device) -> nn.Module:
+def _load_with_transformers(checkpoint: Checkpoint, device: torch.device) -> PreTrainedModel:
     """The whole model as transformers' own quantizers load it."""
     from transformers import AutoModelForCausalLM
 

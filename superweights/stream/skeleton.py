@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterator
+from typing import Any, cast
 
 import torch
 from accelerate import init_empty_weights
 from torch import nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     WeightConverter,
@@ -42,7 +43,8 @@ class Skeleton:
         self.device = device
         self.model = _empty_model(checkpoint, dtype)
         self._move_buffers()
-        self._rules = get_model_conversion_mapping(self.model)
+        rules = get_model_conversion_mapping(self.model)
+        self._rules = cast("list[WeightConverter | WeightRenaming]", rules)
         self.targets, self.converters = self._plan()
         self.names = set(self.targets)
         self.first_target = dict(_further_targets(self.converters))
@@ -137,7 +139,7 @@ class _Lazy:
         return self._checkpoint.read(self._name)
 
 
-def _empty_model(checkpoint: Checkpoint, dtype: torch.dtype) -> nn.Module:
+def _empty_model(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
     """The causal language model of the checkpoint's config, its parameters on the meta device."""
     config = checkpoint.model_config()
     try:
@@ -154,14 +156,15 @@ def _empty_model(checkpoint: Checkpoint, dtype: torch.dtype) -> nn.Module:
     return model.eval()
 
 
-def _from_config(config, dtype: torch.dtype, trust_remote_code: bool) -> nn.Module:
+def _from_config(config, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
     """The causal language model of `config`, or of the part of a composite one that it is built from."""
-    model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     wanted = getattr(model_class, "config_class", None)
-    parts = [getattr(config, name, None) for name in config.sub_configs]
-    inner = next((part for part in parts if wanted is not None and isinstance(part, wanted)), None)
-    if inner is not None and not isinstance(config, wanted):
-        return model_class._from_config(inner, dtype=dtype)
+    if wanted is not None and not isinstance(config, wanted):
+        parts = [getattr(config, name, None) for name in config.sub_configs]
+        inner = next((part for part in parts if isinstance(part, wanted)), None)
+        if inner is not None:
+            return model_class._from_config(inner, dtype=dtype)
     return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
 
 
