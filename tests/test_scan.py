@@ -360,6 +360,14 @@ def test_packed_integers_are_listed_and_alone_refused(tmp_path):
 
 
 @pytest.mark.unit
+def test_empty_tensors_are_passed_over(tmp_path):
+    tensors = gated() | {"layers__1__mlp__down__weight": torch.zeros(6, 0), "layers__1__x": torch.zeros(0)}
+    found = scan(file_of(tmp_path, **tensors))
+    assert found.suspects[0].out_channel == 3
+    assert len(found.tensors) == 4
+
+
+@pytest.mark.unit
 def test_showing_no_rows_is_refused(tmp_path):
     with pytest.raises(SuperweightsError, match="at least 1"):
         scan(file_of(tmp_path, **gated()), top=0)

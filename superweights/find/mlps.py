@@ -69,6 +69,8 @@ class _Search:
         self.skipped: list[Skipped] = []
         packed = Counter()
         for name, info in checkpoint.tensors.items():
+            if 0 in info.shape:
+                continue
             if len(info.shape) in (2, 3) and info.torch_dtype.is_floating_point:
                 self.shapes[name] = tuple(info.shape)
             elif len(info.shape) > 1:
