@@ -104,21 +104,33 @@ class Branching:
             self._break("the head")
             self._base = None
 
-    def logits(self, branch: Branch | None, rows: slice) -> Tensor:
-        """What `branch` (None: the model itself) predicts for these rows: `[rows, tokens, vocabulary]`."""
+    def logits(self, branch: Branch | None, rows: slice, positions: slice | None = None) -> Tensor:
+        """What `branch` (None: the model itself) predicts for these rows: `[rows, tokens, vocabulary]`.
+
+        Of `positions` alone where given; where the model's forward can be asked for some, no others are made.
+        """
         assert self._ids is not None, "call pass_over first"
         ids = self._ids[rows]
         if self._base is None or (branch is not None and branch.apart):
             edits = branch.edits if branch is not None else ()
             with self._unhooked(), edited(self.model, edits, verify=False) if edits else ExitStack():
-                return self.model(ids).logits
+                return self._predict(ids, positions)
         hidden = self._base if branch is None or branch.hidden is None else branch.hidden
         self._bypass, self._visits_left = hidden[rows], self._visits
         try:
             with self._without_loading():
-                return self.model(ids).logits
+                return self._predict(ids, positions)
         finally:
             self._bypass = None
+
+    def _predict(self, ids: Tensor, positions: slice | None) -> Tensor:
+        """The logits of the model's forward, at `positions`."""
+        if positions is None:
+            return self.model(ids).logits
+        wanted = torch.arange(ids.shape[1], device=ids.device)[positions]
+        keep = {"logits_to_keep": wanted} if _takes(self.model, "logits_to_keep") else {}
+        logits = self.model(ids, **keep).logits
+        return logits if logits.shape[1] == len(wanted) else logits[:, positions]
 
     def _forward(self, ids: Tensor) -> Tensor:
         """The model's pass. Returns the last position's logits, and computes no others where it can be helped."""
@@ -128,7 +140,7 @@ class Branching:
     def _head_agrees(self, predicted: Tensor) -> bool:
         """Whether the model's head on the last block's output predicts what the model itself predicted."""
         try:
-            again = self.logits(None, slice(0, 1))[:, -1]
+            again = self.logits(None, slice(0, 1), slice(-1, None))[:, -1]
         except _CANNOT_RUN:
             return False
         scale = predicted[:1].abs().max()

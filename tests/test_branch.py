@@ -82,6 +82,20 @@ def test_a_branch_that_continues_another_carries_both_edits(tmp_path):
     assert torch.equal(continued, _edited_logits(whole, (first, second), ids))
 
 
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "falcon", "blt"])
+def test_the_logits_of_some_positions_are_those_of_all_at_these_positions(model_type, tmp_path):
+    ids = families.token_ids(2, 9)
+    families.save_tiny(model_type, tmp_path)
+    with opened(model_type, tmp_path) as checkpoint, streaming(checkpoint, dtype="float32") as model:
+        name = next(n for n in down_projections(model) if n in checkpoint.tensors)
+        edit = Edit(Address(name, (1,) * len(checkpoint.tensors[name].shape)), value=30.0)
+        with branching(model, [Branch((edit,))]) as run:
+            run.pass_over(ids)
+            for branch in (None, run.branches[0]):
+                some = run.logits(branch, slice(1, 2), slice(3, 6))
+                torch.testing.assert_close(some, run.logits(branch, slice(1, 2))[:, 3:6])
+
+
 def test_the_blocks_are_put_back_after_it(tmp_path):
     with opened("llama", tmp_path) as checkpoint, streaming(checkpoint, resident=True) as model:
         before = [block.forward for block in model.model.layers]
