@@ -19,8 +19,10 @@ LAW: dict[str, set[str]] = {
     "edit": {"address"},
     "known": {"address"},
     "text": {"record"},
-    "taps": set(),
-    "stream": {"checkpoint", "address"},
+    # The rule by which a model's blocks are told: streaming and taps need it, and neither needs the other.
+    "blocks": set(),
+    "taps": {"blocks"},
+    "stream": {"checkpoint", "address", "blocks"},
     # Many edited versions of one model in a single pass; used by the discovery and by sweeps.
     "branch": {"edit", "address", "stream"},
     "score": {"record", "text"},

@@ -7,11 +7,9 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from superweights.blocks import find_blocks
 from superweights.errors import SuperweightsError
 from superweights.stream.skeleton import Skeleton
-
-# A list of modules that holds less than this share of the parameters is not worth streaming: it stays.
-_WORTH_STREAMING = 0.05
 
 
 class BlockStream:
@@ -85,18 +83,6 @@ class BlockStream:
                 if parameter is not None and not parameter.is_meta and f"{name}.{leaf}" not in self._shared:
                     module._parameters[leaf] = nn.Parameter(parameter.to("meta"), requires_grad=False)
         self.skeleton.checkpoint.release(self._names[path])
-
-
-def find_blocks(model: nn.Module) -> dict[str, nn.Module]:
-    """Path and module of every block: the elements of the outermost module lists that hold much of the model."""
-    total = sum(p.numel() for p in model.parameters()) or 1
-    blocks: dict[str, nn.Module] = {}
-    for path, module in model.named_modules():
-        if not isinstance(module, nn.ModuleList) or any(path.startswith(f"{b}.") for b in blocks):
-            continue
-        if sum(p.numel() for p in module.parameters()) >= _WORTH_STREAMING * total:
-            blocks |= {f"{path}.{i}": element for i, element in enumerate(module)}
-    return blocks
 
 
 def _block_of(parameter: str, blocks: dict[str, nn.Module]) -> str | None:
