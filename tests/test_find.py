@@ -48,7 +48,7 @@ def test_a_verdict_needs_its_whole_interval_above_the_bar_and_the_controls(effec
 
 
 @pytest.mark.unit
-def test_a_weight_that_others_back_up_is_partial():
+def test_a_weight_that_another_backs_up_is_partial():
     assert judge(nats(0.0, 0.01), nats(2.0, 0.2), [], Bars()) == "partial"
     assert judge(nats(0.0, 0.01), nats(2.0, 1.5), [], Bars()) == "benign"
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _LEGEND = (
     "share: of the output that this one product makes; loss: what it rises by without the weight, nats/token; "
-    "controls: the same for weights that should not matter, the largest; beside: when the other proven ones are "
+    "controls: the same for weights that should not matter, the largest; beside: when the strongest other is "
     "gone already."
 )
 _COLOURS = {"critical": "bold red", "partial": "yellow", "benign": "green", "none": "dim"}

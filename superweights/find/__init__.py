@@ -15,6 +15,7 @@ from superweights.checkpoint import Checkpoint, open_checkpoint
 from superweights.errors import SuperweightsError
 from superweights.find.findings import Findings, Search
 from superweights.find.hunt import Hunt
+from superweights.find.proof import Bars
 from superweights.stream import device_of, streaming
 from superweights.text import PROMPTS, Text, embedded_prose, raw_prompts, token_prompts, windows
 
@@ -68,13 +69,19 @@ def find(
         "text_sha256": text.sha256 if text is not None else None,
         "dtype": str(model.dtype).removeprefix("torch."),
     }
-    return _findings(hunt, conditions, (*notes, *hunt.notes))
+    return _findings(hunt, conditions, (*notes, *hunt.notes), search.bars)
 
 
-def _findings(hunt: Hunt, conditions: dict[str, Any], notes: tuple[str, ...]) -> Findings:
+def _findings(hunt: Hunt, conditions: dict[str, Any], notes: tuple[str, ...], bars: Bars) -> Findings:
     assert hunt.base_loss is not None, "a search has looked at least once"
     candidates = tuple(hunt.verdicts())
     held = {candidate.verdict for candidate in candidates}
+    if hunt.joint is not None and "critical" not in held and hunt.joint.interval()[0] >= bars.critical:
+        held.add("critical")
+        notes = (
+            *notes,
+            "no single weight is critical, but the strongest together are: they back each other up.",
+        )
     return Findings(
         verdict=next((verdict for verdict in _GRAVITY if verdict in held), "none"),
         candidates=candidates,

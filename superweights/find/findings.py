@@ -40,9 +40,9 @@ class Search:
 class Findings:
     """The super weights of one checkpoint, where its residual spikes are, and how that was found out.
 
-    `verdict` is the gravest of the candidates', or `none` when nothing spikes. `joint` is the loss rise with
-    all weights in `removed` zeroed together. `conditions` says on what it was measured, `notes` what the
-    reader should know.
+    `verdict` is the gravest of the candidates' (or of the strongest together), or `none` when nothing
+    spikes. `joint` is the loss rise with all weights in `removed` zeroed together. `conditions` says on what
+    it was measured, `notes` what the reader should know.
     """
 
     verdict: str

@@ -47,6 +47,7 @@ class Candidate:
     with_others: Score | None = None
     controls: list[Score] = field(default_factory=list)
     on_text: bool = False
+    loss: Tensor | None = None  # the loss rise of each row of the latest batch it was measured on
 
     @property
     def edit(self) -> Edit:
@@ -54,7 +55,7 @@ class Candidate:
 
     def note(self, effect: Effect) -> None:
         """Take over what a pass has measured."""
-        self.effect = score("loss rise", effect.loss)
+        self.effect, self.loss = score("loss rise", effect.loss), effect.loss
         self.kl = score("KL divergence", effect.kl) if effect.kl is not None else self.kl
 
     def strength(self) -> float:
@@ -63,27 +64,42 @@ class Candidate:
         After the prompts alone, whose few tokens say little about loss, the divergence decides; after text
         the lower end of the loss rise.
         """
+        return max(self.alone(), self.with_others.interval()[0] if self.with_others else 0.0)
+
+    def alone(self) -> float:
+        """The part of `strength` that it has shown alone."""
         assert self.effect is not None, "measured before it is compared"
-        alone = self.effect.interval()[0] if self.on_text or self.kl is None else self.kl.value
-        return max(alone, self.with_others.interval()[0] if self.with_others else 0.0)
+        return self.effect.interval()[0] if self.on_text or self.kl is None else self.kl.value
 
 
 @dataclass(eq=False)
-class Group:
-    """A branch that several candidates are compared with."""
+class Control:
+    """A branch without weights that should not matter, for all the candidates that it is a control of."""
 
     branch: Branch
     name: str
     members: list[Candidate]
 
-    def note(self, found: dict[Branch, Effect], together: Branch) -> None:
-        """Hand the members what this branch has shown."""
+    def note(self, effect: Effect) -> None:
         for candidate in self.members:
-            if self.name == "all but one":
-                rise = found[together].loss - found[self.branch].loss
-                candidate.with_others = score("loss rise beside the others", rise)
-            else:
-                candidate.controls.append(score(self.name, found[self.branch].loss))
+            candidate.controls.append(score(self.name, effect.loss))
+
+
+@dataclass(eq=False)
+class Pair:
+    """A branch without two candidates: what each adds when the other is gone."""
+
+    branch: Branch
+    strongest: Candidate
+    other: Candidate
+
+    def note(self, effect: Effect) -> None:
+        pairs = [(self.other, self.strongest)]
+        if self.strongest.with_others is None:  # the first pair is with the second strongest
+            pairs.append((self.strongest, self.other))
+        for candidate, gone in pairs:
+            assert gone.loss is not None, "each has been measured alone"
+            candidate.with_others = score(f"loss rise beside {gone.address}", effect.loss - gone.loss)
 
 
 class Hunt:
@@ -132,7 +148,7 @@ class Hunt:
             self.round += 1
             strongest = self._strongest()
             unlike = any(c not in self.removed for c in strongest)
-            if not self._unmeasured and not unlike and all(c.controls for c in self.candidates.values()):
+            if not self._unmeasured and not unlike and not self._controls():
                 break
             self._confirm_once(ids, strongest, look_again=unlike and self.round < last)
 
@@ -159,7 +175,7 @@ class Hunt:
     def _confirm_once(self, ids: Tensor, strongest: list[Candidate], look_again: bool) -> None:
         alone = {c.address: Branch((c.edit,)) for c in self._unmeasured}
         together = Branch(tuple(c.edit for c in strongest), watched=look_again)
-        groups = [*self._all_but_one(strongest), *self._control_groups(self._suspects())]
+        groups = [*pairs_of(strongest), *self._controls()]
         planned = [*alone.values(), *([together] if strongest else []), *(group.branch for group in groups)]
         self._beside, self._unmeasured = {}, []
         with self._passing(ids, planned, alone, "confirming") as run:
@@ -169,24 +185,20 @@ class Hunt:
         for address, branch in alone.items():
             self.candidates[address].note(found[branch])
             self.candidates[address].on_text = True
+        for candidate in strongest:
+            candidate.with_others = None
         for group in groups:
-            group.note(found, together)
+            group.note(found[group.branch])
         if strongest:
             self.removed, self.joint = strongest, score("loss rise, all removed", found[together].loss)
         for address, branch in self._beside.items():
             rise = found[branch].loss - found[together].loss
-            self.candidates[address].with_others = score("loss rise beside the others", rise)
+            self.candidates[address].with_others = score("loss rise beside all that were removed", rise)
 
-    def _all_but_one(self, strongest: list[Candidate]) -> list[Group]:
-        """For each weight that is removed with others, the model without all those others."""
-        if len(strongest) < 2:
-            return []
-        others = {c: tuple(o.edit for o in strongest if o is not c) for c in strongest}
-        return [Group(Branch(edits), "all but one", [c]) for c, edits in others.items()]
-
-    def _control_groups(self, suspects: list[Candidate]) -> list[Group]:
-        """Weights that should not matter: for all, random ones of every tensor at once; for the suspects also
-        the largest other, others of the column and others of the row."""
+    def _controls(self) -> list[Control]:
+        """Weights that should not matter: for all, random ones of every tensor at once; for those that text has
+        shown to matter also the largest other, others of the column and others of the row."""
+        suspects = [c for c in self._suspects() if c.on_text]
         avoid = set(self.candidates)
         members: dict[tuple, list[Candidate]] = {}
         edits: dict[tuple, dict[Edit, None]] = {}
@@ -200,7 +212,7 @@ class Hunt:
                 members.setdefault(key, []).append(candidate)
                 edits.setdefault(key, {}).update(dict.fromkeys(chosen))
         return [
-            Group(Branch(tuple(edits[key])), f"{len(edits[key])} {key[0]}", members[key]) for key in members
+            Control(Branch(tuple(edits[key])), f"{len(edits[key])} {key[0]}", members[key]) for key in members
         ]
 
     @contextmanager
@@ -283,6 +295,18 @@ class Hunt:
             position=c.position,
             round=c.round,
         )
+
+
+def pairs_of(removed: list[Candidate]) -> list[Pair]:
+    """The candidate that costs most alone with each of the others: two zeroed at a time.
+
+    With more gone at once the model is ruined anyway, and what one more adds says little.
+    """
+    measured = [c for c in removed if c.effect is not None]
+    if len(measured) < 2:
+        return []
+    strongest, *others = sorted(measured, key=Candidate.alone, reverse=True)
+    return [Pair(Branch((strongest.edit, other.edit)), strongest, other) for other in others]
 
 
 def accept(spikes: list[Spike], visit: Visit, layer: LayerSpike, search: Search) -> list[Spike]:

@@ -16,6 +16,7 @@ from superweights.checkpoint import Checkpoint
 from superweights.edit import Edit
 from superweights.find.spikes import Spike
 from superweights.record import Score
+from superweights.stream import give_back_memory
 
 
 class Suspect(Protocol):
@@ -69,7 +70,9 @@ def measure(
             other = _log_probabilities(run.logits(branch, rows))
             losses[i].append(_loss(other, ids[rows]) - own)
             if branch not in loss_only:
-                kls[i].append(torch.linalg.vecdot(weights, base - other).mean(-1))
+                kls[i].append(-torch.linalg.vecdot(weights, other.sub_(base)).mean(-1))
+            del other
+            give_back_memory()
     effects = [
         Effect(torch.cat(loss), torch.cat(kl) if kl else None) for loss, kl in zip(losses, kls, strict=True)
     ]
@@ -97,7 +100,7 @@ def judge(effect: Score, beside: Score | None, controls: Sequence[Score], bars: 
     The whole 95 % interval must lie above a bar, and above that of every control except the largest other
     weight: a loss that any weight of the layer, row or column would cost proves nothing about this one. The
     largest other weight is shown beside it but cannot acquit it, since it may be a super weight itself.
-    A weight that others back up is `partial` when its loss rise `beside` them, all removed, is critical.
+    A weight that another backs up is `partial` when its loss rise `beside` it, removed too, is critical.
     """
     low = effect.interval()[0]
     above_controls = all(low > c.interval()[1] for c in controls if LARGEST not in c.name)
@@ -168,7 +171,11 @@ def _vocabulary(run: Branching) -> int:
 
 
 def _log_probabilities(logits: Tensor) -> Tensor:
-    return logits[:, :-1].float().log_softmax(-1)
+    """Of all tokens but the last, written over `logits`: a vocabulary is large, and copies of it are memory."""
+    kept = logits[:, :-1].float()
+    for row in kept:
+        row.sub_(row.logsumexp(-1, keepdim=True))
+    return kept
 
 
 def _loss(log_probabilities: Tensor, ids: Tensor) -> Tensor:
