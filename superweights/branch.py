@@ -262,15 +262,20 @@ class Branching:
 def branching(
     model: nn.Module, branches: Sequence[Branch] = (), *, watch: Pausable | None = None
 ) -> Iterator[Branching]:
-    """A `Branching` of `model`: its blocks are wrapped inside the `with` and put back after it."""
+    """A `Branching` of `model`: its blocks are wrapped inside the `with` and put back after it.
+
+    Without a cache of keys and values, in which a branch would find those of the model beside its own.
+    """
     run = Branching(model, branches, watch)
     originals = {path: block.forward for path, block in run.blocks.items()}
+    cached, model.config.use_cache = getattr(model.config, "use_cache", None), False
     try:
         for path, block in run.blocks.items():
             block.forward = _wrap(run, path, originals[path])
         with torch.no_grad():
             yield run
     finally:
+        model.config.use_cache = cached
         for path, block in run.blocks.items():
             block.__dict__.pop("forward", None)
             if block.forward != originals[path]:

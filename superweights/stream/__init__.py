@@ -18,11 +18,17 @@ from transformers import PreTrainedModel
 from superweights.checkpoint import Checkpoint
 from superweights.errors import SuperweightsError
 from superweights.stream.blocks import BlockStream
-from superweights.stream.device import available_memory, choose_device, choose_dtype, device_of
+from superweights.stream.device import (
+    available_memory,
+    choose_device,
+    choose_dtype,
+    device_of,
+    give_back_memory,
+)
 from superweights.stream.layout import ConvertedNames
 from superweights.stream.skeleton import Skeleton
 
-__all__ = ["device_of", "streaming"]
+__all__ = ["device_of", "give_back_memory", "streaming"]
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from torch import nn
 
 from superweights.blocks import find_blocks
 from superweights.errors import SuperweightsError
+from superweights.stream.device import give_back_memory
 from superweights.stream.skeleton import Skeleton
 
 
@@ -83,6 +84,7 @@ class BlockStream:
                 if parameter is not None and not parameter.is_meta and f"{name}.{leaf}" not in self._shared:
                     module._parameters[leaf] = nn.Parameter(parameter.to("meta"), requires_grad=False)
         self.skeleton.checkpoint.release(self._names[path])
+        give_back_memory()
 
 
 def _block_of(parameter: str, blocks: dict[str, nn.Module]) -> str | None:

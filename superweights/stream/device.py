@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 
 import torch
 from torch import nn
@@ -66,3 +68,17 @@ def available_memory(device: torch.device) -> int:
         return free["MemAvailable"]
     except (OSError, KeyError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def give_back_memory() -> None:
+    """Return freed memory to the system, where the C library would keep it.
+
+    glibc serves blocks of up to 32 MB from its heap once such blocks have been freed, and a heap full of
+    holes shrinks only when asked: weights and logits that come and go left up to 0.4 GB behind on a model of
+    135 million parameters. Takes 0.3 ms; elsewhere there is nothing to do.
+    """
+    if _trim is not None:
+        _trim(0)
+
+
+_trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
