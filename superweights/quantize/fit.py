@@ -176,9 +176,7 @@ def _half_quadratic(blocks, counted, start: Fitted, grid: Grid, scheme: Scheme) 
 
 
 def _least_squares(blocks, counted, start: Fitted, grid: Grid, scheme: Scheme) -> Fitted:
-    squares = blocks.square()
-    weights = squares + _total(squares, counted) / _number(blocks, counted)
-    weights = weights if counted is None else weights * counted
+    weights = _importance(blocks, counted)
 
     def step(fitted: Fitted, values: torch.Tensor) -> Fitted:
         levels = (values - (0 if fitted.offsets is None else fitted.offsets.float())) / fitted.scale()
@@ -202,6 +200,13 @@ def _least_squares(blocks, counted, start: Fitted, grid: Grid, scheme: Scheme) -
         return (weights * error.square_()).sum(1, keepdim=True)
 
     return _alternate(blocks, start, grid, step, cost, _ITERATIONS["least_squares"])
+
+
+def _importance(blocks: torch.Tensor, counted: torch.Tensor | None) -> torch.Tensor:
+    """How much the error of each weight counts: its square plus the block's mean square; 0 where uncounted."""
+    squares = blocks.square()
+    importance = squares + _total(squares, counted) / _number(blocks, counted)
+    return importance if counted is None else importance * counted
 
 
 def _alternate(
