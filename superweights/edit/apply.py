@@ -178,11 +178,12 @@ class _Loads:
 
     def _apply_one(self, place: Place, parameter: nn.Parameter) -> None:
         bits = parameter[place.index].detach().clone()
+        first = place.edit not in self.originals
         original = self.originals.setdefault(place.edit, bits)
         if not same_bits(bits, original):
             return  # the same storage under a second name, already edited
         change = _write(place, parameter)
-        if not any(done.edit == place.edit for done in self._changes):
+        if first:
             self._changes.append(change)
 
 
