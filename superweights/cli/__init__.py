@@ -8,9 +8,9 @@ import typer
 
 from superweights.cli import console
 from superweights.cli.ablate import ablate
+from superweights.cli.evaluate import evaluate
 from superweights.cli.find import find
 from superweights.cli.known import known
-from superweights.cli.reproduce import reproduce
 from superweights.cli.scale import scale
 from superweights.cli.scan import scan
 from superweights.cli.score import score
@@ -31,7 +31,7 @@ app.command("scan")(scan)
 app.command("score")(score)
 app.command("ablate")(ablate)
 app.command("scale")(scale)
-app.command("reproduce")(reproduce)
+app.command("evaluate")(evaluate)
 
 
 def main(arguments: list[str] | None = None) -> None:
