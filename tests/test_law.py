@@ -26,7 +26,8 @@ LAW: dict[str, set[str]] = {
     # Many edited versions of one model in a single pass; used by the discovery and by sweeps.
     "branch": {"edit", "address", "stream"},
     "score": {"record", "text"},
-    "harness": {"record"},
+    # lm-eval's own command opens the model itself: `--model superweights --model_args pretrained=...,edits=...`.
+    "harness": {"record", "checkpoint", "stream", "edit"},
     "sweep": {"edit", "score", "record", "address", "stream", "checkpoint", "branch", "text"},
     "find": {"checkpoint", "stream", "watch", "edit", "branch", "score", "text", "address", "record"},
     "quantize": {"checkpoint", "address", "record"},

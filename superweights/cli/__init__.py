@@ -11,6 +11,7 @@ from superweights.cli.ablate import ablate
 from superweights.cli.evaluate import evaluate
 from superweights.cli.find import find
 from superweights.cli.known import known
+from superweights.cli.reproduce import reproduce
 from superweights.cli.scale import scale
 from superweights.cli.scan import scan
 from superweights.cli.score import score
@@ -32,6 +33,7 @@ app.command("score")(score)
 app.command("ablate")(ablate)
 app.command("scale")(scale)
 app.command("evaluate")(evaluate)
+app.command("reproduce")(reproduce)
 
 
 def main(arguments: list[str] | None = None) -> None:
