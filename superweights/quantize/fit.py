@@ -7,9 +7,16 @@ All of them are data-free. What each minimises, over the weights that count:
   model worse (perplexity 36.7 to 60 per channel): it cuts off large weights, and those matter.
 - `half_quadratic`: HQQ (Badri and Shaji 2023, "Half-quadratic quantization"): the scale stays, the float zero
   point alternates with a shrinkage of the error, p = 0.7. We keep for every block the iterate with the least
-  absolute error, where HQQ stops for all blocks at once; and our first zero point is not rounded.
-- `least_squares`: scale and offset alternate, in closed form, with the rounding; a weight counts by its square
-  plus the block's mean square, so that large weights keep their value. Every block keeps its best iterate.
+  absolute error, where HQQ stops for all blocks at once.
+- `centred`: ours. The zero point makes the mean error of each block 0, in turns with the rounding; the scale
+  follows by weighted least squares, where a weight counts by its square plus the block's mean square. An error
+  whose mean is not 0 is multiplied by the mean of the inputs and adds up over a row; large weights matter most.
+- `least_squares`: the same weighting, for every grid: scale (and float offset) alternate, in closed form, with
+  the rounding. Every block keeps its best iterate.
+
+`half_quadratic` and `centred` start from a zero point rounded to a whole number, so that 0 lies on the grid:
+measured, the start decides more than the iterations (SmolLM2-135M, int4 in groups of 64: HQQ's own optimizer
+gives perplexity 28.8 from a rounded start, and 30.6 from the exact one).
 """
 
 from __future__ import annotations
@@ -24,7 +31,7 @@ from superweights.quantize.grids import Grid
 from superweights.quantize.scheme import Scheme
 
 _SHRINK = torch.linspace(1.0, 0.5, 26)
-_ITERATIONS = {"half_quadratic": 20, "least_squares": 5}
+_ITERATIONS = {"half_quadratic": 20, "least_squares": 5, "centred": 3}
 _LP_NORM, _BETA, _BETA_GROWTH = 0.7, 10.0, 1.01  # HQQ's published defaults
 
 
@@ -74,8 +81,11 @@ def fit(
     """What to store for float32 `blocks` whose ranges are `bounds`, each `[blocks, 1]`."""
     if scheme.fit == "mse":
         return _search(blocks, counted, bounds, grid, scheme)
+    if scheme.fit == "centred":
+        return _centred(blocks, counted, bounds, grid, scheme)
     start = from_range(*bounds, grid, scheme, tensor_scale)
     if scheme.fit == "half_quadratic":
+        start = _with_whole_zero_point(bounds[0], bounds[1], grid, scheme)
         return _half_quadratic(blocks, counted, start, grid, scheme)
     if scheme.fit == "least_squares":
         return _least_squares(blocks, counted, start, grid, scheme)
@@ -155,6 +165,33 @@ def _search(blocks, counted, bounds, grid: Grid, scheme: Scheme) -> Fitted:
         best, least = (tried, error) if best is None else _better(best, least, tried, error)
     assert best is not None
     return best
+
+
+def _with_whole_zero_point(low: torch.Tensor, high: torch.Tensor, grid: Grid, scheme: Scheme) -> Fitted:
+    """The range's own scale, and the offset nearest to the lower end that puts 0 on the grid."""
+    scales = _stored((high - low) / grid.high, scheme, "away")
+    scale = scales.float()
+    steps = (low / torch.where(scale == 0, 1.0, scale)).round()
+    return Fitted(scales, offsets=_stored(torch.where(scale == 0, low, steps * scale), scheme, "nearest"))
+
+
+def _centred(blocks, counted, bounds, grid: Grid, scheme: Scheme) -> Fitted:
+    fitted = _with_whole_zero_point(bounds[0], bounds[1], grid, scheme)
+    weights, number = _importance(blocks, counted), _number(blocks, counted)
+    total = weights.sum(1, keepdim=True).clamp(min=1e-30)
+    mean = (weights * blocks).sum(1, keepdim=True) / total
+    for iteration in range(_ITERATIONS["centred"]):
+        levels = grid.values(fitted.encode(blocks, grid))
+        if iteration:
+            centred = levels - (weights * levels).sum(1, keepdim=True) / total
+            spread = (weights * centred.square()).sum(1, keepdim=True)
+            slope = (weights * centred * (blocks - mean)).sum(1, keepdim=True) / spread
+            fitted = replace(
+                fitted, scales=_stored(torch.where(spread > 0, slope, fitted.scale()), scheme, "nearest")
+            )
+        offset = _total(blocks - levels * fitted.scale(), counted) / number
+        fitted = replace(fitted, offsets=_stored(offset, scheme, "nearest"))
+    return fitted
 
 
 def _half_quadratic(blocks, counted, start: Fitted, grid: Grid, scheme: Scheme) -> Fitted:

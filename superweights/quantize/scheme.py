@@ -11,7 +11,7 @@ from superweights.errors import SuperweightsError
 BlockKind = Literal["tensor", "channel", "group", "run", "tile"]
 ClipRule = Literal["none", "z", "z_of_absolute", "block_share", "tensor_share", "iqr"]
 ZeroPoint = Literal["none", "integer", "float"]
-Fit = Literal["range", "mse", "half_quadratic", "least_squares"]
+Fit = Literal["range", "mse", "half_quadratic", "least_squares", "centred"]
 Anchor = Literal["absolute", "signed"]
 
 INTEGERS = {f"int{bits}": bits for bits in range(2, 9)}
@@ -152,8 +152,8 @@ class Scheme:
                 'use zero_point="none" with an integer grid, or leave anchor="absolute".',
             ),
             (
-                self.fit == "half_quadratic" and not (integer and self.zero_point == "float"),
-                "The half-quadratic fit moves a float zero point of an integer grid.",
+                self.fit in ("half_quadratic", "centred") and not (integer and self.zero_point == "float"),
+                f"The fit {self.fit!r} moves a float zero point of an integer grid.",
                 'use zero_point="float", or fit="least_squares", which fits every grid.',
             ),
             (
