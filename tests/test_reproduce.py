@@ -315,10 +315,28 @@ def test_table_1_prunes_what_it_says_and_puts_the_super_activation_back(planted,
     assert found.scores[0].value == pytest.approx(share, rel=1e-3)
     assert not torch.allclose(back, pruned[1], atol=1e-3)
     assert all(row["accuracy"].n == len(PASSAGES) for row in rows)
-    assert [row["published_wiki2"] for row in rows[:3]] == [5.67, 1211.11, 6.08]
+    assert [row["published_Wiki-2"] for row in rows[:3]] == [5.67, 1211.11, 6.08]
     assert rows[-1]["published_average"] == 50.09
     assert any("Not measured" in note and "HellaSwag" in note for note in found.notes)
     assert any("none in this model" in note for note in found.notes)
+
+
+@pytest.mark.tiny
+def test_tasks_run_under_each_change_and_are_the_harness_own_numbers(planted, theirs, tmp_path):
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install superweights[eval]")
+    from superweights.harness import accuracy
+
+    file = tmp_path / "passages.jsonl"
+    file.write_text("".join(json.dumps({"text": passage}) + "\n" for passage in PASSAGES))
+    task = f"last_word={file}"
+    found = reproduce("table1", str(planted[0]), setting(planted, tasks=(task,), task_limit=2, bos=False))
+    keys = [column.key for column in found.columns if "/" in column.key]
+    assert keys
+    model, tokenizer = theirs
+    for row, addresses in zip(found.rows, ((), planted[1]), strict=False):
+        wanted = accuracy(model, tokenizer, [task], 2, edits=zero(addresses))
+        assert {s.name: s.value for s in wanted} == pytest.approx({k: row[k].value for k in keys}, rel=1e-4)
+    assert all(row[key].n == 2 for row in found.rows for key in keys)
 
 
 @torch.no_grad()

@@ -20,44 +20,55 @@ if TYPE_CHECKING:
     from superweights.reproduce import Reproduction, Setting
 
 
+Lambada = Annotated[
+    Path | None, typer.Option(help="JSON lines with a text each, which ends in the word to predict.")
+]
+Limit = Annotated[int, typer.Option(min=1, help="The first so many of them, and of each task.")]
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--task", help="Table 1: also this task of lm-evaluation-harness, see evaluate; repeatable."
+    ),
+]
+Weights = Annotated[
+    list[str] | None,
+    typer.Option("--weight", help="A super weight, TENSOR[i, j]; repeatable. Else known or found."),
+]
+From = Annotated[Path | None, typer.Option("--from", help="Its super weights: a file that find --out wrote.")]
+Others = Annotated[int, typer.Option(min=1, help="How many other large weights to prune.")]
+Control = Annotated[
+    bool, typer.Option("--control", help="Figure 5: also another change that does equal damage.")
+]
+AsLines = Annotated[bool, typer.Option("--json", help="JSON lines: the conditions, then the rows.")]
+
+
 def reproduce(
     experiment: Annotated[str, typer.Argument(help="table1, figure3, figure4, figure5 or figure6.")],
     model: Annotated[
         str | None,
-        typer.Argument(
-            help="Folder, .gguf or .safetensors file, org/name[@revision]; none: the embedded model."
-        ),
+        typer.Argument(help="Folder, .gguf or .safetensors file, org/name[@revision]; none: embedded."),
     ] = None,
     text: options.TextFile = None,
     window: options.Window = 512,
     windows: options.Windows = 8,
     bos: options.Bos = False,
     batch_size: options.BatchSize = None,
-    lambada: Annotated[
-        Path | None, typer.Option(help="JSON lines with a text each, which ends in the word to predict.")
-    ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="The first so many of them.")] = 500,
+    lambada: Lambada = None,
+    limit: Limit = 500,
+    task: Tasks = None,
     prompt: Annotated[str | None, typer.Option(help="The sentence of figures 3 and 4.")] = None,
-    weight: Annotated[
-        list[str] | None, typer.Option(help="A super weight, TENSOR[i, j]; repeatable. Else known or found.")
-    ] = None,
-    record: Annotated[
-        Path | None, typer.Option("--from", help="Its super weights: a file that find --out wrote.")
-    ] = None,
-    others: Annotated[int, typer.Option(min=1, help="How many other large weights to prune.")] = 7000,
+    weight: Weights = None,
+    record: From = None,
+    others: Others = 7000,
     scales: Annotated[str | None, typer.Option(help="The factors of figure 6, as 0,0.5,1,2.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Tokens of each kind in figure 5.")] = 16,
-    control: Annotated[
-        bool, typer.Option("--control", help="Figure 5: also another change that does equal damage.")
-    ] = False,
+    control: Control = False,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     allow_pickle: options.AllowPickle = False,
     trust_remote_code: options.TrustRemoteCode = False,
     seed: options.Seed = 0,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="JSON lines: the conditions, then the rows.")
-    ] = False,
+    as_json: AsLines = False,
     svg: Annotated[Path | None, typer.Option(help="Also draw it into this file (figures).")] = None,
     out: options.Out = None,
 ) -> None:
@@ -69,7 +80,14 @@ def reproduce(
     from superweights.reproduce import reproduce
 
     own: dict[str, Any] = {"window": window, "windows": windows, "bos": bos, "batch_size": batch_size}
-    own |= {"others": others, "top": top, "control": control, "seed": seed}
+    own |= {
+        "tasks": tuple(task or ()),
+        "task_limit": limit,
+        "others": others,
+        "top": top,
+        "control": control,
+        "seed": seed,
+    }
     own |= {"prompt": prompt} if prompt else {}
     own |= {"scales": _factors(scales)} if scales else {}
     setting = _setting(own, text, (lambada, limit), weight or [], record)

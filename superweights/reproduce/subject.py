@@ -29,7 +29,8 @@ class Setting:
     """What an experiment is run on; the defaults need no thought.
 
     `text` (None: English prose that Python brings along) is cut into `windows` windows of `window` tokens,
-    `bos` in front where asked; `passages` end in the word to predict (LAMBADA). `prompt` is the sentence of
+    `bos` in front where asked; `passages` end in the word to predict (LAMBADA); `tasks` are lm-evaluation-harness's for
+    Table 1, of which `task_limit` takes the first so many items. `prompt` is the sentence of
     Figures 3 and 4. `weights` or a `record` of `superweights find` name the super weights. `others` counts the
     other large weights to prune, `scales` are the factors of Figure 6, `top` the tokens shown in Figure 5, and
     `control` adds another change that does equal damage there.
@@ -41,6 +42,8 @@ class Setting:
     bos: bool = False
     batch_size: int | None = None
     passages: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    task_limit: int | None = None
     prompt: str = PROMPT
     weights: tuple[Address, ...] = ()
     record: Record | None = None
