@@ -1,0 +1,63 @@
+"""Which weights a command is about when none is named: those of a record, or the known ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from superweights.errors import SuperweightsError
+
+if TYPE_CHECKING:
+    from superweights.address import Address
+    from superweights.checkpoint import Checkpoint
+
+_MATTER = ("critical", "partial")
+
+
+def weights_of(checkpoint: Checkpoint, record: Path | None) -> list[Address]:
+    """The super weights of `checkpoint`: of a record that `superweights find --out` wrote, or known by its numbers.
+
+    Those that matter, critical or partial. Raises `SuperweightsError` when there are none, and when the record
+    is about another checkpoint.
+    """
+    found = _known(checkpoint) if record is None else _recorded(checkpoint, record)
+    if not found:
+        raise SuperweightsError(
+            f"No super weight of {checkpoint.name} is {'known' if record is None else f'in {record}'}.",
+            hint="name some with --weights 'TENSOR[i, j]', or search with superweights find MODEL --out FILE "
+            "and give --from FILE.",
+        )
+    return found
+
+
+def _known(checkpoint: Checkpoint) -> list[Address]:
+    from superweights.known import look_up
+
+    matches = [match for match in look_up(checkpoint) if match.address is not None]
+    sure = [match for match in matches if match.agreeing]
+    # Where nobody has measured what a known weight costs, all of them are worth a look.
+    judged = [match for match in sure if match.known.verdict in _MATTER]
+    unjudged = [match for match in sure if match.known.verdict == "unknown"]
+    return [match.address for match in judged or unjudged if match.address is not None]
+
+
+def _recorded(checkpoint: Checkpoint, path: Path) -> list[Address]:
+    from superweights.record import Record, SuperWeight
+    from superweights.text import read_text
+
+    try:
+        record = Record.from_json(read_text(path).text)
+        weights = [SuperWeight.from_json(each) for each in record.findings["candidates"]]
+        fingerprint = record.inputs["fingerprint"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise SuperweightsError(
+            f"{path} is no record of a search.", hint="make one with superweights find MODEL --out FILE."
+        ) from error
+    if fingerprint != checkpoint.fingerprint():
+        raise SuperweightsError(
+            f"{path} is about another checkpoint (fingerprint {str(fingerprint)[:12]}, and {checkpoint.name} "
+            f"has {checkpoint.fingerprint()[:12]}).",
+            hint="search this one with superweights find MODEL --out FILE, or name the weights with --weights.",
+        )
+    return [weight.address for weight in weights if weight.verdict in _MATTER]
