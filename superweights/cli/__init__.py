@@ -15,6 +15,7 @@ from superweights.cli.reproduce import reproduce
 from superweights.cli.scale import scale
 from superweights.cli.scan import scan
 from superweights.cli.score import score
+from superweights.cli.sweep import sweep
 from superweights.errors import SuperweightsError
 
 app = typer.Typer(
@@ -34,6 +35,7 @@ app.command("ablate")(ablate)
 app.command("scale")(scale)
 app.command("evaluate")(evaluate)
 app.command("reproduce")(reproduce)
+app.command("sweep")(sweep)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -44,25 +46,25 @@ def main(arguments: list[str] | None = None) -> None:
 def run(arguments: list[str]) -> int:
     """The exit code of one command line. A defect of ours still raises, with its traceback."""
     try:
-        return app(arguments, standalone_mode=False) or 0
+        code = app(arguments, standalone_mode=False) or 0
+        sys.stdout.flush()  # a full disk or a closed pipe shows itself here, or at exit to nobody
     except SuperweightsError as error:
         return console.fail(error.message, error.hint)
     except KeyboardInterrupt:
-        console.notes.print("interrupted: nothing was left half-written.")
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 1
+        code = 130
     except OSError as error:
-        return console.fail(*console.explain_os_error(error))
+        console.forget_stdout()
+        return 1 if isinstance(error, BrokenPipeError) else console.fail(*console.explain_os_error(error))
     except Exception as error:  # noqa: BLE001 - sorted at once: only the parser's own errors are kept
-        return _explain_usage(error)
+        code = _explain_usage(error)
+    if code == 130:  # the parser, too, makes this of Ctrl-C
+        console.notes.print("interrupted: nothing was left half-written.")
+    return code
 
 
 def _explain_usage(error: Exception) -> int:
     """The exit code for an error of the argument parser; any other error goes on up."""
     if type(error).__name__ == "Abort":
-        console.notes.print("interrupted: nothing was left half-written.")
         return 130
     if type(error).__name__ == "Exit":
         return int(getattr(error, "exit_code", 0))

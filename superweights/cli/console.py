@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -21,6 +21,11 @@ notes = Console(stderr=True, highlight=False)
 def print_line(text: str) -> None:
     """One line on stdout, unwrapped and unstyled: for JSON and anything a program reads."""
     sys.stdout.write(text + "\n")
+
+
+def with_width(width: int) -> Console:
+    """Stdout as if it were `width` characters wide: files and pipes have no width of their own."""
+    return data if width == data.width else Console(highlight=False, soft_wrap=False, width=width)
 
 
 def fail(message: str, hint: str) -> int:
@@ -40,6 +45,15 @@ def explain_os_error(error: OSError) -> tuple[str, str]:
     return f"{error.strerror or error}{where}.", "check that the path exists and can be read."
 
 
+def forget_stdout() -> None:
+    """Send what stdout has not been able to write nowhere, or Python would try again at exit, and complain."""
+    with suppress(OSError, ValueError):  # no file behind it
+        try:
+            sys.stdout.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 @contextmanager
 def progress_bar(label: str) -> Iterator[Progress]:
     """A progress bar on stderr; nothing where stderr is not a terminal."""
@@ -55,14 +69,19 @@ def write_out(path: Path | None, text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
         return
-    if path.is_dir() or not path.parent.is_dir():
-        raise SuperweightsError(f"Cannot write {path}.", hint="give a file name inside an existing folder.")
+    check_out(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_out(path: Path | None) -> None:
+    """Raise where no file can stand, before the work that should fill it."""
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        raise SuperweightsError(f"Cannot write {path}.", hint="give a file name inside an existing folder.")
 
 
 def plain(text: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,28 +13,25 @@ import typer
 from rich import box
 from rich.table import Table
 
-from superweights.cli import console
+from superweights.cli import console, options
 from superweights.errors import SuperweightsError
 
 if TYPE_CHECKING:
     from superweights.find import Findings
-    from superweights.record import SuperWeight
+    from superweights.record import Score, SuperWeight
 
 _LEGEND = (
     "share: of the output that this one product makes; loss: what it rises by without the weight, nats/token; "
     "controls: the same for weights that should not matter, the largest; beside: when the strongest other is "
     "gone already."
 )
+# The columns that a narrow terminal does without, the first to go in front.
+_LEAST_FIRST = ("role", "spike in", "share", "spike out", "beside", "controls", "value")
 _COLOURS = {"critical": "bold red", "partial": "yellow", "benign": "green", "none": "dim"}
 
 
 def find(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            help="Folder, .gguf or .safetensors file, org/name[@revision]; none: the embedded model."
-        ),
-    ] = None,
+    model: options.ModelOrEmbedded = None,
     text: Annotated[
         Path | None, typer.Option(help="Text file to confirm on, instead of built-in prose.")
     ] = None,
@@ -50,17 +48,13 @@ def find(
         str, typer.Option(help="'default', or 'reference': the published script's procedure.")
     ] = "default",
     threshold: Annotated[float, typer.Option(help="Spike threshold of --mode reference.")] = 50.0,
-    dtype: Annotated[
-        str, typer.Option(help="auto (as stored, never float16), float32, bfloat16, float16.")
-    ] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
-    allow_pickle: Annotated[bool, typer.Option(help="Read pickled weights (weights_only).")] = False,
-    trust_remote_code: Annotated[bool, typer.Option(help="Run the checkpoint's own model code.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the controls.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON lines, one per candidate.")] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Also write the whole record to this file, as JSON.")
-    ] = None,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    allow_pickle: options.AllowPickle = False,
+    trust_remote_code: options.TrustRemoteCode = False,
+    seed: options.Seed = 0,
+    as_json: options.AsJsonLines = False,
+    out: options.Out = None,
 ) -> None:
     """Find the super weights of a model and prove each one by removing it.
 
@@ -68,6 +62,7 @@ def find(
     """
     from superweights.checkpoint import open_checkpoint
 
+    _check(mode, out)
     loading = {"dtype": dtype, "device": device}
     with (
         open_checkpoint(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code) as checkpoint,
@@ -76,10 +71,6 @@ def find(
         if mode == "reference":
             _show_published(checkpoint, threshold, loading, as_json)
             return
-        if mode != "default":
-            raise SuperweightsError(
-                f"There is no mode {mode!r}.", hint="use --mode default or --mode reference."
-            )
         settings = {"windows": windows, "length": length, "rounds": rounds, "seed": seed}
         findings = _search(checkpoint, settings, prompt, text, progress, loading)
     if out is not None:
@@ -88,6 +79,12 @@ def find(
         _print_json(findings.candidates)
     else:
         _print_table(findings)
+
+
+def _check(mode: str, out: Path | None) -> None:
+    if mode not in ("default", "reference"):
+        raise SuperweightsError(f"There is no mode {mode!r}.", hint="use --mode default or --mode reference.")
+    console.check_out(out)
 
 
 def _search(checkpoint, settings: dict[str, Any], prompt, text: Path | None, progress, loading) -> Findings:
@@ -128,39 +125,74 @@ def _print_json(candidates) -> None:
 
 def _print_table(findings: Findings) -> None:
     if findings.candidates:
-        console.data.print(_table(findings.candidates))
+        table, hidden, width = _fitting(findings.candidates)
+        console.with_width(width).print(table)
         console.data.print(f"[dim]{_LEGEND}[/]")
+        if hidden:
+            console.data.print(f"[dim]Not shown, for want of room: {', '.join(hidden)}; see --json.[/]")
     console.data.print(_phases(findings))
     for note in findings.notes:
         console.data.print(f"[dim]note: {console.plain(note)}[/]")
     console.data.print(_conclusion(findings), soft_wrap=True)
 
 
-def _table(candidates: tuple[SuperWeight, ...]) -> Table:
+def _fitting(candidates: tuple[SuperWeight, ...]) -> tuple[Table, list[str], int]:
+    """The table with as many columns as fit beside the addresses, the titles of those left out, and its width.
+
+    A file or a pipe has room for all.
+    """
+    from rich.measure import Measurement
+
+    unlimited = console.data.options.update(max_width=10_000)
+    bounded = console.data.is_terminal or "COLUMNS" in os.environ
+    hidden: list[str] = []
+    while True:
+        table = _table(candidates, hidden)
+        needed = Measurement.get(console.data, unlimited, table).maximum
+        if not bounded:
+            return table, hidden, needed
+        if needed <= console.data.width or len(hidden) == len(_LEAST_FIRST):
+            return table, hidden, console.data.width
+        hidden.append(_LEAST_FIRST[len(hidden)])
+
+
+def _table(candidates: tuple[SuperWeight, ...], hidden: Collection[str]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    table.add_column("weight", no_wrap=True, overflow="fold")
-    for title in ("value", "spike in", "spike out", "share", "loss", "controls", "beside"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("role")
-    table.add_column("verdict")
-    for c in candidates:
-        table.add_row(
-            console.plain(str(c.address)),
-            f"{c.value:.3f}",
-            f"{c.spike_in:.0f}" if abs(c.spike_in) >= 100 else f"{c.spike_in:.1f}",
-            f"{c.spike_out:.0f}" if abs(c.spike_out) >= 100 else f"{c.spike_out:.1f}",
-            f"{c.dominance:.2f}",
-            _rise(c.effect),
-            _strongest(c),
-            _rise(c.effect_with_others) if c.effect_with_others else "",
-            c.role or "",
-            f"[{_COLOURS[c.verdict]}]{c.verdict}[/]",
+    rows = [_cells(candidate) for candidate in candidates]
+    for title in (title for title in rows[0] if title not in hidden):
+        left = title in ("weight", "role", "verdict")
+        table.add_column(
+            title, justify="left" if left else "right", no_wrap=title != "weight", overflow="fold"
         )
+    for cells in rows:
+        table.add_row(*(cell for title, cell in cells.items() if title not in hidden))
     return table
 
 
-def _rise(score) -> str:
-    return f"{score.value:+.2f} ±{score.standard_error or 0:.2f}"
+def _cells(c: SuperWeight) -> dict[str, str]:
+    """What the table says about one weight, by column title."""
+    return {
+        "weight": console.plain(str(c.address)),
+        "value": f"{c.value:.3f}",
+        "spike in": _activation(c.spike_in),
+        "spike out": _activation(c.spike_out),
+        "share": "" if c.dominance is None else f"{c.dominance:.2f}",
+        "loss": _rise(c.effect),
+        "controls": _strongest(c),
+        "beside": _rise(c.effect_with_others),
+        "role": c.role or "",
+        "verdict": f"[{_COLOURS[c.verdict or 'none']}]{c.verdict or ''}[/]",
+    }
+
+
+def _activation(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}"
+
+
+def _rise(score: Score | None) -> str:
+    return "" if score is None else f"{score.value:+.2f} ±{score.standard_error or 0:.2f}"
 
 
 def _strongest(c: SuperWeight) -> str:
@@ -183,27 +215,32 @@ def _phases(findings: Findings) -> str:
 
 
 def _conclusion(findings: Findings) -> str:
-    matter = sorted(findings.super_weights, key=lambda c: -c.effect.value)
+    proven = [(c, c.effect.value) for c in findings.super_weights if c.effect is not None]
+    matter = sorted(proven, key=lambda pair: -pair[1])
     on = f"{findings.conditions['confirmed_on']}, base loss {findings.base_loss}"
     if not matter:
         spikes = "Nothing spikes" if not findings.candidates else "What spikes can be removed without loss"
         return f"[bold]No super weight.[/] {spikes} ({console.plain(on)})."
-    worst = matter[0]
-    times = math.exp(worst.effect.value)
+    worst, rise = matter[0]
     lines = [
         f"[bold]{len(matter)} super weight{'s' if len(matter) > 1 else ''}[/] "
-        f"({sum(c.verdict == 'critical' for c in matter)} critical). Without {console.plain(str(worst.address))} "
-        f"perplexity is {times:.3g} times as high; controls: losses in nats/token on {console.plain(on)}."
+        f"({sum(c.verdict == 'critical' for c, _ in matter)} critical). Without {console.plain(str(worst.address))} "
+        f"perplexity is {_times(rise)} times as high; controls: losses in nats/token on {console.plain(on)}."
     ]
     if findings.joint is not None and len(findings.removed) > 1:
         lines.append(
-            f"Without the {len(findings.removed)} strongest together: {math.exp(findings.joint.value):.3g} times."
+            f"Without the {len(findings.removed)} strongest together: {_times(findings.joint.value)} times."
         )
     lines.append(
         "Next: keep these values exact when you quantize; test one with "
         f"[bold]superweights ablate {console.plain(_model_word(findings))} '{console.plain(str(worst.address))}'[/]."
     )
     return "\n".join(lines)
+
+
+def _times(rise: float) -> str:
+    """By what a loss rise in nats multiplies perplexity."""
+    return f"{math.exp(rise):.3g}" if rise < 700 else "over 1e+304"
 
 
 def _model_word(findings: Findings) -> str:

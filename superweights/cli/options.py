@@ -10,6 +10,10 @@ import typer
 Model = Annotated[
     str, typer.Argument(help="Folder, .gguf or .safetensors file, org/name[@revision], or 'embedded'.")
 ]
+ModelOrEmbedded = Annotated[
+    str | None,
+    typer.Argument(help="Folder, .gguf or .safetensors file, org/name[@revision]; none: the embedded model."),
+]
 TextFile = Annotated[Path | None, typer.Option(help="Text file to score, instead of built-in prose.")]
 Window = Annotated[int, typer.Option(min=2, help="Tokens in a window.")]
 Windows = Annotated[int, typer.Option(min=1, help="How many windows of the text.")]
@@ -23,6 +27,7 @@ Dtype = Annotated[str, typer.Option(help="auto (as stored, never float16), float
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")]
 AllowPickle = Annotated[bool, typer.Option(help="Read pickled weights (weights_only).")]
 TrustRemoteCode = Annotated[bool, typer.Option(help="Run the checkpoint's own model code.")]
-Seed = Annotated[int, typer.Option(help="Seed of the bootstrap and of sampling.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything drawn: controls, bootstrap, samples.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON line instead of a table.")]
+AsJsonLines = Annotated[bool, typer.Option("--json", help="JSON lines, one per candidate.")]
 Out = Annotated[Path | None, typer.Option(help="Also write the record to this file, as JSON.")]

@@ -17,6 +17,7 @@ from superweights.find.findings import Findings, Search
 from superweights.find.hunt import Hunt
 from superweights.find.proof import Bars
 from superweights.stream import device_of, streaming
+from superweights.stream.blocks import find_blocks
 from superweights.text import PROMPTS, Text, embedded_prose, raw_prompts, token_prompts, windows
 
 __all__ = ["Findings", "Search", "find"]
@@ -52,21 +53,21 @@ def find(
             return find(opened, search, text=text, token_ids=token_ids, progress=progress, **loading)
     tokenizer = checkpoint.tokenizer() if token_ids is None else None
     with streaming(checkpoint, **{"resident": False, **loading}) as model:
+        _check_blocks(model, checkpoint)
         prompts, notes = _prompts(model, tokenizer, token_ids, search)
+        batch, read = prompts, None
+        if search.windows and tokenizer is not None:
+            read = text or embedded_prose()
+            batch = _windows(model, tokenizer, read, search)  # before the search: it may be refused
         hunt = Hunt(model, checkpoint, search, progress or (lambda *_: None), _namer(tokenizer))
         hunt.look(prompts)
-        confirmed_on = "the prompts"
-        if hunt.candidates and search.windows and tokenizer is not None:
-            text = text or embedded_prose()
-            hunt.confirm(_windows(model, tokenizer, text, search))
-            confirmed_on = text.name
-        elif hunt.candidates:
-            hunt.confirm(prompts)
+        if hunt.candidates:
+            hunt.confirm(batch)
     conditions = {
         **checkpoint.origin(),
         "search": asdict(search),
-        "confirmed_on": confirmed_on,
-        "text_sha256": text.sha256 if text is not None else None,
+        "confirmed_on": read.name if read is not None and hunt.candidates else "the prompts",
+        "text_sha256": read.sha256 if read is not None else None,
         "dtype": str(model.dtype).removeprefix("torch."),
     }
     return _findings(hunt, conditions, (*notes, *hunt.notes), search.bars)
@@ -98,20 +99,36 @@ def _prompts(model, tokenizer, token_ids: Tensor | None, search: Search) -> tupl
     """The rows to search on, `[rows, tokens]`, and what to say about them."""
     if token_ids is not None:
         return token_ids.to(device_of(model)), ()
+    length = min(search.prompt_length, _context(model) or search.prompt_length)
     if tokenizer is None:
         vocabulary = model.config.get_text_config().vocab_size
-        ids = raw_prompts(vocabulary, 8, search.prompt_length, search.seed)
+        ids = raw_prompts(vocabulary, 8, length, search.seed)
         return ids.to(device_of(model)), ("no tokenizer: searched and judged on random token ids.",)
     prompts = search.prompts or PROMPTS
-    rows = [token_prompts(tokenizer, search.prompt_length, prompts=prompts)]
+    rows = [token_prompts(tokenizer, length, prompts=prompts)]
     if tokenizer.bos_token_id is not None:
         rows.append(token_prompts(tokenizer, rows[0].shape[1], bos=True, prompts=prompts))
     return torch.cat(rows).to(device_of(model)), ()
 
 
+def _check_blocks(model, checkpoint: Checkpoint) -> None:
+    """Raise where there is nothing to search."""
+    if not find_blocks(model):
+        raise SuperweightsError(
+            f"{checkpoint.name} has no blocks with linear layers, so it has no super weights to find.",
+            hint="config.json says how many layers there are: it may be damaged.",
+        )
+
+
+def _context(model) -> int | None:
+    """How many tokens the model reads at most; None where its config does not say."""
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return longest if isinstance(longest, int) and longest > 0 else None
+
+
 def _windows(model, tokenizer, text: Text, search: Search) -> Tensor:
-    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or search.length
-    if search.length > longest:
+    longest = _context(model)
+    if longest is not None and search.length > longest:
         raise SuperweightsError(
             f"Windows of {search.length} tokens are longer than the model's context of {longest}.",
             hint=f"use --length {longest} or less.",

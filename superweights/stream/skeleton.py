@@ -14,7 +14,12 @@ from typing import Any, cast
 import torch
 from accelerate import init_empty_weights
 from torch import nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoModelForCausalLM,
+    PreTrainedModel,
+)
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     WeightConverter,
@@ -27,6 +32,7 @@ from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging as transformers_logging
 
 from superweights.checkpoint import Checkpoint
+from superweights.checkpoint.complaints import complaints
 from superweights.errors import SuperweightsError
 
 
@@ -142,18 +148,35 @@ class _Lazy:
 def _empty_model(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
     """The causal language model of the checkpoint's config, its parameters on the meta device."""
     config = checkpoint.model_config()
-    try:
-        with no_init_weights(), init_empty_weights(include_buffers=False), _quiet():
-            model = _from_config(config, dtype, checkpoint.trust_remote_code)
-    except (ValueError, ImportError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
-        raise SuperweightsError(
+    _refuse_encoder(config, checkpoint.name)
+    with (
+        complaints(
             f"{checkpoint.name} ({type(config).__name__}) is not a causal language model that the installed "
-            f"transformers can build: {str(error).splitlines()[0]}",
+            "transformers can build",
             hint="superweights reads decoder language models; check config.json and the transformers version.",
-        ) from error
+        ),
+        no_init_weights(),
+        init_empty_weights(include_buffers=False),
+        _quiet(),
+    ):
+        model = _from_config(config, dtype, checkpoint.trust_remote_code)
     model.tie_weights()  # the meta device made separate parameters of tied ones
     model.config.use_cache = False
     return model.eval()
+
+
+def _refuse_encoder(config, name: str) -> None:
+    """Raise for a type that fills in masked words, unless its config makes a decoder of it.
+
+    transformers would build it with a head for next words, but its tokens see what comes after them.
+    """
+    masked = MODEL_FOR_MASKED_LM_MAPPING.get(type(config), None) is not None
+    if masked and not config.is_encoder_decoder and getattr(config, "is_decoder", None) is False:
+        raise SuperweightsError(
+            f"{name} ({type(config).__name__}) is an encoder: it predicts no next word that it could lose.",
+            hint="superweights reads decoder language models; a decoder of this type says is_decoder in "
+            "config.json.",
+        )
 
 
 def _from_config(config, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
