@@ -1,7 +1,7 @@
 """The residual stream's largest value after each layer, as an SVG picture, from a record of `superweights find --out`.
 
-    superweights find --out find.json
-    python examples/draw_residual.py find.json docs/residual.svg
+superweights find --out find.json
+python examples/draw_residual.py find.json docs/residual.svg
 """
 
 from __future__ import annotations
@@ -34,12 +34,15 @@ def draw(findings: dict) -> str:
     for power in range(top + 1):
         line = y(10**power)
         parts.append(f'<line x1="{LEFT}" x2="{WIDTH - 16}" y1="{line}" y2="{line}" stroke="#e9ecef"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{line + 4}" text-anchor="end" fill="#495057">{10**power:,}</text>')
+        parts.append(
+            f'<text x="{LEFT - 8}" y="{line + 4}" text-anchor="end" fill="#495057">{10**power:,}</text>'
+        )
     for n, layer in enumerate(layers):
         x = LEFT + n * step
         bar = y(layer["peak"])
         height = HEIGHT - BOTTOM - bar
-        parts.append(f'<rect x="{x + 2:.1f}" y="{bar:.1f}" width="{step - 4:.1f}" height="{height:.1f}" fill="#4c6ef5"/>')
+        place = f'x="{x + 2:.1f}" y="{bar:.1f}" width="{step - 4:.1f}" height="{height:.1f}"'
+        parts.append(f'<rect {place} fill="#4c6ef5"/>')
         parts.append(
             f'<text x="{x + step / 2:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle" fill="#495057">{n}</text>'
         )

@@ -51,8 +51,9 @@ class SuperWeight:
 
     `verdict`: `critical`, `partial` or `benign` (it spikes, and little is lost without it); None before proof.
     `effect_with_others` is what it adds to the loss when another is gone already (its name says which: the
-    strongest other candidate): far more than `effect` where they mask each other. Source: arXiv 2411.07191 for the coordinates; the verdicts are
-    ours, after arXiv 2503.22329, which found about half of all massive activations harmless.
+    strongest other candidate): far more than `effect` where they mask each other. Source: arXiv 2411.07191 for
+    the coordinates; the verdicts are ours, after arXiv 2503.22329, which found about half of all massive
+    activations harmless.
     """
 
     address: Address

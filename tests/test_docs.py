@@ -46,7 +46,9 @@ def test_every_command_is_documented_with_an_example():
 
 def test_the_two_commands_of_the_readme_are_targets_of_the_makefile():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"^make (\w+)", "\n".join(blocks(ROOT / "README.md", "sh")), re.MULTILINE)) <= targets
+    assert (
+        set(re.findall(r"^make (\w+)", "\n".join(blocks(ROOT / "README.md", "sh")), re.MULTILINE)) <= targets
+    )
 
 
 @pytest.mark.real

@@ -331,7 +331,7 @@ def test_a_model_without_weights_is_refused():
 @pytest.mark.tiny
 def test_a_tensor_changed_by_the_body_is_reported():
     model = llama()
-    with pytest.raises(SuperweightsError, match="changed by something else"):  # noqa: SIM117
+    with pytest.raises(SuperweightsError, match="changed by something else"):
         with edited(model, zero(Address(DOWN, (0, 0)))):
             model.get_parameter(DOWN).data[5, 5] += 1
 
@@ -339,7 +339,7 @@ def test_a_tensor_changed_by_the_body_is_reported():
 @pytest.mark.tiny
 def test_a_tensor_replaced_by_the_body_is_reported():
     model = llama()
-    with pytest.raises(SuperweightsError, match="replaced by another"):  # noqa: SIM117
+    with pytest.raises(SuperweightsError, match="replaced by another"):
         with edited(model, zero(Address(DOWN, (0, 0))), verify=False):
             model.model.layers[1].mlp.down_proj.weight = nn.Parameter(torch.zeros(16, 24))
 
@@ -347,7 +347,7 @@ def test_a_tensor_replaced_by_the_body_is_reported():
 @pytest.mark.tiny
 def test_an_error_of_the_body_is_kept_when_the_tensor_was_changed_too():
     model = llama()
-    with pytest.raises(ValueError, match="mine") as caught:  # noqa: SIM117, PT012
+    with pytest.raises(ValueError, match="mine") as caught:  # noqa: PT012
         with edited(model, zero(Address(DOWN, (0, 0)))):
             model.get_parameter(DOWN).data[5, 5] += 1
             raise ValueError("mine")

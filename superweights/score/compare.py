@@ -111,7 +111,7 @@ def _measure(variants: list[Variant], batch: Tensor, first: int) -> list[Tensor]
     """Per variant but the first: loss before, loss after, KL and agreement of each token, `[4, tokens]`."""
     at = places(batch, first)
     targets = batch[:, first:].reshape(-1)
-    base, *others = (Predictions(variant, batch, at) for variant in variants)
+    base, *others = (Predictions(variant, batch[:, :-1], at) for variant in variants)
     found: list[list[Tensor]] = [[] for _ in others]
     for piece in base.pieces():
         log_p = functional.log_softmax(base.logits(piece), -1)

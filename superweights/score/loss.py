@@ -40,7 +40,7 @@ def token_losses(
     found = []
     for batch in batches(variant.model, windows, batch_size, progress):
         targets = batch[:, 1:].reshape(-1)
-        predictions = Predictions(variant, batch, places(batch))
+        predictions = Predictions(variant, batch[:, :-1], places(batch))
         losses = [
             functional.cross_entropy((logits := predictions.logits(piece)), targets[piece].to(logits.device),
                                      reduction="none").cpu()
