@@ -28,6 +28,8 @@ from superweights.sweep.pieces import Piece, pieces_of
 
 # Tokens that go through a model at once; more where its weights are read again for every batch.
 _TOKENS, _TOKENS_STREAMED = 2048, 8192
+# Tokens of several versions that go through a block as one batch: more keep a processor core no busier.
+_ABREAST, _ABREAST_ACCELERATED = 512, 16384
 # Versions that are measured together at most: fewer share less, more are lost when the process is killed.
 MOST_TOGETHER = 32
 # The hidden states of the versions may take this share of free memory, and so many bytes.
@@ -50,6 +52,7 @@ class Bench:
         self._ids = ids.to(device_of(model))
         self._vocabulary = vocabulary_of(model)
         self._chained = True
+        self._abreast = _ABREAST if self._ids.device.type == "cpu" else _ABREAST_ACCELERATED
 
     @property
     def together(self) -> int:
@@ -112,7 +115,7 @@ class Bench:
         riding: dict[int, Branch | None] = {}
         if self._chained and any(versions):
             branches = {i: Branch(edits) for i, edits in enumerate(versions) if edits}
-            with branching(self.model, list(branches.values())) as run:
+            with branching(self.model, list(branches.values()), abreast=self._abreast) as run:
                 run.pass_over(batch)
                 self._chained = run.broken_at is None
                 if self._chained:

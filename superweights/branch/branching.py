@@ -1,15 +1,4 @@
-"""Many edited versions of a model in a single pass over its weights.
-
-An edit changes nothing before the block it stands in, and nothing but its block's own arithmetic there. So
-the model runs once, unedited; where a branch's first edit stands, that block runs again on the same input
-with the edit in place, and from there on the branch's hidden states go through every further block right
-after the model's own, while that block's weights are in memory. No shape is assumed and no arithmetic is
-imitated: every branch is the model's own block on its own edited weights, so a branch without edits is
-equal to the model bit for bit (tests/test_branch.py, on every family).
-
-Models whose blocks do not form a chain (something happens between two blocks) are noticed while they run,
-and their branches fall back to passes of their own.
-"""
+"""One pass of a model, with its branches beside it."""
 
 from __future__ import annotations
 
@@ -22,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from superweights.address import layout_of
+from superweights.branch.calls import first_tensor, hidden_of, like_output, repeated, same, takes, with_hidden
 from superweights.edit import Edit, edited
 from superweights.stream.blocks import find_blocks
 
@@ -69,7 +59,9 @@ class Branching:
     model's own), for watches.
     """
 
-    def __init__(self, model: nn.Module, branches: Iterable[Branch], watch: Pausable | None):
+    def __init__(
+        self, model: nn.Module, branches: Iterable[Branch], watch: Pausable | None, abreast: int = 0
+    ):
         self.model: Any = model
         self.branches: list[Branch] = list(branches)
         self.broken_at: str | None = None
@@ -85,6 +77,7 @@ class Branching:
         self._idle = False
         self._base: Tensor | None = None
         self._places: dict[Edit, str] = {}
+        self._abreast, self._abreast_checked = abreast, False
 
     def pass_over(
         self, input_ids: Tensor, discover: Callable[[Visit], Iterable[Branch]] | None = None
@@ -128,13 +121,13 @@ class Branching:
         if positions is None:
             return self.model(ids).logits
         wanted = torch.arange(ids.shape[1], device=ids.device)[positions]
-        keep = {"logits_to_keep": wanted} if _takes(self.model, "logits_to_keep") else {}
+        keep = {"logits_to_keep": wanted} if takes(self.model, "logits_to_keep") else {}
         logits = self.model(ids, **keep).logits
         return logits if logits.shape[1] == len(wanted) else logits[:, positions]
 
     def _forward(self, ids: Tensor) -> Tensor:
         """The model's pass. Returns the last position's logits, and computes no others where it can be helped."""
-        keep = {"logits_to_keep": 1} if _takes(self.model, "logits_to_keep") else {}
+        keep = {"logits_to_keep": 1} if takes(self.model, "logits_to_keep") else {}
         return self.model(ids, **keep).logits[:, -1]
 
     def _head_agrees(self, predicted: Tensor) -> bool:
@@ -162,16 +155,16 @@ class Branching:
         """A block's forward, as the model calls it: its own rows first, then every branch's."""
         if self._idle:
             return forward(*args, **kwargs)
-        before = _hidden_of(args, kwargs)
+        before = hidden_of(args, kwargs)
         if self._bypass is not None:
             self._visits_left -= 1
-            return _like_output(self._output, before if self._visits_left else self._bypass)
+            return like_output(self._output, before if self._visits_left else self._bypass)
         assert self._ids is not None, "blocks are only visited inside pass_over"
-        follows = not self._visits or _same(before, self._last)
+        follows = not self._visits or same(before, self._last)
         if not follows or before.shape[:2] != self._ids.shape:
             self._break(path)
         out = forward(*args, **kwargs)
-        self._output, after = out, _first_tensor(out)
+        self._output, after = out, first_tensor(out)
         with self._looking_away():
             self._fork(Visit(path, self._visits, before, after), forward, args, kwargs)
         self._visits += 1
@@ -181,9 +174,11 @@ class Branching:
     def _fork(self, visit: Visit, forward: Callable, args: tuple, kwargs: dict) -> None:
         if self._discover is not None:
             self._add(self._discover(visit))
+        advanced = {id(branch) for branch in self._advance_abreast(visit, forward, args, kwargs)}
         done = 0
         while done < len(self.branches):  # watched branches may add more
-            self._advance(self.branches[done], visit, forward, args, kwargs)
+            if id(self.branches[done]) not in advanced:
+                self._advance(self.branches[done], visit, forward, args, kwargs)
             done += 1
 
     def _add(self, found: Iterable[Branch]) -> None:
@@ -201,15 +196,51 @@ class Branching:
         if branch.apart or waiting or self.broken_at is not None:
             return
         before = visit.before if branch.hidden is None else branch.hidden
-        args, kwargs = _with_hidden(args, kwargs, before, branch._own)
+        args, kwargs = with_hidden(args, kwargs, before, branch._own)
         try:
             with self._showing(branch), edited(self.model, here, verify=False) if here else ExitStack():
-                branch.hidden = _first_tensor(forward(*args, **kwargs))
+                branch.hidden = first_tensor(forward(*args, **kwargs))
         except _CANNOT_RUN:
             self._break(visit.path)  # a block that cannot be run twice in a pass, e.g. one that keeps a cache
             return
         if branch.watched and self._discover is not None:
             self._add(self._discover(Visit(visit.path, visit.number, before, branch.hidden, branch)))
+
+    def _advance_abreast(self, visit: Visit, forward: Callable, args: tuple, kwargs: dict) -> list[Branch]:
+        """The branches that the block treats alike, taken through it as further rows of one batch."""
+        rows, size = len(visit.before), self._abreast // visit.before[..., 0].numel()
+        advanced: list[Branch] = []
+        alike = [branch for branch in self.branches if size > 1 and self._is_plain(branch, visit)]
+        for start in range(0, len(alike) - 1, max(1, size)):
+            group = alike[start : start + size]
+            hidden = torch.cat([branch.hidden for branch in group if branch.hidden is not None])
+            try:
+                more, named = repeated(args, kwargs, visit.before, hidden)
+                after = first_tensor(forward(*more, **named)).split(rows)
+            except _CANNOT_RUN:
+                self._abreast = 0
+                return advanced
+            if not self._abreast_checked and not self._is_alone_too(
+                group[0], after[0], visit, forward, args, kwargs
+            ):
+                self._abreast = 0
+                return advanced
+            for branch, own in zip(group, after, strict=True):
+                branch.hidden = own
+            advanced += group
+        return advanced
+
+    def _is_plain(self, branch: Branch, visit: Visit) -> bool:
+        """Whether nothing but its hidden states tells `branch` from the model in this block."""
+        here = any(self._path_of(edit) == visit.path for edit in branch.edits)
+        return branch.hidden is not None and not (here or branch.apart or branch.watched or branch._own)
+
+    def _is_alone_too(self, branch: Branch, abreast: Tensor, visit: Visit, *call: Any) -> bool:
+        """Whether a branch's states after the block are the same when it goes alone; looked at once a pass."""
+        before, self._abreast_checked = branch.hidden, True
+        self._advance(branch, visit, *call)
+        alone, branch.hidden = branch.hidden, before
+        return alone is not None and bool(((abreast - alone).abs() <= 1e-4 * alone.abs().max()).all())
 
     def _break(self, path: str) -> None:
         """Something came between two blocks, which branches cannot follow: each gets a pass of its own."""
@@ -260,13 +291,18 @@ class Branching:
 
 @contextmanager
 def branching(
-    model: nn.Module, branches: Sequence[Branch] = (), *, watch: Pausable | None = None
+    model: nn.Module,
+    branches: Sequence[Branch] = (),
+    *,
+    watch: Pausable | None = None,
+    abreast: int = 0,
 ) -> Iterator[Branching]:
     """A `Branching` of `model`: its blocks are wrapped inside the `with` and put back after it.
 
-    Without a cache of keys and values, in which a branch would find those of the model beside its own.
+    Without a cache of keys and values, in which a branch would find those of the model beside its own. Up to
+    `abreast` tokens of several branches go through a block at once (0: each branch alone, bit for bit).
     """
-    run = Branching(model, branches, watch)
+    run = Branching(model, branches, watch, abreast)
     originals = {path: block.forward for path, block in run.blocks.items()}
     cached, model.config.use_cache = getattr(model.config, "use_cache", None), False
     try:
@@ -287,54 +323,3 @@ def _wrap(run: Branching, path: str, forward: Callable) -> Callable:
         return run._visit(path, forward, args, kwargs)
 
     return visited
-
-
-def _hidden_of(args: tuple, kwargs: dict) -> Tensor:
-    """The hidden states a block is called with: its first tensor, by convention `hidden_states`."""
-    found = next((a for a in args if isinstance(a, Tensor)), kwargs.get("hidden_states"))
-    if not isinstance(found, Tensor):
-        found = next(v for v in kwargs.values() if isinstance(v, Tensor))
-    return found
-
-
-def _with_hidden(args: tuple, kwargs: dict, hidden: Tensor, own: dict[int, Any]) -> tuple[tuple, dict]:
-    """The same call with other hidden states.
-
-    Lists and dictionaries that blocks write into (shared keys and values) are the branch's own copies, or
-    the branches would overwrite what the model itself reads in a later block.
-    """
-    old = _hidden_of(args, kwargs)
-
-    def swap(value: Any) -> Any:
-        if value is old:
-            return hidden
-        if isinstance(value, dict | list) and not isinstance(value, torch.Size):
-            return own.setdefault(id(value), value.copy())
-        return value
-
-    return tuple(swap(a) for a in args), {key: swap(value) for key, value in kwargs.items()}
-
-
-def _first_tensor(out: Any) -> Tensor:
-    return out if isinstance(out, Tensor) else next(part for part in out if isinstance(part, Tensor))
-
-
-def _like_output(out: Any, hidden: Tensor) -> Any:
-    """`hidden` in the form in which the block returned its output."""
-    if isinstance(out, Tensor):
-        return hidden
-    first = _first_tensor(out)
-    parts = [hidden if part is first else part for part in out]
-    return out._make(parts) if hasattr(out, "_make") else type(out)(parts)
-
-
-def _same(tensor: Tensor, other: Tensor | None) -> bool:
-    return other is not None and (
-        tensor is other or (tensor.data_ptr() == other.data_ptr() and tensor.shape == other.shape)
-    )
-
-
-def _takes(model: nn.Module, argument: str) -> bool:
-    import inspect
-
-    return argument in inspect.signature(model.forward).parameters

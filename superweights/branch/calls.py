@@ -1,0 +1,82 @@
+"""How a block of a model is called: the same call with other hidden states, or with those of several versions."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def hidden_of(args: tuple, kwargs: dict) -> Tensor:
+    """The hidden states a block is called with: its first tensor, by convention `hidden_states`."""
+    found = next((a for a in args if isinstance(a, Tensor)), kwargs.get("hidden_states"))
+    if not isinstance(found, Tensor):
+        found = next(v for v in kwargs.values() if isinstance(v, Tensor))
+    return found
+
+
+def with_hidden(args: tuple, kwargs: dict, hidden: Tensor, own: dict[int, Any]) -> tuple[tuple, dict]:
+    """The same call with other hidden states.
+
+    Lists and dictionaries that blocks write into (shared keys and values) are the branch's own copies, or
+    the branches would overwrite what the model itself reads in a later block.
+    """
+    old = hidden_of(args, kwargs)
+
+    def swap(value: Any) -> Any:
+        if value is old:
+            return hidden
+        if isinstance(value, dict | list) and not isinstance(value, torch.Size):
+            return own.setdefault(id(value), value.copy())
+        return value
+
+    return tuple(swap(a) for a in args), {key: swap(value) for key, value in kwargs.items()}
+
+
+def repeated(args: tuple, kwargs: dict, old: Tensor, hidden: Tensor) -> tuple[list, dict]:
+    """The same call for several times the rows, `hidden` in the place of `old`; TypeError where it is not clear
+    which arguments have a row each."""
+    rows = old.shape[0]
+    times = hidden.shape[0] // rows
+
+    def again(value: Any) -> Any:
+        if value is old:
+            return hidden
+        if type(value) is tuple:
+            return tuple(again(part) for part in value)
+        if not isinstance(value, Tensor):
+            if value is None or isinstance(value, bool | int | float | str):
+                return value
+            raise TypeError(f"{type(value)} may hold a batch")
+        if value.dim() < 2 or value.shape[0] == 1:
+            return value
+        if value.shape[0] != rows:
+            raise TypeError(f"{list(value.shape)} is no batch of {rows}")
+        return value.repeat(times, *[1] * (value.dim() - 1))
+
+    return [again(a) for a in args], {key: again(value) for key, value in kwargs.items()}
+
+
+def first_tensor(out: Any) -> Tensor:
+    return out if isinstance(out, Tensor) else next(part for part in out if isinstance(part, Tensor))
+
+
+def like_output(out: Any, hidden: Tensor) -> Any:
+    """`hidden` in the form in which the block returned its output."""
+    if isinstance(out, Tensor):
+        return hidden
+    first = first_tensor(out)
+    parts = [hidden if part is first else part for part in out]
+    return out._make(parts) if hasattr(out, "_make") else type(out)(parts)
+
+
+def same(tensor: Tensor, other: Tensor | None) -> bool:
+    return other is not None and (
+        tensor is other or (tensor.data_ptr() == other.data_ptr() and tensor.shape == other.shape)
+    )
+
+
+def takes(model: nn.Module, argument: str) -> bool:
+    return argument in inspect.signature(model.forward).parameters
