@@ -3,8 +3,8 @@
     python benchmarks/score.py [--windows 4] [--window 512] [--rounds 3] [--text FILE]
 
 All three score the same windows of the embedded model in one process, in turns, in float32; the best round
-counts, in CPU seconds (other programs on the machine then matter less). Memory is the peak
-above the loaded model, the least of three processes (the system's own paging adds to some).
+counts, in CPU seconds (other programs on the machine then matter less). Memory is the peak above
+the loaded model, the lesser of two processes (the system's own paging adds to some).
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def _report(options: argparse.Namespace, seconds: dict, losses: dict, tokens: in
     for way in seconds:
         command = [sys.executable, __file__, "--memory-of", way, "--windows", str(options.windows)]
         command += ["--window", str(options.window), *(["--text", str(options.text)] if options.text else [])]
-        runs = [subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(3)]
+        runs = [subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(2)]
         peak = min(int(out.split()[-1]) for out in runs)
         difference = ((losses[way] - losses[WAYS[0]]).abs() / losses[WAYS[0]]).max().item()
         ratio = seconds[way] / seconds[WAYS[0]]
