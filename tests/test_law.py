@@ -32,7 +32,10 @@ LAW: dict[str, set[str]] = {
     "find": {"checkpoint", "stream", "watch", "edit", "branch", "score", "text", "address", "record"},
     "quantize": {"checkpoint", "address", "record"},
     "formats": {"quantize", "checkpoint", "address"},
-    "anatomy": {"taps", "text", "record"},
+    # Plain SVG: lines and heat maps, for whoever has something to show.
+    "picture": set(),
+    # Causal questions take super weights out (edit, address) and say what that costs (score).
+    "anatomy": {"taps", "text", "record", "picture", "edit", "address", "score"},
     "prune": {"taps", "checkpoint", "edit", "score", "text", "record"},
     "adapt": {"taps", "checkpoint", "edit", "score", "text", "record"},
     "lab": {"anatomy", "score", "text", "record"},

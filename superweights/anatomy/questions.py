@@ -1,0 +1,90 @@
+"""The questions: a word for the command line, what it asks, and the file that answers. Imports nothing heavy.
+
+To add one: a file in this folder, a line here, a test (see CONTRIBUTING.md). The file has
+
+- `reduction(study) -> Reduction` when one pass answers it: it is then part of `all`;
+- `investigate(study) -> Answer` otherwise, or beside it, when the question can also intervene (`causal`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from superweights.errors import SuperweightsError
+
+if TYPE_CHECKING:
+    from superweights.anatomy.study import Study
+
+
+@dataclass(frozen=True)
+class Question:
+    """A word, what it asks in one line, and what its file offers.
+
+    `file` is the module in this folder. `one_pass`: it has `reduction(study)`. `causal`: its
+    `investigate(study)` intervenes when `study.causal` is set.
+    """
+
+    word: str
+    asks: str
+    file: str
+    one_pass: bool = True
+    causal: bool = False
+
+    def answer(self, study: Study) -> Any:
+        """The answer for `study`. Raises `SuperweightsError` where interventions are asked of a question
+        that has none."""
+        home = import_module(f"superweights.anatomy.{self.file}")
+        if study.causal and not self.causal:
+            raise SuperweightsError(
+                f"The question {self.word} has no intervention.", hint="leave out --causal."
+            )
+        if study.causal or not self.one_pass:
+            return home.investigate(study)
+        return study.ask(home.reduction(study))[0]
+
+
+QUESTIONS: tuple[Question, ...] = (
+    Question("kurtosis", "how heavy the tails of the activations are, and in which features", "kurtosis"),
+)
+
+
+def question_named(word: str) -> Question:
+    """The question called `word`. Raises `SuperweightsError` with the list for any other word."""
+    found = next((question for question in QUESTIONS if question.word == word), None)
+    if found is None:
+        raise SuperweightsError(
+            f"There is no question {word!r}.",
+            hint=f"ask one of {', '.join(question.word for question in QUESTIONS)}, all.",
+        )
+    return found
+
+
+def answer_all(study: Study) -> dict[str, Any]:
+    """The answers of every one-pass question, by word, in a single pass; a refusal stands in its place, in words."""
+    answers: dict[str, Any] = {}
+    asked: dict[str, Any] = {}
+    for question in QUESTIONS:
+        if not question.one_pass:
+            continue
+        home = import_module(f"superweights.anatomy.{question.file}")
+        refusal = _refusal(study, home.reduction(study))
+        answers[question.word] = refusal
+        if refusal is None:
+            asked[question.word] = home.reduction(study)
+    if asked:
+        answers |= dict(zip(asked, study.ask(*asked.values()), strict=True))
+    return answers
+
+
+def _refusal(study: Study, reduction: Any) -> str | None:
+    """Why this model or these tokens cannot be asked, or None. The reduction is used up by this."""
+    from superweights.anatomy.body import Body
+
+    try:
+        reduction.taps(Body.of(study.model))
+        reduction.begin(study.ids[:1])
+    except SuperweightsError as error:
+        return error.message
+    return None
