@@ -37,6 +37,12 @@ _HOMES = {
     "Question": "questions",
     "question_named": "questions",
     "Kurtosis": "kurtosis",
+    "MassiveReduction": "massive",
+    "Massive": "massive_answer",
+    "SinkReduction": "sinks",
+    "Sinks": "sinks_answer",
+    "ContributionReduction": "contributions",
+    "Contributions": "contributions_answer",
 }
 
 __all__ = sorted(_HOMES)

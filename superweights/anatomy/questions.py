@@ -46,6 +46,17 @@ class Question:
 
 
 QUESTIONS: tuple[Question, ...] = (
+    Question(
+        "massive",
+        "where massive activations are born, carried and erased, and by which weight",
+        "massive",
+    ),
+    Question(
+        "sinks", "where attention goes when there is nothing to say: the first token as a sink", "sinks"
+    ),
+    Question(
+        "contributions", "which tokens make a layer's output, beside attention and two norms", "contributions"
+    ),
     Question("kurtosis", "how heavy the tails of the activations are, and in which features", "kurtosis"),
 )
 
