@@ -42,5 +42,5 @@ def study(count: int = 32, **rest: Any) -> Study:
 
 @functools.cache
 def answers() -> dict[str, Any]:
-    """Every one-pass answer on 16 windows of 64 tokens, by the question's word."""
-    return answer_all(study(16))
+    """Every one-pass answer on 32 windows of 64 tokens, by the question's word."""
+    return answer_all(study())

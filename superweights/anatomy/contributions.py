@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from superweights.anatomy.answer import Answer
 from superweights.anatomy.body import Body
 from superweights.anatomy.chunks import check_causal, query_slices, repeated
 from superweights.anatomy.contributions_answer import MEASURES, Contributions
@@ -235,3 +236,10 @@ def _hidden(layer: int, reason: str) -> SuperweightsError:
 def reduction(study: Study) -> ContributionReduction:
     """The reduction for `study`."""
     return ContributionReduction()
+
+
+def investigate(study: Study) -> Answer:
+    """Which measure finds the tokens that matter; see `contributions_causal`."""
+    from superweights.anatomy.contributions_causal import contributions_tested
+
+    return contributions_tested(study)

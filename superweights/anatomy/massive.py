@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
+from superweights.anatomy.answer import Answer
 from superweights.anatomy.body import Body
 from superweights.anatomy.massive_answer import Channel, LayerState, Massive
 from superweights.anatomy.massive_events import Written, events_of
@@ -58,6 +59,7 @@ class MassiveReduction:
             raise SuperweightsError("Positions count from 0.", hint="the first token is position 0.")
         self.position = position
         self._shape = (0, 0)
+        self._width = 0
         names = ("peak", "share", "here", "elsewhere", "median", "norm", "strict", "along", "at")
         self._kept = {name: PerRow() for name in names}
         self._layers: dict[int, _Held] = {}
@@ -108,6 +110,7 @@ class MassiveReduction:
         return Massive(
             rows,
             tokens,
+            self._width,
             self.position,
             states,
             events,
@@ -131,6 +134,7 @@ class MassiveReduction:
         return Written(held.attention / rows, held.mlp / rows, held.channel, held.weights, neurons)
 
     def _on_start(self, hidden: Tensor) -> None:
+        self._width = hidden.shape[-1]
         here = hidden[:, self.position].float()
         self._start.add(0, here.abs().amax(-1))
         self._before = here
@@ -218,3 +222,10 @@ def _channels(here: Moments | None) -> tuple[Channel, ...]:
 def reduction(study: Study) -> MassiveReduction:
     """The reduction for `study`."""
     return MassiveReduction()
+
+
+def investigate(study: Study) -> Answer:
+    """What massive activations do and how they are made; see `massive_causal`."""
+    from superweights.anatomy.massive_causal import massive_tested
+
+    return massive_tested(study)

@@ -60,6 +60,7 @@ class Massive:
 
     rows: int
     tokens: int
+    width: int
     position: int
     layers: tuple[LayerState, ...]
     events: tuple[Event, ...]

@@ -48,14 +48,16 @@ class Question:
 QUESTIONS: tuple[Question, ...] = (
     Question(
         "massive",
-        "where massive activations are born, carried and erased, and by which weight",
+        "where massive activations are born, carried, erased; by which weight",
         "massive",
+        causal=True,
     ),
+    Question("sinks", "where attention goes when there is nothing to say: token 0", "sinks", causal=True),
     Question(
-        "sinks", "where attention goes when there is nothing to say: the first token as a sink", "sinks"
-    ),
-    Question(
-        "contributions", "which tokens make a layer's output, beside attention and two norms", "contributions"
+        "contributions",
+        "which tokens make a layer's output",
+        "contributions",
+        causal=True,
     ),
     Question("kurtosis", "how heavy the tails of the activations are, and in which features", "kurtosis"),
 )

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from superweights.anatomy.answer import Answer
 from superweights.anatomy.body import Body
 from superweights.anatomy.chunks import check_causal, query_slices, repeated
 from superweights.anatomy.rows import PerRow
@@ -50,7 +51,7 @@ class SinkReduction:
         self._shape = (0, 0)
         self._rates = PerRow()  # of each row the share of heads above eps
         self._elsewhere: dict[int, Tensor] = {}  # how often a head sinks at positions 0 to T/2
-        self._kept = {name: PerRow() for name in ("argmax", "mass", "drain", "pull", "spare", "norms")}
+        self._kept = {name: PerRow() for name in ("argmax", "mass", "drain", "pull", "spare", "norms", "own")}
         self._query: Tensor | None = None
 
     def taps(self, body: Body) -> Mapping[Site, Tap]:
@@ -90,6 +91,7 @@ class SinkReduction:
             sink_rate=self._rates.means(),
             argmax_share=self._kept["argmax"].means(),
             mass=tuple(mass.mean(1).tolist()),
+            own=self._kept["own"].means(),
             spare=self._kept["spare"].means(),
             drain=self._kept["drain"].means() if self._kept["drain"].layers == layers else None,
             key_pull=self._kept["pull"].means() if self._kept["pull"].layers == layers else None,
@@ -119,6 +121,8 @@ class SinkReduction:
                 first += (later[:, :, part].argmax(-1) == 0).sum((1, 2))
             self._kept["argmax"].add(layer, first / (heads * (tokens - 1)))
             self._kept["mass"].add(layer, later[..., 0].mean(-1, dtype=torch.float32))
+            own = later.diagonal(1, -2, -1)[..., : tokens - 1]
+            self._kept["own"].add(layer, own.mean((1, 2), dtype=torch.float32))
             self._kept["spare"].add(layer, 1 - weights[:, :, -1].sum(-1, dtype=torch.float32).mean(1))
 
         return look
@@ -173,3 +177,10 @@ def _quiet_heads(norms: PerRow) -> tuple[Head, ...]:
 def reduction(study: Study) -> SinkReduction:
     """The reduction for `study`."""
     return SinkReduction()
+
+
+def investigate(study: Study) -> Answer:
+    """What becomes of the sinks without the study's super weights; see `sinks_causal`."""
+    from superweights.anatomy.sinks_causal import sinks_without
+
+    return sinks_without(study)

@@ -25,11 +25,11 @@ class Sinks:
     """The first token as a sink, layer by layer (`layers`: those that attend). See the file `sinks` for each
     number's phenomenon and source; shares between 0 and 1, means over rows.
 
-    `spare`: weight that the last query puts on no token (a learned sink). `drain`, `key_pull`, `quietest` are
-    None where the model's attention hides values, keys or head outputs. `head_mass [layers][H]` is the mean
-    weight on token 0 of each head (the score AWFT); `quietest` has every head with its AHON(LN), smallest
-    first. `other_rate` is the largest sink rate of any position from 1 to T/2, and `other_position` that
-    position.
+    `own`: weight on the query's own token; `spare`: weight that the last query puts on no token (a learned
+    sink). `drain`, `key_pull`, `quietest` are None where the model's attention hides values, keys or head
+    outputs. `head_mass [layers][H]` is each head's mean weight on token 0 (the score AWFT); `quietest` has every
+    head with its AHON(LN), smallest first. `other_rate` is the largest sink rate of any position from 1 to T/2,
+    and `other_position` that position.
     """
 
     rows: int
@@ -39,6 +39,7 @@ class Sinks:
     sink_rate: tuple[float, ...]
     argmax_share: tuple[float, ...]
     mass: tuple[float, ...]
+    own: tuple[float, ...]
     spare: tuple[float, ...]
     drain: tuple[float, ...] | None
     key_pull: tuple[float, ...] | None
