@@ -60,6 +60,26 @@ QUESTIONS: tuple[Question, ...] = (
         causal=True,
     ),
     Question("kurtosis", "how heavy the tails of the activations are, and in which features", "kurtosis"),
+    Question("dimension", "how many directions the residual stream uses", "dimension"),
+    Question(
+        "sparsity", "how sparse the neurons are, how far they spike, whether weights drifted", "sparsity"
+    ),
+    Question("depth", "how far each block turns the stream; what is lost without it", "depth", causal=True),
+    Question(
+        "linearity", "how close each block is to a linear map, token by token", "linearity", one_pass=False
+    ),
+    Question("jacobian", "how close each block is to doing nothing", "jacobian", one_pass=False),
+    Question(
+        "information",
+        "what each sub-layer adds: new directions or a new mixture",
+        "information",
+        one_pass=False,
+    ),
+    Question("lens", "what the model would say after each block", "lens", one_pass=False),
+    Question(
+        "replacement", "what attention is worth: other weights in its place", "replacement", one_pass=False
+    ),
+    Question("words", "what stop words, punctuation and articles are worth", "removal", one_pass=False),
 )
 
 
@@ -82,7 +102,7 @@ def answer_all(study: Study) -> dict[str, Any]:
         if not question.one_pass:
             continue
         home = import_module(f"superweights.anatomy.{question.file}")
-        refusal = _refusal(study, home.reduction(study))
+        refusal = _refusal(study, home)
         answers[question.word] = refusal
         if refusal is None:
             asked[question.word] = home.reduction(study)
@@ -91,11 +111,12 @@ def answer_all(study: Study) -> dict[str, Any]:
     return answers
 
 
-def _refusal(study: Study, reduction: Any) -> str | None:
-    """Why this model or these tokens cannot be asked, or None. The reduction is used up by this."""
+def _refusal(study: Study, home: Any) -> str | None:
+    """Why this model or these tokens cannot be asked the question whose file is `home`, or None."""
     from superweights.anatomy.body import Body
 
     try:
+        reduction = home.reduction(study)
         reduction.taps(Body.of(study.model))
         reduction.begin(study.ids[:1])
     except SuperweightsError as error:
