@@ -1,22 +1,49 @@
 """Rounding weights to few bits, and keeping exactly the few that hold the model up.
 
 `quantize_tensor(weight, Scheme(...), keep=[(507, 1229)])` rounds one tensor; `protection_report` says for each
-kept weight what rounding did to it and whether keeping it changed anything. Everything here is data-free.
+kept weight what rounding did to it and whether keeping it changed anything. That part is data-free.
+`rounding_activations(model, ActivationScheme(...))` rounds the inputs of linear layers, super activations held out.
 """
 
+from superweights.quantize.activation_scheme import INT8_WEIGHTS, ActivationScheme, Hold, Place, Smooth
+from superweights.quantize.calibration import Calibration, calibrate
+from superweights.quantize.held_places import (
+    Coverage,
+    HeldScalar,
+    LayerReport,
+    activation_report,
+    coverage,
+    locate,
+)
 from superweights.quantize.protect import Protected, protection_report
+from superweights.quantize.rounding import Rounding, rounding_activations
 from superweights.quantize.scheme import Blocks, Clip, Scheme
 from superweights.quantize.tensor import Quantized, RoundingError, StoredBits, quantize_tensor, rounding_error
 
 __all__ = [
+    "INT8_WEIGHTS",
+    "ActivationScheme",
     "Blocks",
+    "Calibration",
     "Clip",
+    "Coverage",
+    "HeldScalar",
+    "Hold",
+    "LayerReport",
+    "Place",
     "Protected",
     "Quantized",
+    "Rounding",
     "RoundingError",
     "Scheme",
+    "Smooth",
     "StoredBits",
+    "activation_report",
+    "calibrate",
+    "coverage",
+    "locate",
     "protection_report",
     "quantize_tensor",
+    "rounding_activations",
     "rounding_error",
 ]
