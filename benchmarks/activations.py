@@ -1,7 +1,7 @@
 """What rounding the inputs of linear layers costs the embedded model, plain, held out, clipped and smoothed.
 
-    python benchmarks/activations.py measure TEXT [--only WORD] [--store FILE] [--windows 24]
-    python benchmarks/activations.py choose [--only WORD] [--windows 10]
+    python benchmarks/activations.py measure TEXT [--only WORD ...] [--store FILE] [--windows 24]
+    python benchmarks/activations.py choose [--only WORD ...] [--windows 10]
     python benchmarks/activations.py places TEXT
     python benchmarks/activations.py overhead
     python benchmarks/activations.py write
@@ -51,7 +51,7 @@ ROWS: dict[str, ActivationScheme | None] = {
     "W8A8 token clipped at 20": A(clip=20),
     "W8A8 token smooth 0.5": A(smooth=Smooth(0.5)),
     "W8A8 token held top 1": A(hold=Hold("top", 1, "token")),
-    "W8A8 token held top 4": A(hold=Hold("top", 4, "token")),
+    "W8A8 token held 8": A(hold=Hold("deviations", 8, "token")),
     "W8A8 tensor plain": A(scale="tensor"),
     "W8A8 tensor clipped at 20": A(scale="tensor", clip=20),
     "W8A8 tensor smooth 0.5": A(scale="tensor", smooth=Smooth(0.5)),
@@ -67,14 +67,14 @@ ROWS: dict[str, ActivationScheme | None] = {
     "W8A8 static held 5": A(scale="static", hold=Hold("deviations", 5)),
     "W4 only": A(hold=ALL, weights=W4),
     "W4A8 token plain": A(weights=W4),
-    "W4A8 token held top 4": A(weights=W4, hold=Hold("top", 4, "token")),
+    "W4A8 token held 8": A(weights=W4, hold=Hold("deviations", 8, "token")),
     "W4A8 tensor plain": A(scale="tensor", weights=W4),
     "W4A8 tensor held 5": A(scale="tensor", weights=W4, hold=Hold("deviations", 5)),
     "W4A8 static held 5": A(scale="static", weights=W4, hold=Hold("deviations", 5)),
 }
 CHOICES = {
     **{f"token top {m}": A(hold=Hold("top", m, "token")) for m in (1, 4)},
-    **{f"token deviations {k}": A(hold=Hold("deviations", k, "token")) for k in (5, 8)},
+    **{f"token deviations {k}": A(hold=Hold("deviations", k, "token")) for k in (5, 8, 12)},
     **{f"tensor deviations {k}": A(scale="tensor", hold=Hold("deviations", k)) for k in (5, 8, 12, 20)},
     **{f"static deviations {k}": A(scale="static", hold=Hold("deviations", k)) for k in (5, 8, 12, 20)},
 }
@@ -85,8 +85,8 @@ def measure(model, tokenizer, options) -> None:
     options.store.parent.mkdir(exist_ok=True)
     known = {row["name"] for row in read(options.store)}
     rows = windows(tokenizer, read_text(options.text), 512, count=options.windows)
-    for name, scheme in ROWS.items():
-        if name in known or options.only not in name:
+    for name, scheme in chosen(ROWS, options.only):
+        if name in known:
             continue
         losses, share = losses_of(model, tokenizer, rows, scheme)
         line = {"name": name, "held_share": share, "losses": losses.tolist()}
@@ -99,10 +99,15 @@ def choose(model, tokenizer, options) -> None:
     """Perplexity on prose that calibration has not seen."""
     count = min(options.windows, 10)
     rows = windows(tokenizer, embedded_prose(), 512)[-count:]
-    for name, scheme in {"unrounded": None, **CHOICES}.items():
-        if options.only in name:
-            losses, share = losses_of(model, tokenizer, rows, scheme)
-            print(f"{name:36} {perplexity_of(losses)}  held {share:.3%}", flush=True)
+    for name, scheme in chosen({"unrounded": None, **CHOICES}, options.only):
+        losses, share = losses_of(model, tokenizer, rows, scheme)
+        print(f"{name:36} {perplexity_of(losses)}  held {share:.3%}", flush=True)
+
+
+def chosen(rows: dict, words: list[str]):
+    """The rows whose name has one of the words, in the order of the words."""
+    names = dict.fromkeys(name for word in words for name in rows if word in name)
+    return [(name, rows[name]) for name in names]
 
 
 def losses_of(model, tokenizer, rows, scheme):
@@ -159,7 +164,7 @@ def overhead(options) -> None:
         x[0, 7] = 3000.0
         weight = round_weight(torch.randn(outputs, inputs, generator=generator), INT8_WEIGHTS, 0)
         schemes = {
-            "token": (A(), A(hold=Hold("top", 4, "token"))),
+            "token": (A(), A(hold=Hold("deviations", 8, "token"))),
             "tensor": (A(scale="tensor"), A(scale="tensor", hold=Hold("deviations", 5))),
         }
         dense = torch.randn(outputs, inputs, generator=generator)
@@ -266,7 +271,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("what", choices=["measure", "choose", "places", "overhead", "write"])
     parser.add_argument("text", nargs="?")
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", nargs="*", default=[""], metavar="WORD")
     parser.add_argument("--store", type=Path, default=STORE)
     parser.add_argument("--windows", type=int, default=24)
     options = parser.parse_args()
