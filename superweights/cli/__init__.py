@@ -8,6 +8,7 @@ import typer
 
 from superweights.cli import console
 from superweights.cli.ablate import ablate
+from superweights.cli.activations import activations
 from superweights.cli.anatomy import anatomy
 from superweights.cli.evaluate import evaluate
 from superweights.cli.find import find
@@ -36,6 +37,7 @@ app.command("ablate")(ablate)
 app.command("scale")(scale)
 app.command("evaluate")(evaluate)
 app.command("reproduce")(reproduce)
+app.command("activations")(activations)
 app.command("sweep")(sweep)
 app.command("anatomy")(anatomy)
 
