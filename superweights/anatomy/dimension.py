@@ -51,6 +51,14 @@ def intrinsic_dimension(points: Tensor, share: float = PUBLISHED) -> float:
     copy, but not their neighbours, which then have two equally near ones and raise the dimension. Memory: 256
     rows of distances. Raises `SuperweightsError` for fewer than 32 different points.
     """
+    return _fitted(neighbour_ratios(points), share)
+
+
+def neighbour_ratios(points: Tensor) -> Tensor:
+    """log of the second nearest distance over the nearest, of each different one of `points [n, d]`, sorted.
+
+    The part of `intrinsic_dimension` that takes time: several fits can share it.
+    """
     centred = points.double() - points.double().mean(0)
     kept = _different(centred / (centred.norm(dim=1).mean() or 1.0))
     n = len(kept)
@@ -60,7 +68,12 @@ def intrinsic_dimension(points: Tensor, share: float = PUBLISHED) -> float:
             hint="use more windows of a text.",
         )
     first, second = two_nearest(kept)
-    ratios = (second / first).log().sort().values
+    return (second / first).log().sort().values
+
+
+def _fitted(ratios: Tensor, share: float) -> float:
+    """The slope of -log(1 - F) over the smallest `share` of the sorted log ratios."""
+    n = len(ratios)
     empirical = torch.arange(1, n + 1, dtype=torch.float64) / n
     used = slice(0, min(max(2, int(n * share)), n - 1))  # at the last point F is 1
     x, y = ratios[used], -torch.log1p(-empirical[used])
@@ -194,8 +207,7 @@ class Dimensions:
         rest = points[~massive]
         return LayerDimension(
             layer,
-            _dimension_or_none(rest, PUBLISHED),
-            _dimension_or_none(rest, FACCO),
+            *_dimensions_or_none(rest),
             top_eigen_share(rest) if len(rest) else 1.0,
             top_eigen_share(points),
             int(massive.sum()),
@@ -207,9 +219,10 @@ def reduction(study: Any) -> Dimensions:
     return Dimensions(seed=study.seed, of=study.ids.numel())
 
 
-def _dimension_or_none(points: Tensor, share: float) -> float | None:
-    """The dimension, or None where too few tokens differ (a constant layer)."""
+def _dimensions_or_none(points: Tensor) -> tuple[float | None, float | None]:
+    """The dimension by both fits, or None where too few tokens differ (a constant layer)."""
     try:
-        return intrinsic_dimension(points, share)
+        ratios = neighbour_ratios(points)
     except SuperweightsError:
-        return None
+        return None, None
+    return _fitted(ratios, PUBLISHED), _fitted(ratios, FACCO)

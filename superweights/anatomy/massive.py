@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
@@ -145,7 +147,7 @@ class MassiveReduction:
             sizes = hidden.detach().abs()
             peaks = sizes.amax(-1).float()
             largest, at = peaks.max(1)
-            median = sizes.flatten(1).median(1).values.float()
+            median = _medians(sizes.flatten(1))
             here = hidden[:, self.position].float()
             peak_here = peaks[:, self.position].clone()
             norms = hidden.float().norm(dim=-1)
@@ -173,21 +175,21 @@ class MassiveReduction:
     def _on_attention(self, held: _Held) -> Tap:
         def look(written: Tensor) -> None:
             held.attention = _added(held.attention, written[:, self.position])
-            held.largest = max(held.largest, written.abs().max().item())
+            held.largest = max(held.largest, _largest(written))
 
         return look
 
     def _on_neurons(self, held: _Held) -> Tap:
         def look(neurons: Tensor) -> None:
             held.neurons = _added(held.neurons, neurons[:, self.position])
-            held.largest = max(held.largest, neurons.abs().max().item())
+            held.largest = max(held.largest, _largest(neurons))
 
         return look
 
     def _on_mlp(self, held: _Held, body: Body | None, layer: int) -> Tap:
         def look(written: Tensor) -> None:
             held.mlp = _added(held.mlp, written[:, self.position])
-            held.largest = max(held.largest, written.abs().max().item())
+            held.largest = max(held.largest, _largest(written))
             if body is not None and held.weights is None:
                 held.channel = int(held.mlp.abs().argmax())
                 held.weights = body.matrix(Site("mlp_act", layer))[held.channel].double().cpu().clone()
@@ -199,6 +201,19 @@ def _added(held: Tensor | None, rows: Tensor) -> Tensor:
     """`held` and the sum of `rows [B, n]`."""
     found = rows.detach().double().sum(0).cpu()
     return found if held is None else held + found
+
+
+def _largest(tensor: Tensor) -> float:
+    """The largest magnitude, without a second tensor of that size."""
+    return max(abs(end.item()) for end in tensor.aminmax())
+
+
+def _medians(rows: Tensor) -> Tensor:
+    """The lower median of each of `rows [n, k]`. numpy's selection takes a fifth of torch's time on a processor."""
+    if rows.device.type != "cpu":
+        return rows.float().median(1).values
+    middle = (rows.shape[1] - 1) // 2
+    return torch.from_numpy(np.partition(rows.float().numpy(), middle, axis=1)[:, middle].copy())
 
 
 def _agreement(units: Tensor | None, rows: int) -> float | None:
