@@ -13,6 +13,7 @@ from superweights.branch import Branch, branching
 from superweights.checkpoint import open_checkpoint
 from superweights.edit import Edit
 from superweights.stream import streaming
+from superweights.stream.blocks import find_blocks
 
 pytestmark = pytest.mark.tiny
 
@@ -64,6 +65,41 @@ def test_branches_equal_separate_passes_of_the_edited_model(model_type, resident
     for chosen, logits in zip(sets, got, strict=True):
         assert torch.equal(logits, _edited_logits(whole, chosen, ids))
 
+
+@pytest.mark.parametrize("model_type", [*CHAINS, "blt"])
+def test_branches_abreast_equal_each_alone_to_rounding(model_type, tmp_path):
+    ids = families.token_ids(2, 9)
+    families.save_tiny(model_type, tmp_path)
+    with opened(model_type, tmp_path) as checkpoint, streaming(checkpoint, dtype="float32") as model:
+        first = next(iter(find_blocks(model)))
+        inside = (n for n in checkpoint.tensors if n.startswith(f"{first}."))
+        place = Address(next(n for n in inside if len(checkpoint.tensors[n].shape) == 2), (1, 1))
+        sets = [(Edit(place, value=10.0 * n),) for n in range(1, 6)]
+        logits = {}
+        for abreast in (0, 2 * ids.numel()):
+            with branching(model, [Branch(edits) for edits in sets], abreast=abreast) as run:
+                run.pass_over(ids)
+                logits[abreast] = [run.logits(branch, slice(0, 2)) for branch in run.branches]
+    for alone, together in zip(*logits.values(), strict=True):
+        torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_blocks_run_fewer_times_abreast(tmp_path):
+    ids = families.token_ids(2, 9)
+    edits = [(Edit(Address("model.layers.0.mlp.down_proj.weight", (1, n)), value=9.0),) for n in range(6)]
+    calls = {}
+    with opened("llama", tmp_path) as checkpoint, streaming(checkpoint, dtype="float32") as model:
+        last = model.model.layers[-1].mlp
+        for abreast in (0, 6 * ids.numel()):
+            seen = []
+            hook = last.register_forward_hook(lambda module, x, y, seen=seen: seen.append(len(x[0])))
+            with branching(model, [Branch(each) for each in edits], abreast=abreast) as run:
+                run.pass_over(ids)
+            hook.remove()
+            calls[abreast] = seen
+    assert calls[0] == [2] * 7
+    # The model's own rows and all six versions at once (an earlier block compared one version alone).
+    assert sorted(calls[6 * ids.numel()]) == [2, 12]
 
 def test_a_branch_that_continues_another_carries_both_edits(tmp_path):
     ids = families.token_ids(2, 9)
