@@ -74,7 +74,7 @@ class Codebook:
 
     def values(self, codes: torch.Tensor) -> torch.Tensor:
         """The float32 values of `codes`."""
-        return self.by_code[codes.int()]
+        return self.by_code.to(codes.device)[codes.int()]
 
     def gap(self, x: torch.Tensor) -> torch.Tensor:
         """The larger distance from the grid value `x` to its neighbours: the step there."""

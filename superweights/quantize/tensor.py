@@ -109,14 +109,14 @@ class Quantized:
     def dequantize(self, dtype: torch.dtype | None = None, *, kept: bool = True) -> torch.Tensor:
         """The rounded weights in `dtype` (None: the original one). `kept=False` leaves the kept ones rounded."""
         dtype = self.dtype if dtype is None else dtype
-        values = torch.empty(self.codes.shape, dtype=dtype)
+        values = torch.empty(self.codes.shape, dtype=dtype, device=self.codes.device)
         grid = grid_of(self.scheme)
         for part in _parts(self.codes):
             values[part] = self._decode(part, grid).to(dtype)
         cut_by = published_blocks(self.shape, self.scheme) if self.scheme.paper_compat else self.scheme.blocks
         weight = join(values, self.shape, cut_by, self.out_axis)
         if kept and len(self.kept):
-            weight[tuple(self.kept.indices.T)] = self.kept.values.to(dtype)
+            weight[tuple(self.kept.indices.long().T)] = self.kept.values.to(dtype)
         return weight
 
     def steps(self) -> torch.Tensor:
@@ -150,7 +150,7 @@ def quantize_tensor(
     written back afterwards, which changes nothing where they are the extreme of their block; `paper_compat`
     does that.
     """
-    check_blocks(weight.shape, scheme.blocks if not scheme.paper_compat else _any_size(scheme), out_axis)
+    check_shape(weight.shape, scheme, out_axis)
     _check_values(weight)
     kept = _kept(weight, keep)
     if scheme.paper_compat:
@@ -158,6 +158,11 @@ def quantize_tensor(
     else:
         codes, stored = _encode(weight.detach().cpu(), scheme, kept, out_axis)
     return Quantized(scheme, weight.shape, weight.dtype, out_axis, codes, stored, kept)
+
+
+def check_shape(shape: torch.Size, scheme: Scheme, out_axis: int = 0) -> None:
+    """Raise `SuperweightsError` where `scheme` cannot cut a tensor of `shape` into its blocks."""
+    check_blocks(shape, scheme.blocks if not scheme.paper_compat else _any_size(scheme), out_axis)
 
 
 def rounding_error(weight: torch.Tensor, quantized: Quantized) -> RoundingError:

@@ -1,0 +1,60 @@
+"""Which tensors of a checkpoint are the matrices of its blocks: told from the model's graph, not from names."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from superweights.blocks import find_blocks
+from superweights.checkpoint import Checkpoint
+from superweights.errors import SuperweightsError
+from superweights.stream.skeleton import Skeleton
+
+# What configs call the number of experts, which is the width of a router's output.
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+
+
+def linear_tensors(checkpoint: Checkpoint) -> dict[str, int]:
+    """The checkpoint's names of all matrices that linear layers inside blocks multiply with, in its order, and
+    the axis of their output channels: 0 for Linear, 1 for Conv1D, 1 or 2 for stacked experts.
+
+    Embeddings, head, norms and routers are not among them, nor are convolutions and recurrences. Raises
+    `SuperweightsError` for an architecture without any.
+    """
+    skeleton = Skeleton(checkpoint, torch.float32, torch.device("cpu"))
+    model = skeleton.model
+    axes: dict[str, int] = {}
+    for path, block in find_blocks(model).items():
+        for name, module in block.named_modules(prefix=path):
+            axes |= _matrices_of(name, module, _experts(model))
+    found = {}
+    for name, target in skeleton.targets.items():
+        axis, stored = axes.get(target), checkpoint.tensors[name].shape
+        if axis is None or len(stored) < 2:
+            continue
+        # One matrix per expert in the file, stacked on loading: each is stored as a Linear's.
+        found[name] = 0 if len(stored) == 2 and target in skeleton.converters else axis
+    if not found:
+        raise SuperweightsError(
+            f"{checkpoint.name} has no linear layers inside blocks, so there is nothing to quantize.",
+            hint="superweights quantizes the matrices of transformer blocks.",
+        )
+    return found
+
+
+def _matrices_of(path: str, module: nn.Module, experts: set[int]) -> dict[str, int]:
+    """The parameters of `module` itself that are such matrices, with the axis of their outputs."""
+    if isinstance(module, nn.Linear):
+        return {} if module.out_features in experts else {f"{path}.weight": 0}
+    if isinstance(module, Conv1D):
+        return {f"{path}.weight": 1}
+    if hasattr(module, "is_transposed"):  # transformers' mark of stacked experts
+        stacked = [name for name, p in module.named_parameters(recurse=False) if p.dim() == 3]
+        return {f"{path}.{name}": 2 if module.is_transposed else 1 for name in stacked}
+    return {}
+
+
+def _experts(model: nn.Module) -> set[int]:
+    config = model.config.get_text_config()  # type: ignore[operator, union-attr]
+    return {n for name in _EXPERTS if isinstance(n := getattr(config, name, None), int) and n > 1}
