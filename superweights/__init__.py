@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from superweights.formats.packed.hook import teach_transformers
+
 __version__ = "0.1.0.dev0"
 
 # Where each public name lives. Nothing is imported until it is asked for, so that `import superweights`
@@ -25,6 +27,9 @@ _HOMES = {
     "Record": "record",
     "SuperweightsError": "errors",
 }
+
+# Packed checkpoints load through transformers' own `from_pretrained`; this imports nothing but the standard library.
+teach_transformers()
 
 __all__ = sorted([*_HOMES, "__version__"])
 

@@ -101,6 +101,7 @@ def test_blocks_run_fewer_times_abreast(tmp_path):
     # The model's own rows and all six versions at once (an earlier block compared one version alone).
     assert sorted(calls[6 * ids.numel()]) == [2, 12]
 
+
 def test_a_branch_that_continues_another_carries_both_edits(tmp_path):
     ids = families.token_ids(2, 9)
     with opened("llama", tmp_path) as checkpoint, streaming(checkpoint, resident=False) as model:

@@ -31,7 +31,8 @@ LAW: dict[str, set[str]] = {
     "sweep": {"edit", "score", "record", "address", "stream", "checkpoint", "branch", "text"},
     "find": {"checkpoint", "stream", "watch", "edit", "branch", "score", "text", "address", "record"},
     "quantize": {"checkpoint", "address", "record"},
-    "formats": {"quantize", "checkpoint", "address"},
+    # Which module a tensor of the file becomes is known to the loader, `stream`.
+    "formats": {"quantize", "checkpoint", "address", "stream"},
     # Plain SVG: lines and heat maps, for whoever has something to show.
     "picture": set(),
     # Causal questions take super weights out (edit, address) and say what that costs (score).

@@ -1,0 +1,1 @@
+"""Our own storage: codes packed to the bit; transformers reads it after `import superweights`."""

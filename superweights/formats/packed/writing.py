@@ -1,0 +1,115 @@
+"""A packed checkpoint written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from superweights.checkpoint import Checkpoint
+from superweights.errors import SuperweightsError
+from superweights.formats.dense import PLAN
+from superweights.formats.packed.config import INNER, MODEL_TYPE, STEM, WEIGHTS
+from superweights.formats.packed.packing import pack
+from superweights.formats.writing import Form, Progress, Written, write_folder, write_settings
+from superweights.quantize.plan import Plan
+from superweights.quantize.tensor import Quantized
+from superweights.stream.skeleton import Skeleton
+
+_README = """# A model packed by superweights
+
+```python
+import superweights  # pip install superweights
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained(".", dtype="bfloat16")
+```
+
+Without `import superweights` transformers does not know this model type and says so. For programs that read no
+plug-ins (vLLM, plain transformers), write the checkpoint with `superweights quantize --format compressed-tensors`.
+"""
+
+
+def write_packed(
+    checkpoint: Checkpoint, plan: Plan, to: Path, *, progress: Progress | None = None, **writing: int
+) -> Written:
+    """The folder `to`: the checkpoint with every tensor of `plan` packed to the bit, its kept weights beside it.
+
+    Raises `SuperweightsError` where a planned tensor is not the weight of one Linear or Conv1D (stacked experts).
+    """
+    plan.check(checkpoint)
+    modules = _modules(checkpoint, plan)
+
+    def encode(name: str, quantized: Quantized) -> Mapping[str, torch.Tensor]:
+        return {f"{modules[name]}.{part}": tensor for part, tensor in pack(quantized).items()}
+
+    def settings(folder: Path) -> None:
+        layers = _layers(checkpoint, plan, modules, folder)
+        write_settings(checkpoint, folder, lambda config: _mark(config, plan, layers, folder), _README)
+        (folder / PLAN).write_text(plan.to_json(), encoding="utf-8")
+
+    form = Form("packed", STEM, encode)
+    return write_folder(checkpoint, plan, Path(to), form, settings, progress=progress, **writing)
+
+
+def _modules(checkpoint: Checkpoint, plan: Plan) -> dict[str, str]:
+    """The module that each planned tensor is the weight of."""
+    skeleton = Skeleton(checkpoint, torch.float32, torch.device("cpu"))
+    found = {}
+    for name in plan.schemes:
+        target = skeleton.targets.get(name, name)
+        shape = skeleton.model.get_parameter(target).shape if name in skeleton.targets else ()
+        one = target not in skeleton.converters and target.endswith(".weight") and len(shape) == 2
+        if not one:
+            raise SuperweightsError(
+                f"{name} is not the weight of one linear layer, and cannot be packed.",
+                hint="leave stacked experts out of the plan, or write --format dense.",
+            )
+        found[name] = target.removesuffix(".weight")
+    return found
+
+
+def _layers(
+    checkpoint: Checkpoint, plan: Plan, modules: Mapping[str, str], folder: Path
+) -> dict[str, dict[str, Any]]:
+    """What config.json says of each packed layer, read off the files just written."""
+    schemes = list(dict.fromkeys(plan.schemes.values()))
+    layers = {}
+    for name, module in modules.items():
+        info = checkpoint.tensors[name]
+        layers[module] = {
+            "scheme": schemes.index(plan.schemes[name]),
+            "shape": list(info.shape),
+            "out_axis": plan.out_axes.get(name, 0),
+            "dtype": _spelling(info.torch_dtype),
+            "parts": {},
+        }
+    for path in sorted(folder.glob(f"{STEM}*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - safe_open is no dictionary
+                module, _, part = name.rpartition(".")
+                if module in layers and part != "bias":
+                    tensor = file.get_tensor(name)
+                    layers[module]["parts"][part] = [_spelling(tensor.dtype), list(tensor.shape)]
+    return layers
+
+
+def _mark(config: dict[str, Any], plan: Plan, layers: dict[str, dict[str, Any]], folder: Path) -> None:
+    """Make the model's config that of a packed checkpoint."""
+    config[INNER], config["model_type"] = config["model_type"], MODEL_TYPE
+    index = f"{STEM}.safetensors.index.json"
+    config[WEIGHTS] = index if (folder / index).exists() else f"{STEM}.safetensors"
+    config["quantization_config"] = {
+        "quant_method": "superweights",
+        "version": 1,
+        "schemes": [json.loads(scheme.to_json()) for scheme in dict.fromkeys(plan.schemes.values())],
+        "layers": layers,
+    }
+
+
+def _spelling(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

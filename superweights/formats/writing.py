@@ -1,0 +1,214 @@
+"""A checkpoint written anew: shard by shard, at once or not at all, and on from where it stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from superweights.checkpoint import Checkpoint
+from superweights.errors import SuperweightsError
+from superweights.quantize.plan import Plan
+from superweights.quantize.tensor import Quantized
+
+# So much of the original is turned into one file: it is held in memory until the file is written.
+SHARD_BYTES = 1 << 30
+
+Progress = Callable[[str, int, int], None]
+# The tensors that stand for a rounded one in the format: its name and its rounded form in, names and values out.
+Encode = Callable[[str, Quantized], Mapping[str, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a format has written: the folder, the bytes of its weight files, and those of the original's tensors."""
+
+    folder: Path
+    nbytes: int
+    original_nbytes: int
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a format stores: its name, the stem of its weight files, and how it encodes a rounded tensor."""
+
+    name: str
+    stem: str
+    encode: Encode
+
+
+def write_folder(
+    checkpoint: Checkpoint,
+    plan: Plan,
+    to: Path,
+    form: Form,
+    settings: Callable[[Path], None],
+    *,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Progress | None = None,
+) -> Written:
+    """The folder `to` with the checkpoint in this form; `settings(folder)` adds config, tokenizer and the like.
+
+    One shard's tensors are in memory at a time. Until all is written the work stands in `.NAME.partial` beside
+    `to`; a run that was stopped goes on after its last whole shard when it is started again with the same
+    checkpoint and plan, and is refused with others. `progress` gets (tensor, done, total).
+
+    Raises `SuperweightsError` for a plan that does not fit, a folder that holds anything, or one that another
+    process is writing.
+    """
+    plan.check(checkpoint)
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise SuperweightsError(f"{to} is not an empty folder.", hint="give the name of a new folder.")
+    to.parent.mkdir(parents=True, exist_ok=True)
+    partial = to.with_name(f".{to.name}.partial")
+    with _claimed(partial, _identity(checkpoint, plan, form)):
+        shards = list(_shards(checkpoint, shard_bytes))
+        places, done = {}, 0
+        for number, names in enumerate(shards, 1):
+            file = _file_name(form.stem, number, len(shards))
+            if not (partial / file).exists():
+                _write_shard(
+                    checkpoint, plan, form, names, partial / file, _counting(progress, done, checkpoint)
+                )
+            done += len(names)
+            places |= dict.fromkeys(_names_in(partial / file), file)
+        nbytes = sum((partial / file).stat().st_size for file in set(places.values()))
+        if len(shards) > 1:
+            index = {"metadata": {"total_size": nbytes}, "weight_map": places}
+            _write_text(partial / f"{form.stem}.safetensors.index.json", json.dumps(index, indent=1))
+        settings(partial)
+        (partial / "state.json").unlink()
+    os.replace(partial, to)
+    return Written(to, nbytes, sum(info.nbytes for info in checkpoint.tensors.values()))
+
+
+def write_settings(
+    checkpoint: Checkpoint, folder: Path, change: Callable[[dict[str, Any]], None], readme: str
+) -> None:
+    """config.json as `change` leaves it, the tokenizer where the checkpoint has one, and README.md."""
+    config = checkpoint.model_config().to_diff_dict()
+    config.pop("quantization_config", None)
+    change(config)
+    _write_text(folder / "config.json", json.dumps(config, indent=2, default=str) + "\n")
+    tokenizer = checkpoint.tokenizer()
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    _write_text(folder / "README.md", readme)
+
+
+def _identity(checkpoint: Checkpoint, plan: Plan, form: Form) -> str:
+    """What tells one piece of work from another."""
+    digest = hashlib.sha256(plan.to_json().encode())
+    return f"{form.name} {checkpoint.fingerprint()} {digest.hexdigest()[:16]}"
+
+
+@contextlib.contextmanager
+def _claimed(partial: Path, identity: str) -> Iterator[None]:
+    """The working folder, ours alone while the body runs; left as it is when the body is stopped."""
+    fresh = not partial.exists()
+    partial.mkdir(exist_ok=True)
+    state = partial / "state.json"
+    try:
+        with open(state, "a+", encoding="utf-8") as file:
+            _lock(file, partial)
+            file.seek(0)
+            held = file.read()
+            if held and held != identity:
+                raise SuperweightsError(
+                    f"{partial} holds the unfinished work of another checkpoint or plan.",
+                    hint=f"delete it, or choose another folder: rm -r '{partial}'.",
+                )
+            if not held:
+                file.write(identity)
+                file.flush()
+            yield
+    except OSError:
+        if fresh and not any(partial.glob("*.safetensors")):
+            shutil.rmtree(
+                partial, ignore_errors=True
+            )  # nothing was finished, so there is nothing to go on from
+        raise
+
+
+def _lock(file: Any, partial: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SuperweightsError(
+            f"Another process is writing {partial}.", hint="wait for it, or choose another folder."
+        ) from None
+
+
+def _shards(checkpoint: Checkpoint, shard_bytes: int) -> Iterator[list[str]]:
+    """Tensor names in order, cut where the originals would pass `shard_bytes`."""
+    shard: list[str] = []
+    held = 0
+    for name, info in checkpoint.tensors.items():
+        size = info.size * info.torch_dtype.itemsize
+        if shard and held + size > shard_bytes:
+            yield shard
+            shard, held = [], 0
+        shard.append(name)
+        held += size
+    if shard:
+        yield shard
+
+
+def _file_name(stem: str, number: int, of: int) -> str:
+    return f"{stem}.safetensors" if of == 1 else f"{stem}-{number:05d}-of-{of:05d}.safetensors"
+
+
+def _write_shard(
+    checkpoint: Checkpoint, plan: Plan, form: Form, names: list[str], path: Path, count: Callable[[str], None]
+) -> None:
+    tensors: dict[str, torch.Tensor] = {}
+    for name in names:
+        weight = checkpoint.read(name)
+        if name in plan.schemes:
+            tensors |= form.encode(name, plan.round(name, weight))
+        else:
+            tensors[name] = weight.clone()
+        checkpoint.release([name])
+        count(name)
+    part = path.with_name(f"{path.name}.part")
+    try:
+        save_file({n: t.contiguous() for n, t in tensors.items()}, part, metadata={"format": "pt"})
+        with open(part, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _counting(progress: Progress | None, done: int, checkpoint: Checkpoint) -> Callable[[str], None]:
+    """A function that tells `progress` of one more tensor each time."""
+    total, count = len(checkpoint.tensors), done
+
+    def one_more(name: str) -> None:
+        nonlocal count
+        count += 1
+        if progress is not None:
+            progress(name, count, total)
+
+    return one_more
+
+
+def _names_in(path: Path) -> list[str]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return list(file.keys())
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
