@@ -11,14 +11,13 @@ import torch
 from safetensors import safe_open
 
 from superweights.checkpoint import Checkpoint
-from superweights.errors import SuperweightsError
 from superweights.formats.dense import PLAN
+from superweights.formats.modules import modules_of
 from superweights.formats.packed.config import INNER, MODEL_TYPE, STEM, WEIGHTS
 from superweights.formats.packed.packing import pack
 from superweights.formats.writing import Form, Progress, Written, write_folder, write_settings
 from superweights.quantize.plan import Plan
 from superweights.quantize.tensor import Quantized
-from superweights.stream.skeleton import Skeleton
 
 _README = """# A model packed by superweights
 
@@ -42,7 +41,7 @@ def write_packed(
     Raises `SuperweightsError` where a planned tensor is not the weight of one Linear or Conv1D (stacked experts).
     """
     plan.check(checkpoint)
-    modules = _modules(checkpoint, plan)
+    modules = modules_of(checkpoint, tuple(plan.schemes))
 
     def encode(name: str, quantized: Quantized) -> Mapping[str, torch.Tensor]:
         return {f"{modules[name]}.{part}": tensor for part, tensor in pack(quantized).items()}
@@ -54,23 +53,6 @@ def write_packed(
 
     form = Form("packed", STEM, encode)
     return write_folder(checkpoint, plan, Path(to), form, settings, progress=progress, **writing)
-
-
-def _modules(checkpoint: Checkpoint, plan: Plan) -> dict[str, str]:
-    """The module that each planned tensor is the weight of."""
-    skeleton = Skeleton(checkpoint, torch.float32, torch.device("cpu"))
-    found = {}
-    for name in plan.schemes:
-        target = skeleton.targets.get(name, name)
-        shape = skeleton.model.get_parameter(target).shape if name in skeleton.targets else ()
-        one = target not in skeleton.converters and target.endswith(".weight") and len(shape) == 2
-        if not one:
-            raise SuperweightsError(
-                f"{name} is not the weight of one linear layer, and cannot be packed.",
-                hint="leave stacked experts out of the plan, or write --format dense.",
-            )
-        found[name] = target.removesuffix(".weight")
-    return found
 
 
 def _layers(
