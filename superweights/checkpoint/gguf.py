@@ -70,6 +70,20 @@ class GgufStore:
         kind = TENSOR_PROCESSORS.get(self._header.architecture, TensorProcessor)
         return kind(config=self.settings.config)
 
+    def file_name(self, name: str) -> str:
+        """What the file itself calls the tensor."""
+        return self._named[2][name]
+
+    def row_order(self, name: str) -> np.ndarray:
+        """Which row of the file each row of the tensor is, `[rows]`. Raises for one that is more than moved rows."""
+        order = self._row_order(name)
+        if order is None:
+            raise SuperweightsError(
+                f"transformers rearranges {name!r} in {self.path}, and not by whole rows.",
+                hint="leave this tensor out of the plan.",
+            )
+        return order
+
     def _block(self, name: str) -> Block:
         return self._named[1][name]
 

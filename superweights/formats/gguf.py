@@ -1,0 +1,164 @@
+"""A GGUF file with a type for each tensor, for llama.cpp.
+
+Three of llama.cpp's types hold a rounded matrix of ours number by number, so that any fit may be used: Q8_0, Q4_0 and
+Q4_1, all in blocks of 32 inputs. Metadata and tokenizer are those of a GGUF file, copied; a checkpoint in another
+format is first converted by llama.cpp's own `convert_hf_to_gguf.py`. A matrix with a weight to keep, and every tensor
+that the plan does not round, stays byte for byte as the file has it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from superweights.checkpoint import Checkpoint
+from superweights.errors import SuperweightsError
+from superweights.formats.writing import Progress, Written
+from superweights.quantize.plan import Plan
+from superweights.quantize.scheme import Scheme
+from superweights.quantize.tensor import Quantized
+
+# The block size of these types (ggml, `QK8_0`, `QK4_0`, `QK4_1`).
+_BLOCK = 32
+
+
+def write_gguf(checkpoint: Checkpoint, plan: Plan, to: Path, *, progress: Progress | None = None) -> Written:
+    """The file `to`: the checkpoint, itself a GGUF file, with the tensors of `plan` in the type that holds them.
+
+    Raises `SuperweightsError` for a checkpoint that is no GGUF file, and for schemes that are no type of llama.cpp's.
+    """
+    plan.check(checkpoint)
+    to = Path(to)
+    if checkpoint.format != "gguf" or checkpoint.path is None:
+        raise SuperweightsError(
+            f"{checkpoint.name} is no GGUF file, whose metadata and tokenizer a new one needs.",
+            hint="convert it with llama.cpp's convert_hf_to_gguf.py first, and quantize the result.",
+        )
+    if to.exists():
+        raise SuperweightsError(f"{to} exists already.", hint="give the name of a new file.")
+    whole = {address.tensor for address in plan.keep}
+    for name, scheme in plan.schemes.items():
+        _type_of(name, scheme, tuple(checkpoint.tensors[name].shape), plan.out_axes.get(name, 0))
+    partial = to.with_name(f".{to.name}.{os.getpid()}.partial")
+    try:
+        _write(checkpoint, plan, whole, partial, progress)
+        os.replace(partial, to)
+    finally:
+        partial.unlink(missing_ok=True)
+    return Written(to, to.stat().st_size, checkpoint.path.stat().st_size)
+
+
+def _write(
+    checkpoint: Checkpoint, plan: Plan, whole: set[str], path: Path, progress: Progress | None
+) -> None:
+    from gguf import GGUFReader, GGUFWriter
+
+    from superweights.checkpoint.gguf import GgufStore
+
+    assert checkpoint.path is not None, "checked by write_gguf"
+    reader, store = GGUFReader(checkpoint.path), GgufStore(checkpoint.path)
+    names = {store.file_name(name): name for name in plan.schemes if name not in whole}
+    writer = GGUFWriter(path, arch=reader.fields["general.architecture"].contents())
+    _copy_metadata(reader, writer)
+    try:
+        made = _tensors(checkpoint, plan, reader, store, names)
+        for tensor in reader.tensors:
+            shape, held_as, kind, nbytes = _described(tensor, plan, names, checkpoint)
+            writer.add_tensor_info(tensor.name, shape, held_as, nbytes, raw_dtype=kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for done, (name, raw) in enumerate(made, 1):
+            writer.write_tensor_data(raw)
+            if progress is not None:
+                progress(name, done, len(reader.tensors))
+    finally:
+        writer.close()
+        store.close()
+
+
+def _tensors(
+    checkpoint, plan: Plan, reader, store, names: dict[str, str]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and stored bytes of every tensor, in the order of the file."""
+    for tensor in reader.tensors:
+        name = names.get(tensor.name)
+        if name is None:
+            yield tensor.name, np.ascontiguousarray(tensor.data)
+            continue
+        quantized = plan.round(name, checkpoint.read(name))
+        checkpoint.release([name])
+        raw = encode(quantized)
+        order = store.row_order(name)
+        stored = np.empty_like(raw)
+        stored[order] = raw  # row i of the tensor is row order[i] of the file
+        yield tensor.name, stored
+
+
+def encode(quantized: Quantized) -> np.ndarray:
+    """The matrix in llama.cpp's blocks, bytes `[outputs, bytes of a row]` (ggml-common.h: block_q8_0, q4_0, q4_1)."""
+    outputs, inputs = quantized.shape
+    blocks = outputs * inputs // _BLOCK
+    scale = quantized.scales.to(torch.float16).reshape(blocks, 1).numpy().view(np.uint8)
+    codes = quantized.codes.reshape(blocks, _BLOCK).numpy()
+    kind = _type_of("", quantized.scheme, tuple(quantized.shape), quantized.out_axis)
+    if kind == "Q8_0":
+        return np.hstack([scale, codes.view(np.uint8)]).reshape(outputs, -1)
+    nibbles = (codes.astype(np.int16) + (8 if kind == "Q4_0" else 0)).astype(np.uint8)
+    packed = nibbles[:, : _BLOCK // 2] | (nibbles[:, _BLOCK // 2 :] << 4)
+    parts = [scale, packed]
+    if quantized.blocks.offsets is not None:
+        offset = quantized.blocks.offsets.to(torch.float16).reshape(blocks, 1).numpy().view(np.uint8)
+        parts = [scale, offset, packed]
+    return np.hstack(parts).reshape(outputs, -1)
+
+
+def _type_of(name: str, scheme: Scheme, shape: tuple[int, ...], out_axis: int) -> str:
+    """The type that holds this scheme."""
+    kinds = {
+        ("int8", "none", "absolute"): "Q8_0",
+        ("int4", "none", "signed"): "Q4_0",
+        ("int4", "float", "absolute"): "Q4_1",
+    }
+    kind = kinds.get((scheme.grid, scheme.zero_point, scheme.anchor))
+    groups = scheme.blocks.kind == "group" and scheme.blocks.size == (_BLOCK,) and shape[-1] % _BLOCK == 0
+    fits = groups and scheme.scale_dtype == "float16" and not scheme.paper_compat
+    if kind is None or not fits or len(shape) != 2 or out_axis:
+        raise SuperweightsError(
+            f"{name}: no type of llama.cpp's holds {scheme} on {list(shape)}.",
+            hint="int8 symmetric (Q8_0), int4 symmetric with a signed anchor (Q4_0) or with a float zero point "
+            "(Q4_1), in groups of 32, are held number by number.",
+        )
+    return kind
+
+
+def _described(tensor: Any, plan: Plan, names: dict[str, str], checkpoint: Checkpoint):
+    """Shape and dtype as numpy holds it (types in blocks: in bytes), type and size of what is written for `tensor`."""
+    from gguf import GGMLQuantizationType
+    from gguf.constants import GGML_QUANT_SIZES
+
+    name = names.get(tensor.name)
+    if name is None:
+        return tensor.data.shape, tensor.data.dtype, tensor.tensor_type, tensor.n_bytes
+    shape = tuple(checkpoint.tensors[name].shape)
+    kind = GGMLQuantizationType[_type_of(name, plan.schemes[name], shape, 0)]
+    elements, size = GGML_QUANT_SIZES[kind]
+    row = shape[1] // elements * size
+    return (shape[0], row), np.dtype(np.uint8), kind, shape[0] * row
+
+
+def _copy_metadata(reader: Any, writer: Any) -> None:
+    """Every field of the source but those that the writer makes itself."""
+    from gguf import GGUFValueType
+
+    for field in reader.fields.values():
+        if field.name.startswith("GGUF.") or field.name == "general.architecture":
+            continue
+        kind = field.types[0]
+        inner = field.types[-1] if kind == GGUFValueType.ARRAY else None
+        writer.add_key_value(field.name, field.contents(), kind, sub_type=inner)

@@ -1,0 +1,133 @@
+"""GGUF files: ours and the gguf package read them number by number, and llama.cpp computes with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+
+from superweights.address import Address
+from superweights.checkpoint import open_checkpoint
+from superweights.errors import SuperweightsError
+from superweights.formats.gguf import encode, write_gguf
+from superweights.quantize import Blocks, Scheme, quantize_tensor
+from superweights.quantize.plan import Plan
+from superweights.stream import streaming
+from superweights.stream.linears import linear_tensors
+from tests.llama_cpp import divergence, log_probabilities
+from tests.tiny_gguf import write_tiny
+
+THIRTY_TWO = Blocks("group", (32,))
+SCHEMES = {
+    "Q8_0": Scheme("int8", zero_point="none", blocks=THIRTY_TWO),
+    "Q4_0": Scheme("int4", zero_point="none", anchor="signed", blocks=THIRTY_TWO),
+    "Q4_1": Scheme("int4", zero_point="float", blocks=THIRTY_TWO, fit="centred"),
+}
+KEPT = Address("model.layers.11.mlp.down_proj.weight", (507, 1229))
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("name", SCHEMES)
+def test_the_gguf_package_reads_the_numbers_that_were_rounded(name):
+    weight = torch.randn(12, 96, generator=torch.Generator().manual_seed(3)) * 0.1
+    quantized = quantize_tensor(weight, SCHEMES[name])
+    read = gguf.quants.dequantize(encode(quantized), gguf.GGMLQuantizationType[name])
+    assert np.abs(read - quantized.dequantize().numpy()).max() < 1e-6
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("name", ["Q8_0", "Q4_0"])
+def test_rounding_by_the_range_is_llama_cpps_own(name):
+    """Where the gguf package quantizes as well, the same numbers come out.
+
+    Our scales are rounded up to the next float16, so that they reach the extreme: one part in a thousand, which
+    moves a weight to the neighbouring code where it stood at the border of two.
+    """
+    kind = gguf.GGMLQuantizationType[name]
+    weight = torch.randn(12, 96, generator=torch.Generator().manual_seed(4)) * 0.1
+    theirs = gguf.quants.dequantize(gguf.quants.quantize(weight.numpy(), kind), kind)
+    quantized = quantize_tensor(weight, SCHEMES[name])
+    steps = quantized.blocks.scales.abs().reshape(12, 3, 1).expand(12, 3, 32).reshape(12, 96).numpy()
+    apart = np.abs(theirs - quantized.dequantize().numpy()) / steps
+    assert (apart > 0.15).mean() < 0.02
+    assert apart.max() < 1.15
+
+
+@pytest.fixture
+def tiny(tmp_path) -> Path:
+    write_tiny(tmp_path / "tiny.gguf", "llama", "llama")
+    return tmp_path / "tiny.gguf"
+
+
+def mixed(checkpoint, keep=()) -> Plan:
+    """Each of the three types somewhere, and the value projections left as they are."""
+    kinds = {"down": "Q8_0", "q_proj": "Q4_0", "k_proj": "Q4_1", "gate": "Q4_1", "up_proj": "Q4_0"}
+    schemes = {}
+    for name in linear_tensors(checkpoint):
+        kind = next((kind for part, kind in kinds.items() if part in name), None)
+        if kind is not None:
+            schemes[name] = SCHEMES[kind]
+    return Plan(schemes, tuple(keep))
+
+
+@pytest.mark.tiny
+def test_rounded_tensors_are_the_plans_and_all_others_stay_byte_for_byte(tiny, tmp_path):
+    to = tmp_path / "rounded.gguf"
+    with open_checkpoint(str(tiny)) as source:
+        plan = mixed(source)
+        written = write_gguf(source, plan, to)
+        assert written.nbytes == to.stat().st_size
+        with open_checkpoint(str(to)) as read:
+            assert list(read.tensors) == list(source.tensors)
+            assert read.config == source.config
+            for name in source.tensors:
+                stored = source.read(name)
+                wanted = plan.round(name, stored).dequantize() if name in plan.schemes else stored
+                assert torch.equal(read.read(name), wanted), name
+    before, after = gguf.GGUFReader(tiny), gguf.GGUFReader(to)
+    assert {n: f.contents() for n, f in before.fields.items() if not n.startswith("GGUF.")} == {
+        n: f.contents() for n, f in after.fields.items() if not n.startswith("GGUF.")
+    }
+    assert not list(tmp_path.glob(".*partial"))
+
+
+@pytest.mark.tiny
+def test_what_a_gguf_file_cannot_hold_is_refused_and_nothing_is_left(tiny, tmp_path):
+    with open_checkpoint(str(tiny)) as source:
+        name = next(iter(linear_tensors(source)))
+        for scheme in (Scheme("nf4"), Scheme("int4"), Scheme("int8", zero_point="none")):
+            with pytest.raises(SuperweightsError, match="no type of llama.cpp"):
+                write_gguf(source, Plan({name: scheme}), tmp_path / "new.gguf")
+        with pytest.raises(SuperweightsError, match="exists already"):
+            write_gguf(source, mixed(source), tiny)
+        source_bytes = tiny.read_bytes()
+
+        def stop(*_):
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            write_gguf(source, mixed(source), tmp_path / "new.gguf", progress=stop)
+    assert tiny.read_bytes() == source_bytes
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.gguf"]
+
+
+@pytest.mark.real
+def test_llama_cpp_computes_with_the_mixed_types(tmp_path):
+    """llama.cpp rounds activations to eight bits, so its own reading of the untouched file is the measure."""
+    pytest.importorskip("xllamacpp", reason="llama.cpp (xllamacpp) is not installed")
+    text = "The oldest bridge over the river was built of stone in the year"
+    to = tmp_path / "rounded.gguf"
+    with open_checkpoint() as source:
+        write_gguf(source, mixed(source, [KEPT]), to)
+        ids = source.tokenizer()(text).input_ids
+        with streaming(source, dtype="float32") as model:
+            original = model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+        slack = divergence(original, log_probabilities(source.path, ids))
+    with open_checkpoint(str(to)) as rounded, streaming(rounded, dtype="float32") as model:
+        ours = model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+    theirs = log_probabilities(to, ids)
+    assert divergence(ours, theirs) < max(3 * slack, 0.02)
+    assert divergence(original, theirs) > divergence(ours, theirs), "it is the rounded model that it read"
