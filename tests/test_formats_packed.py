@@ -155,6 +155,28 @@ def test_the_kernels_give_what_dequantizing_gives_in_bfloat16(llama, tmp_path, s
     assert layer(one)[0, KEPT.index[0]].float().item() == pytest.approx(4.0, rel=2**-7)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "scheme", [INT4, Scheme("int8", zero_point="none", blocks=Blocks("channel", ()))], ids=["int4", "int8"]
+)
+def test_a_kernels_form_dequantizes_to_the_same_weights_and_replaces_the_codes(
+    llama, tmp_path, scheme, dtype
+):
+    packed = written(llama, tmp_path / "packed", scheme)
+    layer = AutoModelForCausalLM.from_pretrained(packed, dtype=dtype).model.layers[0].mlp.down_proj
+    before = layer.dequantize(torch.float32)
+    x = torch.randn(200, 96, generator=torch.Generator().manual_seed(2)).to(dtype)
+    y = layer(x).float()
+    assert layer.codes is None
+    after = layer.dequantize(torch.float32)
+    slack = 1e-6 if dtype == torch.float32 else 2**-7
+    assert (after - before).abs().max() < slack * before.abs().max()
+    assert after[KEPT.index] == 4.0
+    assert (y - x.float() @ before.T).abs().max() < max(slack, 1e-5) * y.abs().max()
+    with pytest.raises(SuperweightsError, match="cannot move"):
+        layer.to("meta")
+
+
 def test_without_our_import_transformers_refuses_and_loads_nothing(llama, tmp_path):
     packed = str(written(llama, tmp_path / "packed"))
     code = f"""

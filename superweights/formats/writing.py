@@ -40,11 +40,16 @@ class Written:
 
 @dataclass(frozen=True)
 class Form:
-    """How a format stores: its name, the stem of its weight files, and how it encodes a rounded tensor."""
+    """How a format stores: its name, the stem of its weight files, and how it encodes a rounded tensor.
+
+    `rest` is the dtype of matrices that are not rounded (embeddings, heads); None leaves them as they are. Gains
+    and biases always stay: they are small, and a gain may hold a model up.
+    """
 
     name: str
     stem: str
     encode: Encode
+    rest: torch.dtype | None = None
 
 
 def write_folder(
@@ -109,7 +114,7 @@ def write_settings(
 def _identity(checkpoint: Checkpoint, plan: Plan, form: Form) -> str:
     """What tells one piece of work from another."""
     digest = hashlib.sha256(plan.to_json().encode())
-    return f"{form.name} {checkpoint.fingerprint()} {digest.hexdigest()[:16]}"
+    return f"{form.name} {checkpoint.fingerprint()} {digest.hexdigest()[:16]} {form.rest or 'as stored'}"
 
 
 @contextlib.contextmanager
@@ -177,7 +182,8 @@ def _write_shard(
         if name in plan.schemes:
             tensors |= form.encode(name, plan.round(name, weight))
         else:
-            tensors[name] = weight.clone()
+            shrinks = form.rest is not None and weight.dim() > 1 and weight.is_floating_point()
+            tensors[name] = weight.to(form.rest, copy=True) if shrinks else weight.clone()
         checkpoint.release([name])
         count(name)
     part = path.with_name(f"{path.name}.part")
@@ -185,9 +191,17 @@ def _write_shard(
         save_file({n: t.contiguous() for n, t in tensors.items()}, part, metadata={"format": "pt"})
         with open(part, "rb") as file:
             os.fsync(file.fileno())
+        part.chmod(0o666 & ~_umask())  # safetensors makes files that nobody else can read
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """The permissions that new files lack here; they can only be read by setting them."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _counting(progress: Progress | None, done: int, checkpoint: Checkpoint) -> Callable[[str], None]:

@@ -35,6 +35,10 @@ def write_adapter(
     found = corrections(model, side_car)
     if not found:
         raise SuperweightsError("The side-car is empty.", hint="peel at least one weight.")
+    if not any(each.delta for each in found):
+        raise SuperweightsError(
+            "The base has every weight of the side-car exactly.", hint="it needs no adapter."
+        )
     modules = {c.module: [d for d in found if d.module == c.module] for c in found}
     rank = max(map(len, modules.values()))
     tensors = {}

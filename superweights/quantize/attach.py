@@ -21,7 +21,7 @@ from superweights.quantize.sidecar import KeptWeight, SideCar
 
 # Below this cosine between stored and measured weights a base is not the one that was peeled. Two-bit rounding
 # keeps about 0.8; 64 weights of another model give 0 within 0.4.
-_LIKENESS = 0.5
+LIKENESS = 0.5
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,15 @@ def corrections(model: nn.Module, side_car: SideCar) -> tuple[Correction, ...]:
 
     Raises `SuperweightsError` where a layer is missing, has another shape, or holds other weights.
     """
+    if getattr(model, "hf_quantizer", None) is not None:
+        # compressed-tensors unpacks its weights in the model's first pass, and its layers cannot be asked before.
+        model(torch.zeros((1, 1), dtype=torch.long, device=next(model.parameters()).device))
     found = []
     for kept in side_car.weights:
         name, module = _module(model, kept)
         column = _column(module, kept, name)
         alike = kept.likeness(column)
-        if alike is not None and alike < _LIKENESS:
+        if alike is not None and alike < LIKENESS:
             raise SuperweightsError(
                 f"{name} is not the layer that {kept.address} was taken from: its weights are others "
                 f"(cosine {alike:.2f}).",

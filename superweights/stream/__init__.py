@@ -54,7 +54,7 @@ def streaming(
     device_ = choose_device(device)
     dtype_ = choose_dtype(checkpoint, dtype)
     if checkpoint.config.get("quantization_config"):
-        yield _load_with_transformers(checkpoint, device_)
+        yield _load_with_transformers(checkpoint, device_, None if dtype in (None, "auto") else dtype_)
         return
     skeleton = Skeleton(checkpoint, dtype_, device_)
     model: Any = skeleton.model
@@ -71,7 +71,9 @@ def streaming(
         yield model
 
 
-def _load_with_transformers(checkpoint: Checkpoint, device: torch.device) -> PreTrainedModel:
+def _load_with_transformers(
+    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype | None
+) -> PreTrainedModel:
     """The whole model as transformers' own quantizers load it."""
     from transformers import AutoModelForCausalLM
 
@@ -79,7 +81,7 @@ def _load_with_transformers(checkpoint: Checkpoint, device: torch.device) -> Pre
         model = AutoModelForCausalLM.from_pretrained(
             checkpoint.path or checkpoint.name,
             revision=checkpoint.revision,
-            dtype="auto",
+            dtype=dtype or "auto",
             device_map={"": device},
             trust_remote_code=checkpoint.trust_remote_code,
         )

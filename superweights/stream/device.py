@@ -81,4 +81,21 @@ def give_back_memory() -> None:
         _trim(0)
 
 
+def give_back_pages(tensor: torch.Tensor) -> None:
+    """Let the system take the pages under `tensor` back, where they only mirror a file that is mapped.
+
+    For a tensor that nobody will read again, inside a mapping that must stay. Nothing is lost: Linux drops pages that
+    a file holds, and would read them again.
+    """
+    if _advise is None or tensor.device.type != "cpu":
+        return
+    page = os.sysconf("SC_PAGE_SIZE")
+    start = -(-tensor.data_ptr() // page) * page
+    length = (tensor.data_ptr() + tensor.nbytes) // page * page - start
+    if length > 0:
+        _advise(ctypes.c_void_p(start), ctypes.c_size_t(length), _PAGEOUT)
+
+
+_PAGEOUT = 21  # MADV_PAGEOUT, Linux 5.4; an older kernel answers EINVAL and does nothing
+_advise = getattr(ctypes.CDLL(None), "madvise", None) if sys.platform == "linux" else None
 _trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None

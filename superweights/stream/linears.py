@@ -20,8 +20,13 @@ def linear_tensors(checkpoint: Checkpoint) -> dict[str, int]:
     the axis of their output channels: 0 for Linear, 1 for Conv1D, 1 or 2 for stacked experts.
 
     Embeddings, head, norms and routers are not among them, nor are convolutions and recurrences. Raises
-    `SuperweightsError` for an architecture without any.
+    `SuperweightsError` for an architecture without any, and for a checkpoint whose matrices are quantized already.
     """
+    if checkpoint.config.get("quantization_config"):
+        raise SuperweightsError(
+            f"{checkpoint.name} is quantized already: its matrices are not stored as such.",
+            hint="give the original checkpoint.",
+        )
     skeleton = Skeleton(checkpoint, torch.float32, torch.device("cpu"))
     model = skeleton.model
     axes: dict[str, int] = {}

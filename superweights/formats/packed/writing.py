@@ -34,9 +34,17 @@ plug-ins (vLLM, plain transformers), write the checkpoint with `superweights qua
 
 
 def write_packed(
-    checkpoint: Checkpoint, plan: Plan, to: Path, *, progress: Progress | None = None, **writing: int
+    checkpoint: Checkpoint,
+    plan: Plan,
+    to: Path,
+    *,
+    rest: torch.dtype | None = None,
+    progress: Progress | None = None,
+    **writing: int,
 ) -> Written:
     """The folder `to`: the checkpoint with every tensor of `plan` packed to the bit, its kept weights beside it.
+
+    Matrices that the plan does not round (embeddings) are stored in `rest`, or as they are.
 
     Raises `SuperweightsError` where a planned tensor is not the weight of one Linear or Conv1D (stacked experts).
     """
@@ -51,7 +59,7 @@ def write_packed(
         write_settings(checkpoint, folder, lambda config: _mark(config, plan, layers, folder), _README)
         (folder / PLAN).write_text(plan.to_json(), encoding="utf-8")
 
-    form = Form("packed", STEM, encode)
+    form = Form("packed", STEM, encode, rest)
     return write_folder(checkpoint, plan, Path(to), form, settings, progress=progress, **writing)
 
 
