@@ -11,11 +11,13 @@ from superweights.cli.ablate import ablate
 from superweights.cli.activations import activations
 from superweights.cli.anatomy import anatomy
 from superweights.cli.attach import attach
+from superweights.cli.audit import audit
 from superweights.cli.evaluate import evaluate
 from superweights.cli.find import find
 from superweights.cli.known import known
 from superweights.cli.peel import peel
 from superweights.cli.quantize import quantize
+from superweights.cli.recipe import recipe
 from superweights.cli.reproduce import reproduce
 from superweights.cli.scale import scale
 from superweights.cli.scan import scan
@@ -42,6 +44,8 @@ app.command("evaluate")(evaluate)
 app.command("quantize")(quantize)
 app.command("peel")(peel)
 app.command("attach")(attach)
+app.command("recipe")(recipe)
+app.command("audit")(audit)
 app.command("reproduce")(reproduce)
 app.command("activations")(activations)
 app.command("sweep")(sweep)

@@ -23,8 +23,8 @@ def modules_of(checkpoint: Checkpoint, names: Sequence[str]) -> dict[str, str]:
         shape = skeleton.model.get_parameter(target).shape if target else ()
         if target in skeleton.converters or not target.endswith(".weight") or len(shape) != 2:
             raise SuperweightsError(
-                f"{name} is not the weight of one linear layer, and cannot be packed.",
-                hint="leave stacked experts out of the plan, or write --format dense.",
+                f"{name} is not the weight of one linear layer of its own.",
+                hint="leave stacked experts and gains out, or write --format dense.",
             )
         found[name] = target.removesuffix(".weight")
     return found

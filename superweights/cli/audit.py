@@ -1,0 +1,129 @@
+"""`superweights audit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from superweights.cli import console, options
+from superweights.cli.score import progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from superweights.audit import Audit
+    from superweights.checkpoint import Checkpoint
+    from superweights.record import Record
+
+
+def audit(
+    quantized: options.Model,
+    against: Annotated[
+        str, typer.Option(help="The original: folder, file, org/name[@revision], or 'embedded'.")
+    ],
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(help="TENSOR[i, j]; repeatable. Without it: those of --from, or the known ones."),
+    ] = None,
+    from_: Annotated[
+        Path | None, typer.Option("--from", help="Record of 'superweights find --out': its super weights.")
+    ] = None,
+    weights_only: Annotated[bool, typer.Option("--weights-only", help="Run neither model.")] = False,
+    text: options.TextFile = None,
+    window: options.Window = 128,
+    windows: options.Windows = 8,
+    device: options.Device = "auto",
+    allow_pickle: options.AllowPickle = False,
+    trust_remote_code: options.TrustRemoteCode = False,
+    seed: options.Seed = 0,
+    as_json: options.AsJson = False,
+    out: options.Out = None,
+) -> None:
+    """Hold a quantized checkpoint against the original: super weights, super activation, sinks, predictions.
+
+    Example: superweights audit smollm2-int4 --against embedded
+    """
+    from superweights.address import Address
+    from superweights.audit import audit as hold_against
+    from superweights.checkpoint import open_checkpoint
+    from superweights.cli.weights import weights_of
+    from superweights.record import Record, versions
+
+    console.check_out(out)
+    trust = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
+    with open_checkpoint(quantized, **trust) as changed, open_checkpoint(against, **trust) as original:
+        chosen = [Address.parse(each) for each in weights or []] or weights_of(original, from_)
+        tokens = None if weights_only else _tokens(original, text, window, windows, seed)
+        with progress() as bar:
+            found = hold_against(changed, original, chosen, tokens, device=device, seed=seed, progress=bar)
+        compared = found.comparison
+        record = Record(
+            "audit",
+            {"model": changed.name, "fingerprint": changed.fingerprint(), "against": original.name},
+            versions(),
+            seed=seed,
+            scores=(compared.base, compared.other, compared.loss, compared.kl, compared.agreement)
+            if compared
+            else (),
+            findings=found.to_json(),
+        )
+    if out is not None:
+        console.write_out(out, record.to_json() + "\n")
+    if as_json:
+        console.print_line(record.to_json())
+    else:
+        _show(found, record)
+
+
+def _tokens(original: Checkpoint, text: Path | None, window: int, windows: int, seed: int) -> Tensor:
+    """What both models read: windows of a text, or of random tokens where there is no tokenizer."""
+    from superweights.text import embedded_prose, raw_prompts, read_text
+    from superweights.text import windows as cut
+
+    tokenizer = original.tokenizer()
+    if tokenizer is None:
+        return raw_prompts(original.model_config().get_text_config().vocab_size, windows, window, seed)
+    return cut(tokenizer, read_text(text) if text is not None else embedded_prose(), window, windows)
+
+
+def _show(found: Audit, record: Record) -> None:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("super weight", overflow="fold")
+    for name in ("before", "after", "steps", "matrix error"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for fate in found.weights:
+        steps = "" if fate.steps is None else f"{fate.steps:+.2f}"
+        numbers = f"{fate.before:.4g}", f"{fate.after:.4g}", steps, f"{fate.matrix_error:.1%}"
+        table.add_row(console.plain(str(fate.address)), *numbers, fate.verdict)
+    console.data.print(table)
+    show = console.data.print
+    if found.activation_before is not None and found.activation_after is not None and found.comparison:
+        ratio = found.activation_after / found.activation_before
+        show(
+            f"super activation (after block {found.layer}, channel {found.channel}): {found.activation_before:,.0f} "
+            f"before, {found.activation_after:,.0f} after ({ratio:.2f} times)",
+            soft_wrap=True,
+        )
+        show(
+            f"attention on the first token: {found.sink_before} before, {found.sink_after} after",
+            soft_wrap=True,
+        )
+        compared = found.comparison
+        show(
+            f"perplexity {compared.base.value:.4g} before, {compared.other.value:.4g} after; loss {compared.loss}; "
+            f"KL {compared.kl}; same top {compared.agreement.value:.1%}",
+            soft_wrap=True,
+        )
+        show(
+            "Weights as the checkpoint has them, in the original's model in float32: what kernels round is not in it."
+        )
+    show(
+        f"{console.plain(str(record.inputs['model']))} ({found.method}): [bold]{found.verdict}[/]",
+        soft_wrap=True,
+    )
