@@ -41,6 +41,8 @@ LAW: dict[str, set[str]] = {
     "adapt": {"taps", "checkpoint", "edit", "score", "text", "record"},
     "lab": {"anatomy", "score", "text", "record"},
     "report": {"record", "known"},
+    # What rounding each matrix costs, and the plan that a bit budget gives: quantize itself runs no model.
+    "budget": {"checkpoint", "address", "record", "stream", "score", "quantize"},
     # A quantized checkpoint beside the original: read by its own tensors, run in the original's model.
     "audit": {"checkpoint", "address", "record", "stream", "taps", "score", "formats", "quantize"},
     # The paper's experiments use everything that was built to find, edit and score; only the command line runs

@@ -16,8 +16,10 @@ from superweights.cli.evaluate import evaluate
 from superweights.cli.find import find
 from superweights.cli.known import known
 from superweights.cli.peel import peel
+from superweights.cli.plan import plan
 from superweights.cli.quantize import quantize
 from superweights.cli.recipe import recipe
+from superweights.cli.report import report
 from superweights.cli.reproduce import reproduce
 from superweights.cli.scale import scale
 from superweights.cli.scan import scan
@@ -41,11 +43,13 @@ app.command("score")(score)
 app.command("ablate")(ablate)
 app.command("scale")(scale)
 app.command("evaluate")(evaluate)
+app.command("plan")(plan)
 app.command("quantize")(quantize)
 app.command("peel")(peel)
 app.command("attach")(attach)
 app.command("recipe")(recipe)
 app.command("audit")(audit)
+app.command("report")(report)
 app.command("reproduce")(reproduce)
 app.command("activations")(activations)
 app.command("sweep")(sweep)

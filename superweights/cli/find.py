@@ -18,7 +18,7 @@ from superweights.errors import SuperweightsError
 
 if TYPE_CHECKING:
     from superweights.find import Findings
-    from superweights.record import Score, SuperWeight
+    from superweights.record import Record, Score, SuperWeight
 
 _LEGEND = (
     "share: of the output that this one product makes; loss: what it rises by without the weight, nats/token; "
@@ -74,7 +74,7 @@ def find(
         settings = {"windows": windows, "length": length, "rounds": rounds, "seed": seed}
         findings = _search(checkpoint, settings, prompt, text, progress, loading)
     if out is not None:
-        console.write_out(out, _record(findings) + "\n")
+        console.write_out(out, record_of(findings).to_json() + "\n")
     if as_json:
         _print_json(findings.candidates)
     else:
@@ -103,7 +103,8 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
         yield lambda label, done, total: bar.update(task, description=label, completed=done, total=total)
 
 
-def _record(findings: Findings) -> str:
+def record_of(findings: Findings) -> Record:
+    """What was found, with all it takes to find it again."""
     from superweights.record import Record, versions
 
     return Record(
@@ -113,7 +114,7 @@ def _record(findings: Findings) -> str:
         seed=findings.conditions["search"]["seed"],
         scores=(findings.base_loss, *((findings.joint,) if findings.joint else ())),
         findings=findings.to_json(),
-    ).to_json()
+    )
 
 
 def _print_json(candidates) -> None:

@@ -13,6 +13,7 @@ from superweights.cli.score import progress
 from superweights.errors import SuperweightsError
 
 if TYPE_CHECKING:
+    from superweights.address import Address
     from superweights.checkpoint import Checkpoint
     from superweights.quantize import Scheme
     from superweights.quantize.plan import Plan
@@ -155,18 +156,22 @@ def _read_plan(path: Path) -> Plan:
 
 def _plan(checkpoint: Checkpoint, scheme: Scheme, kept: tuple[list[str], Path | None]) -> Plan:
     """One scheme for all matrices, and the weights to keep."""
-    from superweights.address import Address
-    from superweights.cli.weights import weights_of
     from superweights.quantize.plan import Plan
     from superweights.stream.linears import linear_tensors
 
-    named, record = kept
-    addresses: list[Address] = [Address.parse(each) for each in named if each not in ("known", "none")]
-    if record is not None:
-        addresses += weights_of(checkpoint, record)
-    elif "known" in named:
-        addresses += _known(checkpoint)
+    addresses = kept_weights(checkpoint, *kept)
     return Plan.uniform(linear_tensors(checkpoint), scheme, addresses)
+
+
+def kept_weights(checkpoint: Checkpoint, named: list[str], record: Path | None) -> list[Address]:
+    """The weights to keep exactly: those named, those of a record, or the known ones."""
+    from superweights.address import Address
+    from superweights.cli.weights import weights_of
+
+    addresses = [Address.parse(each) for each in named if each not in ("known", "none")]
+    if record is not None:
+        return addresses + weights_of(checkpoint, record)
+    return addresses + _known(checkpoint) if "known" in named else addresses
 
 
 def _known(checkpoint: Checkpoint) -> list[Any]:

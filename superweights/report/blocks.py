@@ -1,0 +1,118 @@
+"""What a report is made of, whatever it is written as: sections of paragraphs, tables, charts and texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+Cell = str | float | int | None
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """Plain words. `strong` ones are a verdict."""
+
+    text: str
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under `columns`; numbers are set right. `caption` says what they are, and in which unit."""
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a chart: a value for each x (None: a gap), and the ends of its error band where there is one.
+
+    `points` draws marks without a line; `dashed` is for controls and references.
+    """
+
+    name: str
+    values: tuple[float | None, ...]
+    low: tuple[float | None, ...] = ()
+    high: tuple[float | None, ...] = ()
+    points: bool = False
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Series over a common x. `says` is what a person who cannot see it needs to know."""
+
+    title: str
+    says: str
+    x_title: str
+    y_title: str
+    x: tuple[float, ...]
+    series: tuple[Series, ...]
+    log: bool = False
+
+    def table(self) -> Table:
+        """Its data."""
+        columns, rows = [self.x_title], [[x] for x in self.x]
+        for one in self.series:
+            columns.append(one.name)
+            for row, value in zip(rows, one.values, strict=True):
+                row.append(value)  # type: ignore[arg-type]
+            if one.low:
+                columns += [f"{one.name}, low", f"{one.name}, high"]
+                for row, low, high in zip(rows, one.low, one.high, strict=True):
+                    row += [low, high]  # type: ignore[list-item]
+        return Table(f"{self.title} ({self.y_title})", tuple(columns), tuple(map(tuple, rows)))
+
+
+@dataclass(frozen=True)
+class Spot:
+    """Something at a layer and a height, sized by `weight` (0 to 1)."""
+
+    layer: int
+    height: float
+    weight: float
+    kind: str
+    label: str
+
+
+@dataclass(frozen=True)
+class LayerMap:
+    """Where things stand in a model: layers from left to right, heights from 0 to 1 (output channels) upwards."""
+
+    title: str
+    says: str
+    layers: int
+    height_title: str
+    spots: tuple[Spot, ...]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """One text as the model writes it, and as it writes it after a change."""
+
+    prompt: str
+    names: tuple[str, str]
+    texts: tuple[str, str]
+
+
+Block = Paragraph | Table | Chart | LayerMap | Beside
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands under it."""
+
+    title: str
+    blocks: tuple[Block, ...] = field(default_factory=tuple)
+
+
+def joined_x(parts: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    """All x of several series, once each, in order."""
+    return tuple(sorted({x for part in parts for x in part}))
+
+
+def over(x: Sequence[float], points: dict[float, float | None]) -> tuple[float | None, ...]:
+    """The values of `points` at each of `x`; None where there is none."""
+    return tuple(points.get(each) for each in x)

@@ -1,0 +1,162 @@
+"""Bit budgets: the allotment against every combination, the sensitivities against rounding one matrix by hand."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from superweights.address import Address
+from superweights.budget import Choice, allot, candidates_for, check_plan, sensitivities
+from superweights.checkpoint import open_checkpoint
+from superweights.cli import run
+from superweights.errors import SuperweightsError
+from superweights.quantize import Scheme, quantize_tensor
+from superweights.quantize.plan import Plan
+from superweights.stream.linears import linear_tensors
+
+pytestmark = pytest.mark.tiny
+
+TENSOR = "model.layers.0.mlp.down_proj.weight"
+KEPT = Address(TENSOR, (5, 7))
+ANY = Scheme("int4")
+IDS = torch.arange(64).reshape(4, 16)
+
+losses = st.lists(st.floats(0, 10, allow_nan=False), min_size=3, max_size=3)
+
+
+@pytest.mark.unit
+@settings(max_examples=200, deadline=None)
+@given(st.lists(losses, min_size=1, max_size=4), st.floats(2, 6))
+def test_no_combination_of_as_many_bits_is_better_than_a_point_of_the_frontier(table, budget):
+    """On every step of the frontier within the budget the allotment is the optimum of all combinations."""
+    offers = {
+        str(i): [Choice(ANY, bits * 10, loss) for bits, loss in zip((2, 4, 6), row, strict=True)]
+        for i, row in enumerate(table)
+    }
+    found = allot(offers, dict.fromkeys(offers, 10), budget)
+    assert found.bits_per_weight <= budget + 1e-9
+    everything = list(itertools.product(*offers.values()))
+    for step in found.frontier:
+        bits = step.bits_per_weight * 10 * len(offers)
+        best = min(
+            sum(c.loss for c in each) for each in everything if sum(c.bits for c in each) <= bits + 1e-6
+        )
+        assert step.loss == pytest.approx(best, abs=1e-6)
+    best = min(
+        sum(c.loss for c in each)
+        for each in everything
+        if sum(c.bits for c in each) <= budget * 10 * len(offers) + 1e-9
+    )
+    largest = max((a.loss - b.loss for row in offers.values() for a in row for b in row), default=0)
+    assert best - 1e-6 <= found.loss <= best + largest + 1e-6
+
+
+@pytest.mark.unit
+def test_a_budget_below_the_smallest_choices_is_refused():
+    with pytest.raises(SuperweightsError, match="too few"):
+        allot({"a": [Choice(ANY, 30, 1.0)]}, {"a": 10}, 2.5)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory) -> Path:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=96,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.3,
+    )
+    model = AutoModelForCausalLM.from_config(config)
+    model.get_parameter(TENSOR).data[KEPT.index] = 8.0
+    folder = tmp_path_factory.mktemp("llama")
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_a_sensitivity_is_the_divergence_that_rounding_the_matrix_makes(llama):
+    with open_checkpoint(str(llama)) as checkpoint:
+        found = {
+            each.tensor: each
+            for each in sensitivities(checkpoint, linear_tensors(checkpoint), IDS, keep=[KEPT])
+        }
+        original = checkpoint.read(TENSOR).clone()
+    assert len(found) == 14
+    model = AutoModelForCausalLM.from_pretrained(llama, dtype="float32").eval()
+    scheme = candidates_for("packed")[1]
+    quantized = quantize_tensor(original, scheme, [KEPT.index])
+    with torch.no_grad():
+        before = functional.log_softmax(model(IDS).logits[:, :-1], -1)
+        model.get_parameter(TENSOR).data.copy_(quantized.dequantize())
+        after = functional.log_softmax(model(IDS).logits[:, :-1], -1)
+    kl = (before.exp() * (before - after)).sum(-1).mean().item()
+    one = found[TENSOR]
+    assert one.measured == pytest.approx(kl, rel=1e-4)
+    assert one.choices[one.at].loss == pytest.approx(kl, rel=1e-4)
+    assert one.choices[one.at].bits == quantized.stored_bits.total
+    sizes = [choice.loss for choice in one.choices]
+    assert sizes == sorted(sizes, reverse=True), "more bits, less loss"
+
+
+def test_the_model_is_as_it_was_after_a_plan_was_checked(llama):
+    with open_checkpoint(str(llama)) as checkpoint:
+        plan = Plan.uniform(linear_tensors(checkpoint), Scheme("int2"), [KEPT])
+        first, second = check_plan(checkpoint, plan, IDS), check_plan(checkpoint, plan, IDS)
+    assert first.kl.value == second.kl.value > 0.01
+    assert first.base.value == second.base.value
+
+
+def test_the_command_saves_a_plan_that_quantize_takes(llama, tmp_path, capsys):
+    plan, plot = tmp_path / "plan.json", tmp_path / "frontier.svg"
+    command = [
+        "plan",
+        str(llama),
+        "--bits",
+        "4.6",
+        "--keep",
+        str(KEPT),
+        "--window",
+        "16",
+        "--save",
+        str(plan),
+    ]
+    assert run([*command, "--plot", str(plot), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    found = said["findings"]
+    assert found["bits_per_weight"] <= 4.6
+    assert [each["super_weights"] for each in found["matrices"] if each["tensor"] == TENSOR] == [[str(KEPT)]]
+    assert len(found["uniform"]) == 2
+    assert plot.read_text().startswith("<svg")
+    assert run(["quantize", str(llama), "--plan", str(plan), "--to", str(tmp_path / "q")]) == 0
+    with open_checkpoint(str(tmp_path / "q")) as packed:
+        assert packed.config["quantization_config"]["quant_method"] == "superweights"
+    capsys.readouterr()
+    assert run(command) == 0
+    assert "one scheme for all" in capsys.readouterr().out
+
+
+REFUSED = {
+    "too few bits": (["--bits", "1"], "too few"),
+    "a format without plans": (["--format", "exl2"], "no plan for the format 'exl2'"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_planned_is_refused(case, llama, tmp_path, capsys):
+    options, words = REFUSED[case]
+    command = ["plan", str(llama), "--keep", "none", "--window", "16", "--save", str(tmp_path / "p.json")]
+    assert run([*command, *options]) == 1
+    said = capsys.readouterr().err
+    assert words in said
+    assert "hint:" in said
+    assert not (tmp_path / "p.json").exists()
