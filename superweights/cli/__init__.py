@@ -13,6 +13,7 @@ from superweights.cli.anatomy import anatomy
 from superweights.cli.attach import attach
 from superweights.cli.audit import audit
 from superweights.cli.evaluate import evaluate
+from superweights.cli.explore import explore
 from superweights.cli.find import find
 from superweights.cli.known import known
 from superweights.cli.peel import peel
@@ -50,6 +51,7 @@ app.command("attach")(attach)
 app.command("recipe")(recipe)
 app.command("audit")(audit)
 app.command("report")(report)
+app.command("explore")(explore)
 app.command("reproduce")(reproduce)
 app.command("activations")(activations)
 app.command("sweep")(sweep)

@@ -1,0 +1,168 @@
+"""What the page shows, without the page: a weight, a factor and a prompt in, a stream of states out.
+
+One model serves everybody. An edit lasts for one step (a forward pass) under a lock, so that readers with different
+factors take turns and never see each other's weights.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from superweights.address import Address, layout_of
+from superweights.edit import Edit, edited, weight_value
+from superweights.errors import SuperweightsError
+from superweights.stream import device_of
+from superweights.taps import Site, sites_of, tapping
+from superweights.text import encode
+
+LARGEST_FACTOR, MOST_TOKENS, LONGEST_PROMPT = 3.0, 200, 2000
+_TOP = 10
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one pass over the prompt shows: the likeliest next tokens, the residual channel of the weight after each
+    block (largest |value| over tokens), and each layer's mean attention on the first token."""
+
+    tokens: tuple[tuple[str, float], ...]
+    channel: tuple[float, ...]
+    sinks: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class State:
+    """One moment: the weight as it stands, what the model reads and what it has written so far."""
+
+    address: str
+    factor: float
+    value: float
+    prompt: str
+    reading: Reading
+    base: Reading
+    text: str = ""
+    done: bool = False
+
+
+@dataclass(eq=False)
+class Explorer:
+    """A model in memory and the weights that may be pulled.
+
+    `weights` are names shown to people and addresses. `run` may be called from many threads.
+    """
+
+    model: Any
+    tokenizer: Any
+    weights: dict[str, Address]
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self._base = lru_cache(maxsize=32)(self._base_reading)
+
+    def run(
+        self,
+        name: str,
+        factor: float,
+        prompt: str,
+        tokens: int = 40,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> Iterator[State]:
+        """States as they come: first what the prompt shows, then one for each greedy token.
+
+        `wanted` is asked before each step; the stream ends when it says no. Raises `SuperweightsError` for a name,
+        factor, prompt or number of tokens that is out of bounds.
+        """
+        address, ids = self._checked(name, factor, prompt, tokens)
+        if not wanted():
+            return
+        base = self._base(address, tuple(ids))
+        reading = base if factor == 1 else self._read(ids, address, factor)
+        value = factor * self.value_of(address)
+        state = State(str(address), factor, value, prompt, reading, base)
+        yield state
+        cache, last, written = None, ids, list[int]()
+        while len(written) < tokens and wanted():
+            token, cache = self._step(last, cache, address, factor)
+            if token == self.tokenizer.eos_token_id:
+                break
+            written.append(token)
+            last = [token]
+            state = replace(state, text=self.tokenizer.decode(written))
+            yield state
+        if wanted():
+            yield replace(state, done=True)
+
+    def value_of(self, address: Address) -> float:
+        """The weight as the checkpoint has it."""
+        with self._lock:
+            return weight_value(self.model, address)
+
+    def _checked(self, name: str, factor: float, prompt: str, tokens: int) -> tuple[Address, list[int]]:
+        if name not in self.weights:
+            raise SuperweightsError(f"There is no weight {name!r} here.", hint="choose one of the list.")
+        number = isinstance(factor, int | float) and math.isfinite(factor)
+        if not number or not 0 <= factor <= LARGEST_FACTOR:
+            raise SuperweightsError(
+                f"The factor is {factor!r}.", hint=f"give a number from 0 to {LARGEST_FACTOR:g}."
+            )
+        if not isinstance(tokens, int | float) or not 1 <= tokens <= MOST_TOKENS:
+            raise SuperweightsError(f"{tokens!r} tokens cannot be written.", hint=f"give 1 to {MOST_TOKENS}.")
+        if not isinstance(prompt, str) or not prompt.strip() or len(prompt) > LONGEST_PROMPT:
+            raise SuperweightsError(
+                "The prompt is empty or too long.", hint=f"give 1 to {LONGEST_PROMPT:,} characters."
+            )
+        context = getattr(self.model.config, "max_position_embeddings", None) or 2048
+        return self.weights[name], encode(self.tokenizer, prompt)[-(context - MOST_TOKENS) :]
+
+    def _base_reading(self, address: Address, ids: tuple[int, ...]) -> Reading:
+        return self._read(list(ids), address, 1.0)
+
+    @torch.no_grad()
+    def _read(self, ids: Sequence[int], address: Address, factor: float) -> Reading:
+        """One pass with eyes open."""
+        channel = self._channel(address)
+        residual: dict[int, float] = {}
+        sinks: dict[int, float] = {}
+        sites = sites_of(self.model)
+        taps: dict[Site, Any] = {}
+        for layer in sites.layers_with("block_out"):
+            taps[Site("block_out", layer)] = lambda h, n=layer: residual.update(
+                {n: float(h[..., channel].abs().max())}
+            )
+        for layer in sites.layers_with("weights"):
+            taps[Site("weights", layer)] = lambda w, n=layer: sinks.update(
+                {n: float(w[..., 1:, 0].float().mean())}
+            )
+        with self._lock, self._at(address, factor), tapping(self.model, taps):
+            logits = self.model(self._batch(ids)).logits[0, -1].float()
+        best = logits.softmax(-1).topk(min(_TOP, len(logits)))
+        tokens = tuple(
+            (self.tokenizer.decode([i]), p)
+            for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        )
+        return Reading(
+            tokens, tuple(residual[n] for n in sorted(residual)), tuple(sinks[n] for n in sorted(sinks))
+        )
+
+    @torch.no_grad()
+    def _step(self, ids: Sequence[int], cache: Any, address: Address, factor: float) -> tuple[int, Any]:
+        with self._lock, self._at(address, factor):
+            out = self.model(self._batch(ids), past_key_values=cache, use_cache=True)
+        return int(out.logits[0, -1].argmax()), out.past_key_values
+
+    def _at(self, address: Address, factor: float) -> Any:
+        return edited(self.model, [] if factor == 1 else [Edit(address, factor=factor)], verify=False)
+
+    def _batch(self, ids: Sequence[int]) -> torch.Tensor:
+        return torch.tensor([list(ids)], device=device_of(self.model))
+
+    def _channel(self, address: Address) -> int:
+        """The output channel that the weight feeds."""
+        _, index = layout_of(self.model).parameter_of(address)
+        return index[0]
