@@ -23,6 +23,8 @@ def known(
     ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Open the model and check every number.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write the whole index as a page to browse.")] = None,
+    card: Annotated[Path | None, typer.Option(help="Write the card of the data set, in Markdown.")] = None,
 ) -> None:
     """List known super weights, or those of one model, and check them against its file.
 
@@ -33,7 +35,9 @@ def known(
     """
     from superweights.known import load_known, look_up
 
-    if model is None:
+    if html is not None or card is not None:
+        _write(model, verify, json, html, card)
+    elif model is None:
         if verify:
             raise SuperweightsError("--verify needs a model.", hint="superweights known MODEL --verify")
         _show(load_known(), json)
@@ -41,6 +45,25 @@ def known(
         _look_inside(model, verify, json)
     else:
         _show_matches(model, look_up(model), json)
+
+
+def _write(model: str | None, verify: bool, json: bool, html: Path | None, card: Path | None) -> None:
+    """The whole index as a page, as a card, or both."""
+    from superweights.known import load_known
+    from superweights.report import index_card, index_page
+
+    if model is not None or verify or json:
+        raise SuperweightsError(
+            "--html and --card write the whole index, and nothing else.",
+            hint="superweights known --html known.html",
+        )
+    asked = [(path, make) for path, make in ((html, index_page), (card, index_card)) if path is not None]
+    for path, _ in asked:
+        console.check_out(path)
+    entries = load_known()
+    for path, make in asked:
+        console.write_out(path, make(entries))
+        console.notes.print(f"{console.plain(str(path))}: {len(entries)} weights", soft_wrap=True)
 
 
 def _look_inside(model: str, verify: bool, json: bool) -> None:

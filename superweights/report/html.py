@@ -18,23 +18,31 @@ from superweights.report.markdown import shown
 
 
 def to_html(title: str, sections: Sequence[Section]) -> str:
-    """The page. Its content security policy names its one script by hash and allows nothing else: no text of a model or
-    file can run, and nothing can be loaded."""
-    script = _asset("uPlot.iife.min.js") + "\n" + _asset("charts.js")
-    style = _asset("uPlot.min.css") + "\n" + _asset("page.css")
-    scripts = f"script-src '{_hash(script)}'"
-    policy = f"default-src 'none'; {scripts}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'"
+    """The page: no text of a model or file can run in it, and nothing can be loaded."""
     charts = _Charts()
     body = "".join(_section(section, number, charts) for number, section in enumerate(sections))
     links = "".join(f'<a href="#s{n}">{escape(section.title)}</a>' for n, section in enumerate(sections))
+    head = f'<h1>{escape(title)}</h1><nav aria-label="Sections">{links}</nav>'
+    body += f'<script type="application/json" id="charts">{_data(charts.kept)}</script>'
+    return framed(title, head, body, ("uPlot.iife.min.js", "charts.js"), ("uPlot.min.css", "page.css"))
+
+
+def framed(title: str, head: str, body: str, scripts: Sequence[str], styles: Sequence[str]) -> str:
+    """A whole page around `head` and `body` (HTML, escaped already), with the assets of these names inside it.
+
+    Its content security policy names its one script by hash and allows nothing else.
+    """
+    script, style = "\n".join(map(_asset, scripts)), "\n".join(map(_asset, styles))
+    policy = (
+        f"default-src 'none'; script-src '{_hash(script)}'; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{style}</style></head><body>"
-        f'<header><h1>{escape(title)}</h1><nav aria-label="Sections">{links}</nav></header><main>{body}</main>'
-        f'<script type="application/json" id="charts">{_data(charts.kept)}</script><script>{script}</script>'
-        "</body></html>\n"
+        f"<header>{head}</header><main>{body}</main><script>{script}</script></body></html>\n"
     )
 
 
@@ -65,7 +73,7 @@ def _block(block: Block, charts: _Charts) -> str:
         return (
             f'<figure><figcaption>{escape(block.title)} <span class="unit">{escape(block.y_title)}</span></figcaption>'
             f'<div class="chart" id="chart{number}" role="img" tabindex="0" aria-label="{escape(block.says)}"></div>'
-            f"<details><summary>Data</summary>{_table(table)}<p>{_csv(table)}</p></details></figure>"
+            f"<details><summary>Data</summary>{_table(table)}<p>{csv_link(table)}</p></details></figure>"
         )
     if isinstance(block, LayerMap):
         return _map(block)
@@ -97,7 +105,7 @@ def _kind(cell: object) -> str:
     return f' class="{cell}"' if cell in known else ""
 
 
-def _csv(table: Table) -> str:
+def csv_link(table: Table) -> str:
     """A link that holds the data."""
     file = io.StringIO()
     writer = csv.writer(file)

@@ -32,13 +32,18 @@ def _block(block: Block) -> str:
 
 
 def _table(table: Table) -> str:
+    return f"{escaped(table.caption)}\n\n{table_lines(table)}"
+
+
+def table_lines(table: Table) -> str:
+    """The rows under their titles, numbers to the right; without the caption."""
     head = "| " + " | ".join(map(escaped, table.columns)) + " |"
     right = [
         all(isinstance(row[n], int | float | None) for row in table.rows) for n in range(len(table.columns))
     ]
     rule = "|" + "|".join("--:" if numbers else "---" for numbers in right) + "|"
     rows = ["| " + " | ".join(escaped(shown(cell)) for cell in row) + " |" for row in table.rows]
-    return "\n".join([escaped(table.caption), "", head, rule, *rows])
+    return "\n".join([head, rule, *rows])
 
 
 def shown(cell: Cell) -> str:
@@ -46,7 +51,7 @@ def shown(cell: Cell) -> str:
     if cell is None:
         return ""
     if isinstance(cell, float):
-        return f"{cell:,.4g}" if abs(cell) < 1e15 else f"{cell:.4g}"
+        return f"{cell:,.0f}" if 1e4 <= abs(cell) < 1e15 else f"{cell:,.4g}"
     return str(cell)
 
 
