@@ -6,7 +6,9 @@ import contextlib
 import json
 import math
 import platform
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from html import escape
 from typing import Any
 
 from superweights.address import Address
@@ -31,6 +33,10 @@ class Score:
         if self.standard_error is None:
             return f"{self.value:.4g} {self.unit}".rstrip()
         return f"{self.value:.4g} ± {self.standard_error:.2g} {self.unit}".rstrip()
+
+    def _repr_html_(self) -> str:
+        """Itself as a notebook shows it."""
+        return f"<b>{escape(self.name)}</b> {escape(str(self))} (n = {self.n})"
 
     def interval(self, z: float = 1.96) -> tuple[float, float]:
         """The normal confidence interval (95 % by default); a point where no error is known."""
@@ -77,6 +83,10 @@ class SuperWeight:
     seen_in: tuple[str, ...] = ()
     round: int | None = None
 
+    def _repr_html_(self) -> str:
+        """Itself as a notebook shows it."""
+        return table_of([self])
+
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary that `from_json` reads back; the address is one string."""
         return {**asdict(self), "address": str(self.address)}
@@ -112,6 +122,14 @@ class Record:
     findings: dict[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
+    def _repr_html_(self) -> str:
+        """Its scores and its origin, as a notebook shows them."""
+        read = ", ".join(f"{key} {value}" for key, value in self.inputs.items() if value is not None)
+        made = ", ".join(f"{key} {value}" for key, value in self.versions.items())
+        origin = f"{self.command}: {read}; seed {self.seed}; {made}"
+        scores = [(s.name, str(s), str(s.n)) for s in self.scores]
+        return html_table(("score", "value", "n"), scores) + f"<p>{escape(origin)}</p>"
+
     def to_json(self) -> str:
         """One line of JSON; numbers that JSON has no word for (nan, inf) become null."""
         return json.dumps(_finite(asdict(self)), ensure_ascii=False, allow_nan=False)
@@ -121,6 +139,28 @@ class Record:
         """The record that `to_json` wrote."""
         data = json.loads(text)
         return cls(**{**data, "scores": tuple(Score(**score) for score in data["scores"])})
+
+
+def table_of(weights: Iterable[SuperWeight]) -> str:
+    """Super weights as an HTML table for a notebook; what is unknown stays empty."""
+    titles = ("weight", "value", "spike in", "spike out", "loss without it", "verdict", "role")
+    rows = []
+    for w in weights:
+        numbers = map(_short, (w.value, w.spike_in, w.spike_out))
+        effect = "" if w.effect is None else str(w.effect)
+        rows.append((str(w.address), *numbers, effect, w.verdict or "", w.role or ""))
+    return html_table(titles, rows)
+
+
+def html_table(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """An HTML table; every cell is escaped."""
+    head = "".join(f"<th>{escape(title)}</th>" for title in titles)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _short(number: float | None) -> str:
+    return "" if number is None else f"{number:.4g}"
 
 
 def to_json_line(data: Any) -> str:

