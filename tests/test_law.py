@@ -28,7 +28,7 @@ LAW: dict[str, set[str]] = {
     "score": {"record", "text"},
     # lm-eval's own command opens the model itself: `--model superweights --model_args pretrained=...,edits=...`.
     "harness": {"record", "checkpoint", "stream", "edit"},
-    "sweep": {"edit", "score", "record", "address", "stream", "checkpoint", "branch", "text"},
+    "sweep": {"edit", "score", "record", "address", "stream", "checkpoint", "branch", "text", "picture"},
     "find": {"checkpoint", "stream", "watch", "edit", "branch", "score", "text", "address", "record"},
     "quantize": {"checkpoint", "address", "record"},
     # Which module a tensor of the file becomes is known to the loader, `stream`.

@@ -48,7 +48,8 @@ class Replacements:
     controls: tuple[Replacement, ...]
 
     def scores(self) -> tuple[Score, ...]:
-        return (self.base, *(each.perplexity for each in self.rows))
+        named = [replace(e.perplexity, name=f"perplexity, {e.mode}, layers {e.scope}") for e in self.rows]
+        return (self.base, *named)
 
     def sheets(self) -> tuple[Sheet, ...]:
         def row(each: Replacement) -> tuple:
@@ -78,14 +79,14 @@ def replacements(
     study: Study, scopes: Sequence[tuple[str, Sequence[int]]], modes: Sequence[str] = tuple(MODES)
 ) -> list[Replacement]:
     """Perplexity under each of `modes` in each scope `(name, layers)`, on all windows of the study."""
-    ids, size = study.ids, _batch(study)
-    base = loss_per_window(study.model, ids, batch_size=size)
+    ids = study.ids
+    base = loss_per_window(study.model, ids, batch_size=_batch(study))
     found = []
     for scope, layers in scopes:
         for mode in modes:
             study.progress(f"{mode}, {scope}", len(found), len(scopes) * len(modes))
             with attention_replaced(study.model, mode, layers, seed=study.seed):
-                losses = loss_per_window(study.model, ids, batch_size=size)
+                losses = loss_per_window(study.model, ids, batch_size=_batch(study, mode))
             found.append(
                 Replacement(mode, scope, tuple(layers), perplexity_of(losses), loss_change(base, losses))
             )
@@ -115,12 +116,14 @@ def _first(study: Study, windows: int) -> Study:
     return replace(study, ids=study.ids[:windows])
 
 
-def _batch(study: Study) -> int:
-    """Windows at a time: two or more in every batch, so that weights can be shuffled between texts."""
+def _batch(study: Study, mode: str = "") -> int:
+    """Windows at a time; two or more in every batch where weights are shuffled between texts."""
     n, tokens = study.ids.shape
-    size = max(2, min(n, study.batch_size or 2048 // tokens))
-    while n % size == 1:
-        size += 1
+    size = max(1, min(n, study.batch_size or 2048 // tokens))
+    if mode == "shuffled":
+        size = max(2, size)
+        while n % size == 1:
+            size += 1
     return size
 
 

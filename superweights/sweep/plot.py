@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from html import escape
+from collections.abc import Sequence
 
+from superweights.picture.axis import COLOURS, Axis, axis_of, frame, text, ticks_below
 from superweights.record import Score
 from superweights.sweep.outcomes import Outcome
 
 _WIDTH, _LEFT, _RIGHT, _CURVE_HEIGHT, _ROW = 860, 70, 30, 260, 20
-# Okabe and Ito's colours, which people of all kinds of colour vision can tell apart.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _WIDEST_LABEL = 62
 
 
@@ -49,33 +45,6 @@ _CURVES = (
 )
 
 
-@dataclass(frozen=True)
-class _Axis:
-    """Numbers to pixels between two ends, on a line or by their logarithm."""
-
-    low: float
-    high: float
-    start: float
-    stop: float
-    log: bool
-
-    def at(self, value: float) -> float:
-        see: Callable[[float], float] = math.log if self.log else float
-        low, high = see(self.low), see(self.high)
-        share = (see(min(max(value, self.low), self.high)) - low) / ((high - low) or 1.0)
-        return self.start + share * (self.stop - self.start)
-
-    def ticks(self) -> list[float]:
-        if self.log:
-            powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            steps = (1,) if len(powers) > 4 else (1, 2, 5)
-            ticks = [step * 10.0**power for power in powers for step in steps]
-        else:
-            step = _round_step((self.high - self.low) / 5)
-            ticks = [i * step for i in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
-        return [tick for tick in ticks if self.low <= tick <= self.high]
-
-
 def _curves(
     title: str, x_title: str, outcomes: Sequence[Outcome], base: Score | None, log_x: bool
 ) -> tuple[str, int]:
@@ -85,25 +54,25 @@ def _curves(
         series.setdefault(outcome.point.series, []).append(outcome)
     bottom = 30 + _CURVE_HEIGHT
     scores = [o.perplexity for o in outcomes if o.perplexity] + ([base] if base else [])
-    x = _axis([o.point.x or 0.0 for o in outcomes], _LEFT, _WIDTH - _RIGHT, log_x)
+    x = axis_of([o.point.x or 0.0 for o in outcomes], _LEFT, _WIDTH - _RIGHT, log_x)
     values = [end for score in scores for end in _interval(score)]
-    y = _axis(values, bottom, 30, max(values) > 5 * min(values))
-    parts = [_text(_LEFT, 18, title, weight="bold"), _frame(x, y, bottom, x_title)]
+    y = axis_of(values, bottom, 30, max(values) > 5 * min(values))
+    parts = [_label(_LEFT, 18, title, weight="bold"), frame(x, y, x_title)]
     if base is not None:
         at = y.at(base.value)
         parts.append(
             f'<path d="M{_LEFT} {at:.1f}H{_WIDTH - _RIGHT}" stroke="#888" stroke-dasharray="5 4" fill="none"/>'
         )
     for i, (name, points) in enumerate(series.items()):
-        colour = _COLOURS[i % len(_COLOURS)]
+        colour = COLOURS[i % len(COLOURS)]
         parts.append(_curve(points, x, y, colour))
         at = bottom + 52 + i * _ROW
         parts.append(f'<circle cx="{_LEFT + 5}" cy="{at - 4}" r="4" fill="{colour}"/>')
-        parts.append(_text(_LEFT + 16, at, name))
+        parts.append(_label(_LEFT + 16, at, name))
     return "".join(parts), bottom + 46 + len(series) * _ROW
 
 
-def _curve(points: Sequence[Outcome], x: _Axis, y: _Axis, colour: str) -> str:
+def _curve(points: Sequence[Outcome], x: Axis, y: Axis, colour: str) -> str:
     places = [(x.at(o.point.x or 0.0), o.perplexity) for o in points if o.perplexity]
     places.sort(key=lambda place: place[0])
     line = " ".join(f"{at:.1f},{y.at(score.value):.1f}" for at, score in places)
@@ -119,72 +88,37 @@ def _dots(title: str, outcomes: Sequence[Outcome]) -> tuple[str, int]:
     """A row for each set of weights: the loss rise with its interval, and for sets the sum of the single rises."""
     start = 430
     ends = [end for o in outcomes if o.loss for end in o.loss.interval()]
-    x = _axis([0.0, *ends], start, _WIDTH - _RIGHT, log=False)
+    x = axis_of([0.0, *ends], start, _WIDTH - _RIGHT, log=False)
     labels = [outcome.point.series.replace(" and ", "\nand ").split("\n") for outcome in outcomes]
     bottom = 30 + _ROW * sum(map(len, labels))
-    parts = [_text(10, 18, title, weight="bold"), _ticks_below(x, 30, bottom)]
+    parts = [_label(10, 18, title, weight="bold"), ticks_below(x, 30, bottom)]
     at = 44 - _ROW
     for outcome, lines in zip(outcomes, labels, strict=True):
         score = outcome.loss
         assert score is not None
         for line in lines:
             at += _ROW
-            parts.append(_text(10, at, line))
+            parts.append(_label(10, at, line))
         low, high = (x.at(end) for end in score.interval())
-        parts.append(
-            f'<path d="M{low:.1f} {at - 4}H{high:.1f}" stroke="{_COLOURS[0]}" stroke-opacity="0.5"/>'
-        )
-        parts.append(f'<circle cx="{x.at(score.value):.1f}" cy="{at - 4}" r="4" fill="{_COLOURS[0]}"/>')
+        parts.append(f'<path d="M{low:.1f} {at - 4}H{high:.1f}" stroke="{COLOURS[0]}" stroke-opacity="0.5"/>')
+        parts.append(f'<circle cx="{x.at(score.value):.1f}" cy="{at - 4}" r="4" fill="{COLOURS[0]}"/>')
         if outcome.beyond_sum is not None:
             alone = x.at(score.value - outcome.beyond_sum.value)
-            parts.append(f'<circle cx="{alone:.1f}" cy="{at - 4}" r="4" fill="none" stroke="{_COLOURS[1]}"/>')
+            parts.append(f'<circle cx="{alone:.1f}" cy="{at - 4}" r="4" fill="none" stroke="{COLOURS[1]}"/>')
     if any(outcome.beyond_sum for outcome in outcomes):
-        parts.append(f'<circle cx="15" cy="{bottom + 26}" r="4" fill="none" stroke="{_COLOURS[1]}"/>')
-        parts.append(_text(26, bottom + 30, "the sum of what each costs alone"))
+        parts.append(f'<circle cx="15" cy="{bottom + 26}" r="4" fill="none" stroke="{COLOURS[1]}"/>')
+        parts.append(_label(26, bottom + 30, "the sum of what each costs alone"))
     return "".join(parts), bottom + 40
 
 
-def _axis(values: Sequence[float], start: float, stop: float, log: bool) -> _Axis:
-    low, high = min(values), max(values)
-    if log:
-        return _Axis(low / 1.05, high * 1.05, start, stop, True)
-    margin = 0.04 * ((high - low) or abs(high) or 1.0)
-    return _Axis(low - margin, high + margin, start, stop, False)
-
-
-def _frame(x: _Axis, y: _Axis, bottom: float, x_title: str) -> str:
-    parts = [_ticks_below(x, 30, bottom), _text((_LEFT + _WIDTH) / 2, bottom + 32, x_title, anchor="middle")]
-    for tick in y.ticks():
-        at = y.at(tick)
-        parts.append(f'<path d="M{_LEFT} {at:.1f}H{_WIDTH - _RIGHT}" stroke="#e4e4e4"/>')
-        parts.append(_text(_LEFT - 6, at + 4, f"{tick:,.4g}", anchor="end"))
-    return "".join(parts)
-
-
-def _ticks_below(x: _Axis, top: float, bottom: float) -> str:
-    parts = []
-    for tick in x.ticks():
-        at = x.at(tick)
-        parts.append(f'<path d="M{at:.1f} {top}V{bottom}" stroke="#e4e4e4"/>')
-        parts.append(_text(at, bottom + 15, f"{tick:,.4g}", anchor="middle"))
-    return "".join(parts)
-
-
-def _text(x: float, y: float, words: str, anchor: str = "start", weight: str = "normal") -> str:
+def _label(x: float, y: float, words: str, anchor: str = "start", weight: str = "normal") -> str:
+    """Words at a place, cut where they are too long to stand beside a curve."""
     if len(words) > _WIDEST_LABEL and weight == "normal":
         words = f"{words[: _WIDEST_LABEL - 1]}…"
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-weight="{weight}">{escape(words)}</text>'
-    )
+    return text(x, y, words, anchor, weight)
 
 
 def _interval(score: Score) -> tuple[float, float]:
     """The interval of a perplexity, which is above zero."""
     low, high = score.interval()
     return max(low, score.value / 10), high
-
-
-def _round_step(rough: float) -> float:
-    """The next of 1, 2, 5, 10, 20 ... that is not below `rough`."""
-    power = 10.0 ** math.floor(math.log10(rough)) if rough > 0 else 1.0
-    return next(step * power for step in (1, 2, 5, 10) if step * power >= rough * (1 - 1e-9))
