@@ -99,7 +99,7 @@ def test_the_question_is_answered_beside_both_controls():
 
 def test_short_windows_and_streamed_models_are_refused(tmp_path):
     model = families.tiny_model("llama")
-    for shape in ((3, 64), (8, PREFIX + 1)):
+    for shape in ((3, 64), (7, 64), (8, PREFIX + 1)):
         with pytest.raises(SuperweightsError, match="Reading back needs"):
             investigate(Study(model, torch.ones(shape, dtype=torch.long)))
     families.save_tiny("llama", tmp_path)

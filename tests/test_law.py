@@ -28,6 +28,7 @@ LAW: dict[str, set[str]] = {
     "score": {"record", "text"},
     # lm-eval's own command opens the model itself: `--model superweights --model_args pretrained=...,edits=...`.
     "harness": {"record", "checkpoint", "stream", "edit"},
+    # Its curves are drawn on the same axes as every other picture.
     "sweep": {"edit", "score", "record", "address", "stream", "checkpoint", "branch", "text", "picture"},
     "find": {"checkpoint", "stream", "watch", "edit", "branch", "score", "text", "address", "record"},
     "quantize": {"checkpoint", "address", "record"},

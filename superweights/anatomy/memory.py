@@ -127,7 +127,7 @@ class States:
 
 
 def investigate(study: Study, training: Training | None = None) -> Memory:
-    """The question for `study`. Raises `SuperweightsError` for fewer than four windows and for windows shorter
+    """The question for `study`. Raises `SuperweightsError` for fewer than eight windows and for windows shorter
     than a prefix and two tokens.
     """
     training = training or Training(seed=study.seed)
@@ -148,9 +148,9 @@ def investigate(study: Study, training: Training | None = None) -> Memory:
 def _chosen(ids: Tensor, seed: int) -> Tensor:
     """Which tokens are read back from: `[n, 2]`, window and position, at most 384, the same for all windows."""
     n, tokens = ids.shape
-    if n < _HELD_OUT or tokens < PREFIX + 2:
+    if n < 2 * _HELD_OUT or tokens < PREFIX + 2:  # two windows held out: each is the other's foreign text
         raise SuperweightsError(
-            f"Reading back needs {_HELD_OUT} windows of {PREFIX + 2} tokens, got {n} of {tokens}.",
+            f"Reading back needs {2 * _HELD_OUT} windows of {PREFIX + 2} tokens, got {n} of {tokens}.",
             hint="use longer windows, or more of them.",
         )
     each = max(1, min(tokens - PREFIX, TOKENS // n))
@@ -168,11 +168,7 @@ def _chosen(ids: Tensor, seed: int) -> Tensor:
 def _of_others(states: Tensor, windows: Tensor) -> Tensor:
     """For each token the states of a token of another window."""
     order = torch.arange(len(states))
-    if bool((windows == windows[0]).all()):
-        return states.roll(1, 0)
-    shift = next(
-        s for s in range(1, len(states)) if bool((windows != windows.roll(s)).all()) or s == len(states) - 1
-    )
+    shift = next(s for s in range(1, len(states)) if bool((windows != windows.roll(s)).all()))
     return states[order.roll(shift)]
 
 
