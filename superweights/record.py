@@ -106,6 +106,16 @@ class SuperWeight:
         )
 
 
+class SuperWeights(tuple[SuperWeight, ...]):
+    """Several super weights: a tuple that a notebook shows as one table."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        """Themselves as a notebook shows them."""
+        return table_of(self)
+
+
 @dataclass(frozen=True)
 class Record:
     """A result with its origin: the command, what it read and at which revision, versions, seed, scores.

@@ -30,7 +30,19 @@ LAW: dict[str, set[str]] = {
     "harness": {"record", "checkpoint", "stream", "edit"},
     # Its curves are drawn on the same axes as every other picture.
     "sweep": {"edit", "score", "record", "address", "stream", "checkpoint", "branch", "text", "picture"},
-    "find": {"checkpoint", "stream", "watch", "edit", "branch", "score", "text", "address", "record"},
+    # Findings draw themselves in a notebook (picture).
+    "find": {
+        "checkpoint",
+        "stream",
+        "watch",
+        "edit",
+        "branch",
+        "score",
+        "text",
+        "address",
+        "record",
+        "picture",
+    },
     "quantize": {"checkpoint", "address", "record"},
     # Which module a tensor of the file becomes is known to the loader, `stream`.
     "formats": {"quantize", "checkpoint", "address", "stream"},

@@ -11,6 +11,7 @@ import pytest
 
 from superweights.address import Address
 from superweights.find import Findings
+from superweights.find.residual import LayerSpike
 from superweights.record import Record, Score, SuperWeight
 
 ROOT = Path(__file__).parent.parent
@@ -61,3 +62,16 @@ def test_the_example_runs_from_top_to_bottom(monkeypatch):
     ]
     assert "model.layers.11.mlp.down_proj.weight[507, 1229]" in Shown(shown[1]["text/html"]).words
     assert shown[4]["text/plain"] == "[('fingerprint', 'critical')]"
+
+
+@pytest.mark.unit
+def test_several_weights_are_one_table_and_findings_draw_the_residual_stream():
+    layers = tuple(LayerSpike(f"model.layers.{n}", n, 10.0**n, 3.0, 5, 0, "calm") for n in range(4))
+    found = Findings("critical", (WEIGHT, WEIGHT), layers, EFFECT, None, (), {})
+    shown = found.super_weights._repr_html_()
+    assert shown.count("<table") == 1
+    assert shown.count("5.875") == 2
+    drawn = Shown(found._repr_html_())
+    assert {"svg", "table"} <= drawn.tags
+    assert "Residual stream" in drawn.words
+    assert FOUND._repr_html_().count("<svg") == 0

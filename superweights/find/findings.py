@@ -8,7 +8,9 @@ from typing import Any
 
 from superweights.find.proof import Bars
 from superweights.find.residual import LayerSpike
-from superweights.record import Score, SuperWeight, table_of
+from superweights.picture.lines import Series, line_chart
+from superweights.picture.page import svg
+from superweights.record import Score, SuperWeight, SuperWeights, table_of
 
 
 @dataclass(frozen=True)
@@ -56,15 +58,22 @@ class Findings:
     notes: tuple[str, ...] = ()
 
     @property
-    def super_weights(self) -> tuple[SuperWeight, ...]:
+    def super_weights(self) -> SuperWeights:
         """The candidates that matter: critical or partial."""
-        return tuple(c for c in self.candidates if c.verdict in ("critical", "partial"))
+        return SuperWeights(c for c in self.candidates if c.verdict in ("critical", "partial"))
 
     def _repr_html_(self) -> str:
-        """The verdict and the candidates, as a notebook shows them."""
+        """The verdict, the candidates and the residual stream's peaks, as a notebook shows them."""
         notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)
         said = f"<p><b>{escape(self.verdict)}</b>: {len(self.super_weights)} of {len(self.candidates)} matter</p>"
-        return said + table_of(self.candidates) + notes
+        return said + table_of(self.candidates) + self._drawn() + notes
+
+    def _drawn(self) -> str:
+        """The largest residual value after each layer, as SVG; nothing where no layer was seen."""
+        peaks = Series("largest value", tuple((layer.layer, layer.peak) for layer in self.layers))
+        return (
+            svg([line_chart("Residual stream", "layer", "|value|", [peaks], log=True)]) if self.layers else ""
+        )
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary that `from_json` reads back."""
