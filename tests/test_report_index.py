@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import re
-import shutil
 from base64 import b64decode
 from dataclasses import fields, replace
 from pathlib import Path
@@ -82,21 +81,6 @@ def test_the_command_writes_both_and_refuses_what_does_not_go_together(tmp_path,
 
 
 # --- in a browser ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser():
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    program, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
-    if program is None or driver is None:
-        pytest.skip("no Chromium with chromedriver on this machine")
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,1000"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as found:
-        yield found
 
 
 def visible(browser) -> list[tuple[str, str]]:
