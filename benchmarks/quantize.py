@@ -1,68 +1,180 @@
 """What rounding costs: perplexity, stored bits and time of schemes on the embedded model's linear maps.
 
-    python benchmarks/quantize.py TEXT [--windows 4] [--only WORD]
+    python benchmarks/quantize.py TEXT [--windows 24] [--only WORD] [--write]
 
-Weights are rounded and multiplied back ("fake quantization"); the forward runs in bfloat16. Embedding and head
-stay as they are. The model's weights lie on a grid of 32 already, so groups of 32 would be flattered.
+Every scheme twice: with nothing kept, and with the known super weights held out and kept exactly. Weights are rounded
+and multiplied back; the forward runs in float32; embedding and head stay as they are. Perplexity has its standard
+error over windows, the rise of the loss over the unrounded model the error of the paired difference. Time is CPU
+seconds of rounding all matrices; HQQ's own library (where installed) rounds the same ones. The model's weights lie on
+a grid of 32 already, so groups of 32 would be flattered.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from superweights.checkpoint import open_checkpoint
+from superweights.known import look_up
 from superweights.quantize import Blocks, Clip, Scheme, quantize_tensor
-from superweights.score import perplexity
+from superweights.score import loss_per_window, perplexity_of
+from superweights.score.loss import loss_change
 from superweights.stream import streaming
+from superweights.stream.linears import linear_tensors
 from superweights.text import windows
 
-GROUPS = {"64": Blocks("group", (64,)), "128": Blocks("group", (128,)), "channel": Blocks("channel", ())}
-SUPER_WEIGHTS = {"model.layers.11.mlp.down_proj": [(507, 1229)], "model.layers.2.mlp.down_proj": [(507, 90)]}
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "quantize.md"
+MARKS = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
+GROUPS = {
+    "group 64": Blocks("group", (64,)),
+    "run 128": Blocks("run", (128,)),  # 128 does not divide 576 inputs: groups would be padded
+    "channel": Blocks("channel", ()),
+}
+LARGE = {
+    "run 1,024": Blocks("run", (1024,)),
+    "tile 512x512": Blocks("tile", (512, 512)),
+    "tensor": Blocks("tensor", ()),
+}
+
+# A matrix and its kept indices in, the rounded matrix and its stored bits out.
+Round = Callable[[Tensor, list[tuple[int, ...]]], tuple[Tensor, int]]
 
 
-def schemes() -> dict[str, Scheme]:
+def ways() -> dict[str, Round]:
     """The rows of the table by name."""
-    rows = {}
+    rows: dict[str, Round] = {}
     for size, blocks in GROUPS.items():
-        for fit in ("centred", "half_quadratic", "range"):
-            rows[f"int4 float {size} {fit}"] = Scheme("int4", blocks=blocks, fit=fit)
-        for fit in ("least_squares", "range"):
-            rows[f"int4 integer {size} {fit}"] = Scheme("int4", "integer", blocks, fit=fit)
-            rows[f"nf4 {size} {fit}"] = Scheme("nf4", "none", blocks, fit=fit)
-    rows["int4 tiles 512 z 6"] = Scheme("int4", blocks=Blocks("tile", (512, 512)), clip=Clip("z", 6))
+        rows[f"int4 {size}, HQQ's library"] = hqq(blocks)
+        for fit in ("half_quadratic", "centred", "range"):
+            rows[f"int4 {size}, {fit}"] = ours(Scheme("int4", blocks=blocks, fit=fit))
+        rows[f"int4 {size}, symmetric, signed"] = ours(
+            Scheme("int4", zero_point="none", anchor="signed", blocks=blocks)
+        )
+        rows[f"nf4 {size}"] = ours(Scheme("nf4", zero_point="none", blocks=blocks))
+    rows["int3 group 64, centred"] = ours(Scheme("int3", blocks=GROUPS["group 64"], fit="centred"))
+    rows["int8 channel, symmetric"] = ours(Scheme("int8", zero_point="none", blocks=GROUPS["channel"]))
+    for size, blocks in LARGE.items():
+        rows[f"int4 {size}, range"] = ours(Scheme("int4", blocks=blocks))
+        rows[f"int4 {size}, range, clipped at z 6"] = ours(Scheme("int4", blocks=blocks, clip=Clip("z", 6)))
     return rows
 
 
+def ours(scheme: Scheme) -> Round:
+    def rounded(weight: Tensor, keep: list[tuple[int, ...]]) -> tuple[Tensor, int]:
+        quantized = quantize_tensor(weight, scheme, keep)
+        return quantized.dequantize(), quantized.stored_bits.total
+
+    return rounded
+
+
+def hqq(blocks: Blocks) -> Round:
+    """HQQ's own rounding; it has no kept weights, so those are put back afterwards, and cost it nothing here."""
+
+    def rounded(weight: Tensor, keep: list[tuple[int, ...]]) -> tuple[Tensor, int]:
+        from hqq.core.quantize import Quantizer
+
+        size = blocks.size[0] if blocks.size else weight.shape[1]
+        codes, meta = Quantizer.quantize(
+            weight.float(), nbits=4, group_size=size, axis=1, round_zero=True, device="cpu", bitpack=False
+        )
+        dense = Quantizer.dequantize(codes, meta).reshape(weight.shape).clone()
+        for index in keep:
+            dense[index] = weight[index]
+        return dense, 4 * weight.numel() + 32 * meta["scale"].numel()
+
+    return rounded
+
+
 def main() -> None:
-    """Print one row per scheme."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("text")
-    parser.add_argument("--windows", type=int, default=4)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("text", type=Path)
+    parser.add_argument("--windows", type=int, default=24)
     parser.add_argument("--only", default="")
-    parser.add_argument("--keep", action="store_true", help="Keep the two super weights.")
+    parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
     options = parser.parse_args()
-    with open_checkpoint() as checkpoint, streaming(checkpoint, resident=True) as model:
-        with open(options.text, encoding="utf-8") as file:
-            rows = windows(checkpoint.tokenizer(), file.read(), 512, count=options.windows)
-        linears = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and "layers" in n}
-        originals = {n: m.weight.detach().clone() for n, m in linears.items()}
-        model.to(torch.bfloat16)
-        print(f"bfloat16 {perplexity(model, rows).value:.3f}", flush=True)
-        for name, scheme in schemes().items():
-            if options.only not in name:
-                continue
-            start, bits, number = time.process_time(), 0, 0
-            for module, weight in originals.items():
-                keep = SUPER_WEIGHTS.get(module, []) if options.keep else []
-                quantized = quantize_tensor(weight, scheme, keep=keep)
-                linears[module].weight.data.copy_(quantized.dequantize())
-                bits, number = bits + quantized.stored_bits.total, number + weight.numel()
-            took = time.process_time() - start
-            score = perplexity(model, rows)
-            print(f"{name:28} {score.value:10.3f}  {bits / number:.3f} bits  {took:.1f} CPU-s", flush=True)
+    lines = []
+    with open_checkpoint() as checkpoint, streaming(checkpoint, dtype="float32", resident=True) as model:
+        text = options.text.read_text(encoding="utf-8")
+        rows = windows(checkpoint.tokenizer(), text, 512, options.windows)
+        matrices = {name: model.get_parameter(name) for name in linear_tensors(checkpoint)}
+        originals = {name: parameter.detach().clone() for name, parameter in matrices.items()}
+        kept: dict[str, list[tuple[int, ...]]] = {}
+        for match in look_up(checkpoint):
+            if match.agreeing and match.address and match.known.verdict in ("critical", "partial"):
+                kept.setdefault(match.address.tensor, []).append(match.address.index)
+        base = loss_per_window(model, rows)
+        lines += header(options, base, kept)
+        print("\n".join(lines), flush=True)
+        for name, way in ways().items():
+            if options.only in name:
+                line = row(name, way, model, matrices, originals, kept, rows, base)
+                lines += [line] if line else []
+                print(line, flush=True)
+    if options.write:
+        write("\n".join(lines))
+
+
+def header(options: argparse.Namespace, base: Tensor, kept: Mapping[str, list]) -> list[str]:
+    score, four = perplexity_of(base), perplexity_of(base[:4])
+    number = sum(map(len, kept.values()))
+    return [
+        f"`python benchmarks/quantize.py {options.text.name} --windows {options.windows}`: float32, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}; unrounded {score.value:.2f} ± "
+        f"{score.standard_error or 0:.2g} on {len(base)} windows, {four.value:.2f} on the first four. {number} super "
+        "weights kept.",
+        "",
+        "| scheme | bits | 4 windows | all windows | rise, nats | 4, kept | all, kept | rise, kept | CPU s |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+
+
+def row(
+    name: str,
+    way: Round,
+    model: nn.Module,
+    matrices: Mapping[str, nn.Parameter],
+    originals: Mapping[str, Tensor],
+    kept: Mapping[str, list],
+    rows: Tensor,
+    base: Tensor,
+) -> str:
+    cells = []
+    number = sum(weight.numel() for weight in originals.values())
+    seconds = bits = 0.0
+    for keep in ({}, kept):
+        bits, start = 0, time.process_time()
+        try:
+            for tensor, weight in originals.items():
+                dense, stored = way(weight, keep.get(tensor, []))
+                matrices[tensor].data.copy_(dense)
+                bits += stored
+        except ImportError as error:
+            print(f"{name} is left out: {error}", file=sys.stderr)
+            return ""
+        seconds = seconds or time.process_time() - start
+        losses = loss_per_window(model, rows)
+        score, rise = perplexity_of(losses), loss_change(base, losses)
+        cells += [
+            f"{perplexity_of(losses[:4]).value:,.4g}",
+            f"{score.value:,.4g} ± {score.standard_error or 0:.2g}",
+        ]
+        cells += [f"{rise.value:+.3f} ± {rise.standard_error or 0:.2g}"]
+    return f"| {name} | {bits / number:.2f} | {' | '.join(cells)} | {seconds:.1f} |"
+
+
+def write(table: str) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    begin, end = MARKS
+    before, rest = page.split(begin)
+    PAGE.write_text(f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}", encoding="utf-8")
 
 
 if __name__ == "__main__":
