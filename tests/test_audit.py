@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig
+from small import saved_llama
+from transformers import AutoModelForCausalLM
 
 from superweights.address import Address
 from superweights.audit import audit
@@ -29,20 +30,7 @@ IDS = torch.arange(48).reshape(4, 12)
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory) -> Path:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=96,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    model = AutoModelForCausalLM.from_config(config)
-    model.get_parameter(TENSOR).data[KEPT.index] = 4.0
-    folder = tmp_path_factory.mktemp("llama")
-    model.save_pretrained(folder)
-    return folder
+    return saved_llama(tmp_path_factory.mktemp("llama"), {TENSOR: {KEPT.index: 4.0}})
 
 
 def stored_as(llama: Path, to: Path, method: dict, parts: dict[str, torch.Tensor]) -> Path:

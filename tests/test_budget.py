@@ -10,8 +10,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small import saved_llama
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM
 
 from superweights.address import Address
 from superweights.budget import Choice, allot, candidates_for, check_plan, sensitivities
@@ -67,21 +68,7 @@ def test_a_budget_below_the_smallest_choices_is_refused():
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory) -> Path:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=96,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.3,
-    )
-    model = AutoModelForCausalLM.from_config(config)
-    model.get_parameter(TENSOR).data[KEPT.index] = 8.0
-    folder = tmp_path_factory.mktemp("llama")
-    model.save_pretrained(folder)
-    return folder
+    return saved_llama(tmp_path_factory.mktemp("llama"), {TENSOR: {KEPT.index: 8.0}}, initializer_range=0.3)
 
 
 def test_a_sensitivity_is_the_divergence_that_rounding_the_matrix_makes(llama):

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, LlamaConfig
+from small import saved_llama
+from transformers import AutoModelForCausalLM
 
 import superweights  # noqa: F401 - teaches transformers the packed format
 from superweights.checkpoint import open_checkpoint
@@ -29,20 +30,7 @@ IDS = torch.arange(24).reshape(2, 12)
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory) -> Path:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=96,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    model = AutoModelForCausalLM.from_config(config)
-    model.get_parameter(TENSOR).data[5, 7] = 4.0
-    folder = tmp_path_factory.mktemp("llama")
-    model.save_pretrained(folder)
-    return folder
+    return saved_llama(tmp_path_factory.mktemp("llama"), {TENSOR: {(5, 7): 4.0}})
 
 
 def logits(folder: Path) -> torch.Tensor:

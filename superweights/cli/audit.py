@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,10 +10,7 @@ from superweights.cli import console, options
 from superweights.cli.score import progress
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from superweights.audit import Audit
-    from superweights.checkpoint import Checkpoint
     from superweights.record import Record
 
 
@@ -23,13 +19,8 @@ def audit(
     against: Annotated[
         str, typer.Option(help="The original: folder, file, org/name[@revision], or 'embedded'.")
     ],
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(help="TENSOR[i, j]; repeatable. Without it: those of --from, or the known ones."),
-    ] = None,
-    from_: Annotated[
-        Path | None, typer.Option("--from", help="Record of 'superweights find --out': its super weights.")
-    ] = None,
+    weights: options.NamedWeights = None,
+    from_: options.FromRecord = None,
     weights_only: Annotated[bool, typer.Option("--weights-only", help="Run neither model.")] = False,
     text: options.TextFile = None,
     window: options.Window = 128,
@@ -45,17 +36,17 @@ def audit(
 
     Example: superweights audit smollm2-int4 --against embedded
     """
-    from superweights.address import Address
     from superweights.audit import audit as hold_against
     from superweights.checkpoint import open_checkpoint
-    from superweights.cli.weights import weights_of
+    from superweights.cli.scoring import tokens_for
+    from superweights.cli.weights import chosen_weights
     from superweights.record import Record, versions
 
     console.check_out(out)
     trust = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
     with open_checkpoint(quantized, **trust) as changed, open_checkpoint(against, **trust) as original:
-        chosen = [Address.parse(each) for each in weights or []] or weights_of(original, from_)
-        tokens = None if weights_only else _tokens(original, text, window, windows, seed)
+        chosen = chosen_weights(original, weights, from_)
+        tokens = None if weights_only else tokens_for(original, text, window, windows, seed)
         with progress() as bar:
             found = hold_against(changed, original, chosen, tokens, device=device, seed=seed, progress=bar)
         compared = found.comparison
@@ -75,17 +66,6 @@ def audit(
         console.print_line(record.to_json())
     else:
         _show(found, record)
-
-
-def _tokens(original: Checkpoint, text: Path | None, window: int, windows: int, seed: int) -> Tensor:
-    """What both models read: windows of a text, or of random tokens where there is no tokenizer."""
-    from superweights.text import embedded_prose, raw_prompts, read_text
-    from superweights.text import windows as cut
-
-    tokenizer = original.tokenizer()
-    if tokenizer is None:
-        return raw_prompts(original.model_config().get_text_config().vocab_size, windows, window, seed)
-    return cut(tokenizer, read_text(text) if text is not None else embedded_prose(), window, windows)
 
 
 def _show(found: Audit, record: Record) -> None:

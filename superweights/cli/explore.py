@@ -22,9 +22,7 @@ def explore(
             help="TENSOR[i, j]; repeatable. Without it: those of --from, the known ones, or a search."
         ),
     ] = None,
-    from_: Annotated[
-        Path | None, typer.Option("--from", help="Record of 'superweights find --out': its super weights.")
-    ] = None,
+    from_: options.FromRecord = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 7860,
     host: Annotated[
         str, typer.Option(help="Another address than this machine's own needs --token.")

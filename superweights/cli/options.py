@@ -31,3 +31,12 @@ Seed = Annotated[int, typer.Option(help="Seed of everything drawn: controls, boo
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON line instead of a table.")]
 AsJsonLines = Annotated[bool, typer.Option("--json", help="JSON lines, one per candidate.")]
 Out = Annotated[Path | None, typer.Option(help="Also write the record to this file, as JSON.")]
+NamedWeights = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--weights", help="TENSOR[i, j]; repeatable. Without it: those of --from, or the known ones."
+    ),
+]
+FromRecord = Annotated[
+    Path | None, typer.Option("--from", help="Record of 'superweights find --out': its super weights.")
+]

@@ -11,20 +11,13 @@ from superweights.cli import console, options
 from superweights.cli.score import progress
 
 To = Annotated[Path, typer.Option(help="A new folder.")]
-Weights = Annotated[
-    list[str] | None,
-    typer.Option(help="TENSOR[i, j]; repeatable. Without it: those of --from, or the known ones."),
-]
-FromRecord = Annotated[
-    Path | None, typer.Option("--from", help="Record of 'superweights find --out': its super weights.")
-]
 
 
 def peel(
     model: options.Model,
     to: To,
-    weights: Weights = None,
-    from_: FromRecord = None,
+    weights: options.NamedWeights = None,
+    from_: options.FromRecord = None,
     allow_pickle: options.AllowPickle = False,
     trust_remote_code: options.TrustRemoteCode = False,
     as_json: options.AsJson = False,
@@ -37,15 +30,14 @@ def peel(
     """
     import json
 
-    from superweights.address import Address
     from superweights.checkpoint import open_checkpoint
-    from superweights.cli.weights import weights_of
+    from superweights.cli.weights import chosen_weights
     from superweights.quantize.peel import SIDE_CAR
     from superweights.quantize.peel import peel as split
     from superweights.stream.linears import linear_tensors
 
     with open_checkpoint(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code) as checkpoint:
-        chosen = [Address.parse(each) for each in weights or []] or weights_of(checkpoint, from_)
+        chosen = chosen_weights(checkpoint, weights, from_)
         transposed = [name for name, axis in linear_tensors(checkpoint).items() if axis == 1]
         with progress() as bar:
             side_car = split(

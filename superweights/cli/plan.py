@@ -63,13 +63,14 @@ def plan(
     from superweights.budget import candidates_for
     from superweights.checkpoint import open_checkpoint
     from superweights.cli.quantize import kept_weights
+    from superweights.cli.scoring import tokens_for
 
     for path in (save, plot, out):
         console.check_out(path)
     candidates_for(format_)
     with open_checkpoint(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code) as checkpoint:
         kept = kept_weights(checkpoint, keep or ["known"], from_)
-        tokens = _tokens(checkpoint, text, window, windows, seed)
+        tokens = tokens_for(checkpoint, text, window, windows, seed)
         allotment, made, record = _planned(checkpoint, bits, format_, kept, tokens, device, seed)
     if save is not None:
         console.write_out(save, made.to_json() + "\n")
@@ -107,16 +108,6 @@ def _planned(
     axes = {name: axis for name, axis in matrices.items() if axis}
     made = Plan({name: choice.scheme for name, choice in allotment.choices.items()}, tuple(kept), axes)
     return allotment, made, _checked(checkpoint, made, allotment, found, kept, tokens[half:], device, seed)
-
-
-def _tokens(checkpoint: Checkpoint, text: Path | None, window: int, windows: int, seed: int) -> Any:
-    from superweights.text import embedded_prose, raw_prompts, read_text
-    from superweights.text import windows as cut
-
-    tokenizer = checkpoint.tokenizer()
-    if tokenizer is None:
-        return raw_prompts(checkpoint.model_config().get_text_config().vocab_size, windows, window, seed)
-    return cut(tokenizer, read_text(text) if text is not None else embedded_prose(), window, windows)
 
 
 def _checked(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,13 +19,8 @@ def recipe(
             "Without it: all.",
         ),
     ] = None,
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(help="TENSOR[i, j]; repeatable. Without it: those of --from, or the known ones."),
-    ] = None,
-    from_: Annotated[
-        Path | None, typer.Option("--from", help="Record of 'superweights find --out': its super weights.")
-    ] = None,
+    weights: options.NamedWeights = None,
+    from_: options.FromRecord = None,
     allow_pickle: options.AllowPickle = False,
     trust_remote_code: options.TrustRemoteCode = False,
     as_json: options.AsJson = False,
@@ -38,14 +32,13 @@ def recipe(
     import json
     from dataclasses import asdict
 
-    from superweights.address import Address
     from superweights.checkpoint import open_checkpoint
-    from superweights.cli.weights import weights_of
+    from superweights.cli.weights import chosen_weights
     from superweights.formats.recipes import TOOLS
     from superweights.formats.recipes import recipe as for_tool
 
     with open_checkpoint(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code) as checkpoint:
-        chosen = [Address.parse(each) for each in weights or []] or weights_of(checkpoint, from_)
+        chosen = chosen_weights(checkpoint, weights, from_)
         recipes = [for_tool(checkpoint, chosen, each) for each in tool or TOOLS]
     if as_json:
         console.print_line(json.dumps([asdict(each) for each in recipes]))

@@ -99,6 +99,17 @@ def measure(
         return _record(command, checkpoint, model, text, reading, found, seed)
 
 
+def tokens_for(checkpoint: Checkpoint, text: Path | None, window: int, windows: int, seed: int) -> Tensor:
+    """Windows of a text (None: built-in prose), or of random tokens where the checkpoint has no tokenizer."""
+    from superweights.text import embedded_prose, raw_prompts, read_text
+    from superweights.text import windows as cut
+
+    tokenizer = checkpoint.tokenizer()
+    if tokenizer is None:
+        return raw_prompts(checkpoint.model_config().get_text_config().vocab_size, windows, window, seed)
+    return cut(tokenizer, read_text(text) if text is not None else embedded_prose(), window, windows)
+
+
 class _Scoring:
     """One model, one text, several rows of edits."""
 

@@ -31,6 +31,13 @@ def weights_of(checkpoint: Checkpoint, record: Path | None) -> list[Address]:
     return found
 
 
+def chosen_weights(checkpoint: Checkpoint, named: list[str] | None, record: Path | None) -> list[Address]:
+    """The weights that are named, else those of `weights_of`."""
+    from superweights.address import Address
+
+    return [Address.parse(each) for each in named or ()] or weights_of(checkpoint, record)
+
+
 def _known(checkpoint: Checkpoint) -> list[Address]:
     from superweights.known import look_up
 

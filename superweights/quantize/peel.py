@@ -69,9 +69,7 @@ def read_side_car(folder: Path) -> SideCar:
     """The side-car in a folder that `peel` wrote."""
     path = Path(folder) / SIDE_CAR
     if not path.is_file():
-        raise SuperweightsError(
-            f"{folder} holds no {SIDE_CAR}.", hint="superweights.quantize.peel.peel writes one."
-        )
+        raise SuperweightsError(f"{folder} holds no {SIDE_CAR}.", hint="superweights peel writes one.")
     return SideCar.from_json(path.read_text(encoding="utf-8"))
 
 

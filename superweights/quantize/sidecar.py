@@ -86,7 +86,7 @@ class SideCar:
         except (ValueError, KeyError, TypeError) as error:
             raise SuperweightsError(
                 "This is not a side-car of super weights.",
-                hint="superweights.quantize.peel writes super_weights.json.",
+                hint="superweights peel writes super_weights.json.",
             ) from error
 
 
