@@ -17,7 +17,7 @@ from superweights.checkpoint import Checkpoint
 from superweights.errors import SuperweightsError
 from superweights.formats.dense import PLAN
 from superweights.formats.modules import modules_of
-from superweights.formats.writing import Form, Progress, Written, write_folder, write_settings
+from superweights.formats.writing import Progress, Written, rounded, write_folder, write_settings
 from superweights.quantize.grids import Integers, grid_of
 from superweights.quantize.plan import Plan
 from superweights.quantize.scheme import Scheme
@@ -50,27 +50,27 @@ def write_compressed_tensors(
     """
     plan.check(checkpoint)
     whole = {address.tensor for address in plan.keep}
-    rounded = Plan({name: s for name, s in plan.schemes.items() if name not in whole}, (), plan.out_axes)
-    if not rounded.schemes:
+    packed = Plan({name: s for name, s in plan.schemes.items() if name not in whole}, (), plan.out_axes)
+    if not packed.schemes:
         raise SuperweightsError(
             "Every planned matrix holds a weight to keep, so nothing would be rounded.",
             hint="compressed-tensors keeps such a matrix whole; use --format packed.",
         )
-    for name, scheme in rounded.schemes.items():
+    for name, scheme in packed.schemes.items():
         _check(name, scheme, tuple(checkpoint.tensors[name].shape), plan.out_axes.get(name, 0))
-    modules = modules_of(checkpoint, tuple(rounded.schemes))
+    modules = modules_of(checkpoint, tuple(packed.schemes))
 
     def encode(name: str, quantized: Quantized) -> Mapping[str, torch.Tensor]:
         return {f"{modules[name]}.{part}": tensor for part, tensor in _parts(name, quantized).items()}
 
     def settings(folder: Path) -> None:
         others = modules_of(checkpoint, tuple(n for n in linear_tensors(checkpoint) if n not in modules))
-        said = _quantization_config(rounded, modules, sorted(others.values()))
+        said = _quantization_config(packed, modules, sorted(others.values()))
         write_settings(checkpoint, folder, lambda config: config.update(quantization_config=said), _README)
-        (folder / PLAN).write_text(rounded.to_json(), encoding="utf-8")
+        (folder / PLAN).write_text(packed.to_json(), encoding="utf-8")
 
-    form = Form("compressed-tensors", "model", encode)
-    return write_folder(checkpoint, rounded, Path(to), form, settings, progress=progress, **writing)
+    form = rounded("compressed-tensors", "model", packed, encode)
+    return write_folder(checkpoint, Path(to), form, settings, progress=progress, **writing)
 
 
 def _check(name: str, scheme: Scheme, shape: tuple[int, ...], out_axis: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from superweights.checkpoint import Checkpoint
-from superweights.formats.writing import Form, Progress, Written, write_folder, write_settings
+from superweights.formats.writing import Progress, Written, rounded, write_folder, write_settings
 from superweights.quantize.plan import Plan
 from superweights.quantize.tensor import Quantized
 
@@ -25,13 +25,14 @@ def write_dense(
     checkpoint: Checkpoint, plan: Plan, to: Path, *, progress: Progress | None = None, **writing: int
 ) -> Written:
     """The folder `to`: the checkpoint with every tensor of `plan` replaced by its rounded values, in its own dtype."""
+    plan.check(checkpoint)
 
     def settings(folder: Path) -> None:
         write_settings(checkpoint, folder, lambda config: None, _README)
         (folder / PLAN).write_text(plan.to_json(), encoding="utf-8")
 
-    form = Form("dense", "model", _encode)
-    return write_folder(checkpoint, plan, Path(to), form, settings, progress=progress, **writing)
+    form = rounded("dense", "model", plan, _encode)
+    return write_folder(checkpoint, Path(to), form, settings, progress=progress, **writing)
 
 
 def _encode(name: str, quantized: Quantized) -> Mapping[str, torch.Tensor]:

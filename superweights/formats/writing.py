@@ -25,6 +25,9 @@ from superweights.quantize.tensor import Quantized
 SHARD_BYTES = 1 << 30
 
 Progress = Callable[[str, int, int], None]
+# What is stored for a tensor of the checkpoint: its name and values in, names and values out. What comes back may be
+# the tensor itself.
+Store = Callable[[str, torch.Tensor], Mapping[str, torch.Tensor]]
 # The tensors that stand for a rounded one in the format: its name and its rounded form in, names and values out.
 Encode = Callable[[str, Quantized], Mapping[str, torch.Tensor]]
 
@@ -40,21 +43,37 @@ class Written:
 
 @dataclass(frozen=True)
 class Form:
-    """How a format stores: its name, the stem of its weight files, and how it encodes a rounded tensor.
+    """How a folder is stored: the stem of its weight files, and what is stored for each tensor.
+
+    `work` tells this piece of work from every other on the same checkpoint: only the same one may go on where it
+    was stopped. Tensors in `left_out` are not stored at all.
+    """
+
+    work: str
+    stem: str
+    store: Store
+    left_out: frozenset[str] = frozenset()
+
+
+def rounded(name: str, stem: str, plan: Plan, encode: Encode, rest: torch.dtype | None = None) -> Form:
+    """The form `name` of a checkpoint whose tensors `plan` rounds and `encode` writes.
 
     `rest` is the dtype of matrices that are not rounded (embeddings, heads); None leaves them as they are. Gains
     and biases always stay: they are small, and a gain may hold a model up.
     """
 
-    name: str
-    stem: str
-    encode: Encode
-    rest: torch.dtype | None = None
+    def store(tensor: str, weight: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        if tensor in plan.schemes:
+            return encode(tensor, plan.round(tensor, weight))
+        shrinks = rest is not None and weight.dim() > 1 and weight.is_floating_point()
+        return {tensor: weight.to(rest) if shrinks else weight}
+
+    digest = hashlib.sha256(plan.to_json().encode())
+    return Form(f"{name} {digest.hexdigest()[:16]} {rest or 'as stored'}", stem, store)
 
 
 def write_folder(
     checkpoint: Checkpoint,
-    plan: Plan,
     to: Path,
     form: Form,
     settings: Callable[[Path], None],
@@ -66,25 +85,21 @@ def write_folder(
 
     One shard's tensors are in memory at a time. Until all is written the work stands in `.NAME.partial` beside
     `to`; a run that was stopped goes on after its last whole shard when it is started again with the same
-    checkpoint and plan, and is refused with others. `progress` gets (tensor, done, total).
+    checkpoint and form, and is refused with others. `progress` gets (tensor, done, total).
 
-    Raises `SuperweightsError` for a plan that does not fit, a folder that holds anything, or one that another
-    process is writing.
+    Raises `SuperweightsError` for a folder that holds anything, or one that another process is writing.
     """
-    plan.check(checkpoint)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise SuperweightsError(f"{to} is not an empty folder.", hint="give the name of a new folder.")
     to.parent.mkdir(parents=True, exist_ok=True)
     partial = to.with_name(f".{to.name}.partial")
-    with _claimed(partial, _identity(checkpoint, plan, form)):
-        shards = list(_shards(checkpoint, shard_bytes))
-        places, done = {}, 0
+    with _claimed(partial, f"{form.work} {checkpoint.fingerprint()}"):
+        shards = list(_shards(checkpoint, form.left_out, shard_bytes))
+        places, done, total = {}, 0, sum(map(len, shards))
         for number, names in enumerate(shards, 1):
             file = _file_name(form.stem, number, len(shards))
             if not (partial / file).exists():
-                _write_shard(
-                    checkpoint, plan, form, names, partial / file, _counting(progress, done, checkpoint)
-                )
+                _write_shard(checkpoint, form, names, partial / file, _counting(progress, done, total))
             done += len(names)
             places |= dict.fromkeys(_names_in(partial / file), file)
         nbytes = sum((partial / file).stat().st_size for file in set(places.values()))
@@ -109,12 +124,6 @@ def write_settings(
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     _write_text(folder / "README.md", readme)
-
-
-def _identity(checkpoint: Checkpoint, plan: Plan, form: Form) -> str:
-    """What tells one piece of work from another."""
-    digest = hashlib.sha256(plan.to_json().encode())
-    return f"{form.name} {checkpoint.fingerprint()} {digest.hexdigest()[:16]} {form.rest or 'as stored'}"
 
 
 @contextlib.contextmanager
@@ -154,11 +163,13 @@ def _lock(file: Any, partial: Path) -> None:
         ) from None
 
 
-def _shards(checkpoint: Checkpoint, shard_bytes: int) -> Iterator[list[str]]:
+def _shards(checkpoint: Checkpoint, left_out: frozenset[str], shard_bytes: int) -> Iterator[list[str]]:
     """Tensor names in order, cut where the originals would pass `shard_bytes`."""
     shard: list[str] = []
     held = 0
     for name, info in checkpoint.tensors.items():
+        if name in left_out:
+            continue
         size = info.size * info.torch_dtype.itemsize
         if shard and held + size > shard_bytes:
             yield shard
@@ -174,16 +185,13 @@ def _file_name(stem: str, number: int, of: int) -> str:
 
 
 def _write_shard(
-    checkpoint: Checkpoint, plan: Plan, form: Form, names: list[str], path: Path, count: Callable[[str], None]
+    checkpoint: Checkpoint, form: Form, names: list[str], path: Path, count: Callable[[str], None]
 ) -> None:
     tensors: dict[str, torch.Tensor] = {}
     for name in names:
-        weight = checkpoint.read(name)
-        if name in plan.schemes:
-            tensors |= form.encode(name, plan.round(name, weight))
-        else:
-            shrinks = form.rest is not None and weight.dim() > 1 and weight.is_floating_point()
-            tensors[name] = weight.to(form.rest, copy=True) if shrinks else weight.clone()
+        held = checkpoint.read(name)
+        for stored, tensor in form.store(name, held).items():
+            tensors[stored] = tensor.clone() if tensor is held else tensor  # what is held goes with `release`
         checkpoint.release([name])
         count(name)
     part = path.with_name(f"{path.name}.part")
@@ -204,9 +212,9 @@ def _umask() -> int:
     return mask
 
 
-def _counting(progress: Progress | None, done: int, checkpoint: Checkpoint) -> Callable[[str], None]:
+def _counting(progress: Progress | None, done: int, total: int) -> Callable[[str], None]:
     """A function that tells `progress` of one more tensor each time."""
-    total, count = len(checkpoint.tensors), done
+    count = done
 
     def one_more(name: str) -> None:
         nonlocal count

@@ -15,7 +15,7 @@ from superweights.formats.dense import PLAN
 from superweights.formats.modules import modules_of
 from superweights.formats.packed.config import INNER, MODEL_TYPE, STEM, WEIGHTS
 from superweights.formats.packed.packing import pack
-from superweights.formats.writing import Form, Progress, Written, write_folder, write_settings
+from superweights.formats.writing import Progress, Written, rounded, write_folder, write_settings
 from superweights.quantize.plan import Plan
 from superweights.quantize.tensor import Quantized
 
@@ -59,8 +59,8 @@ def write_packed(
         write_settings(checkpoint, folder, lambda config: _mark(config, plan, layers, folder), _README)
         (folder / PLAN).write_text(plan.to_json(), encoding="utf-8")
 
-    form = Form("packed", STEM, encode, rest)
-    return write_folder(checkpoint, plan, Path(to), form, settings, progress=progress, **writing)
+    form = rounded("packed", STEM, plan, encode, rest)
+    return write_folder(checkpoint, Path(to), form, settings, progress=progress, **writing)
 
 
 def _layers(
