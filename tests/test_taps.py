@@ -483,3 +483,17 @@ def test_the_super_activation_of_the_embedded_model_may_be_fixed_but_not_zero():
         weight[507, 1229] = held
     assert without > 3 * base
     assert with_activation == pytest.approx(base, rel=0.02), "all that this weight does, it does at token 0"
+
+
+@pytest.mark.tiny
+@pytest.mark.parametrize(("attention", "mlp"), [(True, False), (False, True), (True, True)])
+def test_a_sublayer_that_writes_zeros_keeps_its_sites(attention, mlp):
+    """By the sum of writes alone, the one that is left could be taken for either."""
+    model = families.tiny_model("llama")
+    block = model.model.layers[1]
+    for module, silent in ((block.self_attn.o_proj, attention), (block.mlp.down_proj, mlp)):
+        for parameter in module.parameters() if silent else ():
+            parameter.data.zero_()
+    sites = sites_of(model)
+    assert sites.place(Site("attn_write", 1)).path == "model.layers.1.self_attn"
+    assert sites.place(Site("mlp_write", 1)).path == "model.layers.1.mlp"

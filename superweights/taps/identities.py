@@ -124,12 +124,16 @@ def _candidates(trace: BlockTrace) -> list[Call]:
     """Calls whose output could be a write; of several with the same output the one that ended last."""
     kept: list[Call] = []
     for call in sorted(_once(trace), key=lambda c: c.end):
-        out = call.output
-        if out is None or out.numel() != trace.before.numel() or out.shape[-1] != trace.before.shape[-1]:
-            continue
-        kept = [other for other in kept if not _equal(other.output, out)]
-        kept.append(call)
+        if _like_the_stream(trace, call):
+            kept = [other for other in kept if not _equal(other.output, call.output)]
+            kept.append(call)
     return kept
+
+
+def _like_the_stream(trace: BlockTrace, call: Call) -> bool:
+    """Whether the call's output has the shape of the residual stream."""
+    out = call.output
+    return out is not None and out.numel() == trace.before.numel() and out.shape[-1] == trace.before.shape[-1]
 
 
 def _fitting(trace: BlockTrace, candidates: list[Call]) -> list[tuple[int, float]] | None:
@@ -173,8 +177,25 @@ def _tell_apart(trace: BlockTrace, writes: list[_Write]) -> tuple[_Write | None,
         first, second = writes
         own = [any(_related(w.call.path, name) for name in inside) for w in writes]
         return (second, first) if own == [False, True] else (first, second)
-    mixes = True if inside else trace.mixes()
-    return (writes[0] if mixes else None, writes[0] if mixes is False else None)
+    write = writes[0]
+    # attention's own write, or (where its output leaves through another module) one that depends on other tokens
+    mixes = True if any(_related(write.call.path, name) for name in inside) else trace.mixes()
+    attention, mlp = (write if mixes else None), (write if mixes is False else None)
+    return (attention or _silent(trace, inside, True), mlp or _silent(trace, inside, False))
+
+
+def _silent(trace: BlockTrace, inside: list[str], attention: bool) -> _Write | None:
+    """The write of an attention or MLP that adds nothing but zeros, where the block has one (a silenced sub-layer)."""
+    for call in sorted(_once(trace), key=lambda c: -c.end):
+        own = any(_related(call.path, name) for name in inside)
+        silent = _like_the_stream(trace, call) and not _flat(call.output).any()
+        if silent and own == attention and _has_matrix(call):
+            return _Write(call, 1.0, torch.zeros_like(trace.before))
+    return None
+
+
+def _has_matrix(call: Call) -> bool:
+    return any(parameter.ndim > 1 for parameter in call.module.parameters())
 
 
 def _related(path: str, other: str) -> bool:
