@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from superweights.formats.packed.hook import teach_transformers
+from superweights.plugin import teach_transformers
 
 __version__ = "0.1.0.dev0"
 
@@ -28,7 +28,8 @@ _HOMES = {
     "SuperweightsError": "errors",
 }
 
-# Packed checkpoints load through transformers' own `from_pretrained`; this imports nothing but the standard library.
+# Packed and pruned checkpoints load through transformers' own `from_pretrained`; nothing but the standard library is
+# imported for it.
 teach_transformers()
 
 __all__ = sorted([*_HOMES, "__version__"])

@@ -48,9 +48,12 @@ LAW: dict[str, set[str]] = {
     "formats": {"quantize", "checkpoint", "address", "stream"},
     # Plain SVG: lines and heat maps, for whoever has something to show.
     "picture": set(),
-    # Causal questions take super weights out (edit, address) and say what that costs (score).
-    "anatomy": {"taps", "text", "record", "picture", "edit", "address", "score"},
-    "prune": {"taps", "checkpoint", "edit", "score", "text", "record"},
+    # Causal questions take super weights out (edit, address), or sub-layers (prune), and say what that costs (score).
+    "anatomy": {"taps", "text", "record", "picture", "edit", "address", "score", "prune"},
+    # What it writes it opens again and runs (stream), folder by folder as every format does (formats).
+    "prune": {"taps", "checkpoint", "score", "record", "address", "stream", "formats"},
+    # What `import superweights` teaches transformers: the two model types of ours.
+    "plugin": {"formats", "prune"},
     "adapt": {"taps", "checkpoint", "edit", "score", "text", "record"},
     "lab": {"anatomy", "score", "text", "record"},
     "report": {"record", "known"},

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from superweights.anatomy.answer import Sheet
 from superweights.anatomy.body import Body
+from superweights.anatomy.pairs import Pairs
 from superweights.anatomy.skipping import Removal, removal_effects
 from superweights.anatomy.study import Study
 from superweights.anatomy.words_of import number
@@ -27,8 +28,6 @@ from superweights.picture import Panel, Series, heat_map, line_chart
 from superweights.record import Score
 from superweights.taps import Site, Tap
 
-# Tokens of a batch that distances between all pairs of layers are taken of (neighbours: of all tokens).
-_PAIRED = 256
 # Windows that removal is scored on.
 WINDOWS = 8
 
@@ -122,11 +121,10 @@ class Depths:
     """The question as a reduction: angles and variances."""
 
     def __init__(self) -> None:
-        self._n = self._firsts = self._paired = 0
+        self._n = self._firsts = 0
         self._angles: dict[int, float] = {}
         self._variances: dict[int, list[float]] = {}
-        self._states: list[Tensor] = []
-        self._pairs: Tensor | None = None
+        self._pairs = Pairs(lambda cosines: cosines.acos() / torch.pi)
         self._before: Tensor | None = None
         self._layers = 0
 
@@ -146,11 +144,11 @@ class Depths:
             )
         self._n += ids.numel()
         self._firsts += len(ids)
-        self._states = []
+        self._pairs.begin()
 
     def _start(self, hidden: Tensor) -> None:
         self._before = hidden.clone()
-        self._states.append(self._sample(hidden))
+        self._pairs.note(hidden)
 
     def _note(self, layer: int, hidden: Tensor) -> None:
         assert self._before is not None
@@ -161,39 +159,17 @@ class Depths:
         held[0] += spread[:, 0].sum().item()
         held[1] += spread[:, 1:].sum().item()
         if layer == self._layers - 1:
-            self._pair(self._sample(hidden))
-
-    def _sample(self, hidden: Tensor) -> Tensor:
-        """Up to 256 tokens of the batch, evenly spread, as unit vectors `[n, d]`."""
-        flat = hidden.flatten(0, 1)
-        chosen = torch.linspace(0, len(flat) - 1, min(_PAIRED, len(flat))).round().long()
-        return torch.nn.functional.normalize(flat[chosen.to(flat.device)].double(), dim=-1)
-
-    def _pair(self, last: Tensor) -> None:
-        """Add the angles between all pairs of the batch's states."""
-        states = [*self._states, last]
-        if self._pairs is None:
-            self._pairs = torch.zeros(len(states), len(states), dtype=torch.float64)
-        for one in range(len(states)):
-            for other in range(one + 1, len(states)):
-                cosines = (states[one] * states[other]).sum(-1)
-                self._pairs[one, other] += cosines.clamp(-1, 1).acos().sum().item() / torch.pi
-        self._paired += len(last)
+            self._pairs.note(hidden)
+            self._pairs.end()
 
     def answer(self) -> Depth:
-        assert self._pairs is not None
-        pairs = (self._pairs / self._paired).tolist()
-        count = len(pairs)
-        distances = tuple(
-            tuple(pairs[start][start + n] for start in range(count - n)) for n in range(1, count)
-        )
         layers = tuple(
             LayerDepth(
                 layer, self._angles[layer] / self._n, rest / (self._n - self._firsts), first / self._firsts
             )
             for layer, (first, rest) in sorted(self._variances.items())
         )
-        return Depth(layers, distances, self._n)
+        return Depth(layers, self._pairs.means(), self._n)
 
 
 def reduction(study: Study) -> Depths:

@@ -66,6 +66,12 @@ QUESTIONS: tuple[Question, ...] = (
     ),
     Question("depth", "how far each block turns the stream; what is lost without it", "depth", causal=True),
     Question(
+        "redundancy",
+        "which attentions, MLPs and blocks could be dropped",
+        "redundancy",
+        causal=True,
+    ),
+    Question(
         "linearity", "how close each block is to a linear map, token by token", "linearity", one_pass=False
     ),
     Question("jacobian", "how close each block is to doing nothing", "jacobian", one_pass=False),

@@ -18,6 +18,7 @@ from superweights.cli.find import find
 from superweights.cli.known import known
 from superweights.cli.peel import peel
 from superweights.cli.plan import plan
+from superweights.cli.prune import prune
 from superweights.cli.quantize import quantize
 from superweights.cli.recipe import recipe
 from superweights.cli.report import report
@@ -50,6 +51,7 @@ app.command("peel")(peel)
 app.command("attach")(attach)
 app.command("recipe")(recipe)
 app.command("audit")(audit)
+app.command("prune")(prune)
 app.command("report")(report)
 app.command("explore")(explore)
 app.command("reproduce")(reproduce)

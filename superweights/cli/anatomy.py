@@ -69,6 +69,7 @@ def anatomy(
     Example: [bold]superweights anatomy kurtosis[/] reads the embedded SmolLM2-135M-Instruct.
     """
     from superweights.checkpoint import open_checkpoint
+    from superweights.cli.weights import weights_if_any
     from superweights.stream import streaming
 
     _check(question, causal, picture, out)
@@ -77,7 +78,7 @@ def anatomy(
         streaming(checkpoint, dtype=dtype, device=device) as opened,
         _progress() as progress,
     ):
-        removed = _weights(checkpoint, weights, record) if causal else ()
+        removed = tuple(weights_if_any(checkpoint, weights, record)) if causal else ()
         conditions, study = _study(checkpoint, opened, Reading(text, window, windows, bos), {
             "weights": removed, "causal": causal, "batch_size": batch_size, "seed": seed, "progress": progress,
         })  # fmt: skip
@@ -117,21 +118,6 @@ def _progress() -> Iterator[Any]:
     with console.progress_bar("opening") as bar:
         task = bar.task_ids[0]
         yield lambda label, done, total: bar.update(task, description=label, completed=done, total=total)
-
-
-def _weights(checkpoint: Checkpoint, weights: list[str] | None, record: Path | None) -> tuple[Any, ...]:
-    """The super weights to remove: named ones, those of a record, or known ones; empty where none is known."""
-    from superweights.address import Address
-    from superweights.cli.weights import weights_of
-
-    if weights:
-        return tuple(map(Address.parse, weights))
-    try:
-        return tuple(weights_of(checkpoint, record))
-    except SuperweightsError:
-        if record is not None:
-            raise
-        return ()
 
 
 def _study(

@@ -38,6 +38,16 @@ def chosen_weights(checkpoint: Checkpoint, named: list[str] | None, record: Path
     return [Address.parse(each) for each in named or ()] or weights_of(checkpoint, record)
 
 
+def weights_if_any(checkpoint: Checkpoint, named: list[str] | None, record: Path | None) -> list[Address]:
+    """As `chosen_weights`; none where none is named or recorded, and none is known."""
+    try:
+        return chosen_weights(checkpoint, named, record)
+    except SuperweightsError:
+        if named or record is not None:
+            raise
+        return []
+
+
 def _known(checkpoint: Checkpoint) -> list[Address]:
     from superweights.known import look_up
 

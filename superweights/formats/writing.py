@@ -92,8 +92,8 @@ def write_folder(
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise SuperweightsError(f"{to} is not an empty folder.", hint="give the name of a new folder.")
     to.parent.mkdir(parents=True, exist_ok=True)
-    partial = to.with_name(f".{to.name}.partial")
-    with _claimed(partial, f"{form.work} {checkpoint.fingerprint()}"):
+    partial = _partial(to)
+    with _claimed(partial, _identity(form, checkpoint)):
         shards = list(_shards(checkpoint, form.left_out, shard_bytes))
         places, done, total = {}, 0, sum(map(len, shards))
         for number, names in enumerate(shards, 1):
@@ -112,6 +112,13 @@ def write_folder(
     return Written(to, nbytes, sum(info.nbytes for info in checkpoint.tensors.values()))
 
 
+def discard(to: Path, form: Form, checkpoint: Checkpoint) -> None:
+    """Remove what an unfinished `write_folder` of this form has left for `to`; other work is not touched."""
+    state = _partial(to) / "state.json"
+    if state.is_file() and state.read_text(encoding="utf-8") == _identity(form, checkpoint):
+        shutil.rmtree(_partial(to), ignore_errors=True)
+
+
 def write_settings(
     checkpoint: Checkpoint, folder: Path, change: Callable[[dict[str, Any]], None], readme: str
 ) -> None:
@@ -124,6 +131,16 @@ def write_settings(
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     _write_text(folder / "README.md", readme)
+
+
+def _partial(to: Path) -> Path:
+    """Where the work on `to` stands until it is done."""
+    return to.with_name(f".{to.name}.partial")
+
+
+def _identity(form: Form, checkpoint: Checkpoint) -> str:
+    """What tells one piece of work from another."""
+    return f"{form.work} {checkpoint.fingerprint()}"
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ surroundings, the whole row or column that it stands in.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 
 import torch
@@ -18,10 +19,14 @@ from superweights.stream.skeleton import Skeleton
 
 
 class ConvertedNames:
-    """The layout of a model that transformers' loader made from a checkpoint. Implements `address.Layout`."""
+    """The layout of a model that transformers' loader made from a checkpoint. Implements `address.Layout`.
+
+    `targets[tensor]` is the parameter that each stored tensor goes into (the first, where there are several).
+    """
 
     def __init__(self, skeleton: Skeleton):
         self._skeleton = skeleton
+        self.targets: Mapping[str, str] = skeleton.targets
         self._sources: dict[str, list[str]] = {}
         for name, target in skeleton.targets.items():
             self._sources.setdefault(target, []).append(name)

@@ -1,6 +1,6 @@
-"""`import superweights` teaches transformers to read packed checkpoints, without importing it.
+"""`import superweights` teaches transformers to read packed and pruned checkpoints, without importing it.
 
-The standard library alone is used here: where transformers' table of configs is imported already, our config is
+The standard library alone is used here: where transformers' table of configs is imported already, our configs are
 put into it; where it is not, a finder waits for that module and does so right after it has run.
 """
 
@@ -17,7 +17,7 @@ _TABLE = "transformers.models.auto.configuration_auto"
 
 
 def teach_transformers() -> None:
-    """Register the packed config now, or as soon as transformers' table of configs is imported."""
+    """Register our configs now, or as soon as transformers' table of configs is imported."""
     table = sys.modules.get(_TABLE)
     if table is not None and hasattr(table, "AutoConfig"):
         _register(table)
@@ -26,9 +26,11 @@ def teach_transformers() -> None:
 
 
 def _register(table: Any) -> None:
-    from superweights.formats.packed.config import MODEL_TYPE, PackedModelConfig
+    from superweights.formats.packed.config import PackedModelConfig
+    from superweights.prune.config import PrunedModelConfig
 
-    table.AutoConfig.register(MODEL_TYPE, PackedModelConfig, exist_ok=True)
+    for config in (PackedModelConfig, PrunedModelConfig):
+        table.AutoConfig.register(config.model_type, config, exist_ok=True)
 
 
 class _Waiting(MetaPathFinder):
