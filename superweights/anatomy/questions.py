@@ -86,6 +86,7 @@ QUESTIONS: tuple[Question, ...] = (
         "replacement", "what attention is worth: other weights in its place", "replacement", one_pass=False
     ),
     Question("memory", "how much of the text before it a token remembers", "memory", one_pass=False),
+    Question("relations", "which units know a relation, such as capitals", "relations", one_pass=False),
     Question("words", "what stop words, punctuation and articles are worth", "removal", one_pass=False),
 )
 

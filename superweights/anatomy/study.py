@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,8 +18,9 @@ class Study:
 
     `ids [n, T]` are windows of a text without padding, `bos` whether each begins with that token,
     `tokenizer` may be None. `weights` are super weights to remove in causal questions (known or found
-    before; empty: none known); `causal` asks for the interventions too, with their controls. `batch_size`
-    None suits the model. `progress(label, done, total)` is told how far it is.
+    before; empty: none known); `causal` asks for the interventions too, with their controls. `prompts` is a file
+    for the question about relations. `batch_size` None suits the model. `progress(label, done, total)` is told how
+    far it is.
     """
 
     model: nn.Module
@@ -26,6 +28,7 @@ class Study:
     tokenizer: Any = None
     bos: bool = False
     weights: tuple[Address, ...] = ()
+    prompts: Path | None = None
     causal: bool = False
     batch_size: int | None = None
     seed: int = 0

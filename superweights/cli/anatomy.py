@@ -27,6 +27,15 @@ _ALL = "all"
 _LIST = "\n\n".join(f"[bold]{question.word}[/]: {question.asks}." for question in QUESTIONS)
 
 
+Weights = Annotated[
+    list[str] | None, typer.Option(help="Super weight TENSOR[i, j] to remove with --causal; repeatable.")
+]
+Prompts = Annotated[
+    Path | None,
+    typer.Option(help="JSON of relations to ask about (relations), instead of the built-in ones."),
+]
+
+
 @dataclass(frozen=True)
 class Reading:
     """The text that is read and how it is cut."""
@@ -47,13 +56,9 @@ def anatomy(
     causal: Annotated[
         bool, typer.Option("--causal", help="Intervene too, beside random controls (slower).")
     ] = False,
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(help="Super weight TENSOR[i, j] to remove with --causal; repeatable."),
-    ] = None,
-    record: Annotated[
-        Path | None, typer.Option("--from", help="Super weights to remove: a record of superweights find.")
-    ] = None,
+    weights: Weights = None,
+    record: options.FromRecord = None,
+    prompts: Prompts = None,
     picture: Annotated[Path | None, typer.Option(help="Draw the answer into this .svg file.")] = None,
     batch_size: options.BatchSize = None,
     dtype: options.Dtype = "auto",
@@ -80,7 +85,8 @@ def anatomy(
     ):
         removed = tuple(weights_if_any(checkpoint, weights, record)) if causal else ()
         conditions, study = _study(checkpoint, opened, Reading(text, window, windows, bos), {
-            "weights": removed, "causal": causal, "batch_size": batch_size, "seed": seed, "progress": progress,
+            "weights": removed, "prompts": prompts, "causal": causal, "batch_size": batch_size, "seed": seed,
+            "progress": progress,
         })  # fmt: skip
         answers = (
             answer_all(study) if question == _ALL else {question: question_named(question).answer(study)}
