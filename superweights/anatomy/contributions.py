@@ -56,9 +56,9 @@ class Parts:
         """What the heads write together `[B, T, d]`, without a bias."""
         return torch.einsum("bhtc,hdc->btd", self.outputs, self.matrix)
 
-    def back(self) -> Tensor:
-        """What is written, seen by each head through its own matrix: `[B, H, T, d_h]`."""
-        return torch.einsum("btd,hdc->bhtc", self.written(), self.matrix)
+    def seen_by_heads(self, written: Tensor) -> Tensor:
+        """What is written `[B, T, d]`, seen by each head through its own matrix: `[B, H, T, d_h]`."""
+        return torch.einsum("btd,hdc->bhtc", written, self.matrix)
 
     def sizes(self) -> tuple[Tensor, Tensor]:
         """Norms `[B, H, S]` of the values, and of the values through the output matrix."""
@@ -80,7 +80,8 @@ def contribution_maps(parts: Parts, queries: slice = slice(None)) -> tuple[Tenso
     weights, keys = parts.weights[:, :, queries].float(), parts.values.transpose(-1, -2)
     out = parts.outputs[:, :, queries]
     head = weights * (out @ keys) / out.square().sum(-1, keepdim=True).clamp_min(_TINY)
-    back, written = parts.back()[:, :, queries], parts.written()[:, queries]
+    written = parts.written()[:, queries]
+    back = parts.seen_by_heads(written)
     layer = (weights * (back @ keys)).sum(1) / written.square().sum(-1, keepdim=True).clamp_min(_TINY)
     return head, layer
 
@@ -176,29 +177,35 @@ class ContributionReduction:
         return look
 
     def _reduce(self, layer: int, parts: Parts) -> None:
+        """Of each measure's map, what the answer needs: token 0's column, and the last query's row."""
         rows, _, tokens, _ = parts.weights.shape
         value_norms, through_norms = parts.sizes()
-        back, written = parts.back(), parts.written().square().sum(-1)
+        written = parts.written()
+        back, written_square = parts.seen_by_heads(written), torch.linalg.vecdot(written, written)
         keys = parts.values.transpose(-1, -2)
         norms = parts.outputs.norm(dim=-1)
         sums = {name: torch.zeros(rows, device=norms.device) for name in (*MEASURES, "opposing")}
         for part in query_slices(parts.weights, self.first):
-            weights = parts.weights[:, :, part].float()
-            head = weights * (parts.outputs[:, :, part] @ keys)
-            head /= norms[:, :, part, None].square().clamp_min(_TINY)
-            whole = (weights * (back[:, :, part] @ keys)).sum(1) / written[:, part, None].clamp_min(_TINY)
+            weights, outputs = parts.weights[:, :, part].float(), parts.outputs[:, :, part]
+            whole = (back[:, :, part] @ keys).mul_(weights).sum(1)
+            whole /= written_square[:, part, None].clamp_min(_TINY)
             self._error = max(self._error, (whole.sum(-1) - 1).abs().max().item())
-            maps = {
-                "attention": weights.mean(1),
-                "value norm": _shares(weights * value_norms[:, :, None]),
-                "Kobayashi norm": _shares(weights * through_norms[:, :, None]),
-                "contribution, head": head.mean(1),
-                "contribution, layer": whole,
+            sizes = norms[:, :, part].square().clamp_min(_TINY)
+            pulls = (outputs @ keys[..., :1])[..., 0], outputs[:, :, -1:] @ keys
+            ends = {
+                "attention": (weights[..., 0].mean(1), weights[:, :, -1].mean(1)),
+                "value norm": _ends_of_shares(weights, value_norms),
+                "Kobayashi norm": _ends_of_shares(weights, through_norms),
+                "contribution, head": (
+                    (weights[..., 0] * pulls[0] / sizes).mean(1),
+                    (weights[:, :, -1] * pulls[1][:, :, 0] / sizes[..., -1:]).mean(1),
+                ),
+                "contribution, layer": (whole[..., 0], whole[:, -1]),
             }
-            for name, each in maps.items():
-                sums[name] += each[..., 0].sum(-1)
+            for name, (first, last) in ends.items():
+                sums[name] += first.sum(-1)
                 if part.stop == tokens:
-                    self._now[name] = self._now.get(name, 0) + each[:, -1]
+                    self._now[name] = self._now.get(name, 0) + last
             sums["opposing"] += whole.clamp(max=0).sum((-1, -2))
         counted = tokens - self.first
         for name in MEASURES:
@@ -221,9 +228,12 @@ class ContributionReduction:
         self._now = {}
 
 
-def _shares(maps: Tensor) -> Tensor:
-    """The mean over heads `[B, q, S]` of each row's shares of its sum."""
-    return (maps / maps.sum(-1, keepdim=True).clamp_min(_TINY)).mean(1)
+def _ends_of_shares(weights: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each row's shares of its sum of `weights [B, H, q, S]` times `sizes [B, H, S]`, means over heads: those of
+    token 0 `[B, q]`, and the last row's `[B, S]`."""
+    sums = (weights @ sizes[..., None])[..., 0].clamp_min(_TINY)
+    first = weights[..., 0] * sizes[..., :1] / sums
+    return first.mean(1), (weights[:, :, -1] * sizes / sums[..., -1:]).mean(1)
 
 
 def _hidden(layer: int, reason: str) -> SuperweightsError:

@@ -3,7 +3,7 @@ without it.
 
 Source: "The Curse of Depth" (arXiv 2502.05795): performance drop of each removed block, angular distance between
 the inputs of blocks l and l+n, layer-wise output variance. Where we differ from the code: every token counts
-(not the last of a padded window), angles are taken in float64 of clamped cosines, the last state is the one
+(not the last of a padded window), angles are taken without the arc cosine of a number near 1, the last state is the one
 before the final norm, nothing is scaled row by row, and any number of blocks is measured. The published code
 has none for the variance; ours is over the channels of each token, mean over tokens after the first.
 """
@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from superweights.anatomy.answer import Sheet
 from superweights.anatomy.body import Body
@@ -34,9 +35,12 @@ WINDOWS = 8
 
 def angular_distance(one: Tensor, other: Tensor) -> Tensor:
     """The angle between `[..., d]` and `[..., d]` over π: 0 the same direction, 1/2 orthogonal, 1 opposite."""
-    one, other = one.double(), other.double()
-    norms = (one.norm(dim=-1) * other.norm(dim=-1)).clamp_min(torch.finfo(torch.float64).tiny)
-    return ((one * other).sum(-1) / norms).clamp(-1, 1).acos() / torch.pi
+    one, other = (
+        functional.normalize(each if each.dtype == torch.float64 else each.float(), dim=-1)
+        for each in (one, other)
+    )
+    # Kahan: the angle of a thin triangle from its sides, where acos of a cosine near 1 is rounding
+    return 2 * torch.atan2((one - other).norm(dim=-1), (one + other).norm(dim=-1)) / torch.pi
 
 
 @dataclass(frozen=True)
@@ -152,12 +156,13 @@ class Depths:
 
     def _note(self, layer: int, hidden: Tensor) -> None:
         assert self._before is not None
-        turned = angular_distance(self._before, hidden).sum().item()
+        turned = angular_distance(self._before, hidden).sum(dtype=torch.float64).item()
         self._angles[layer] = self._angles.get(layer, 0.0) + turned
-        spread = hidden.double().var(-1, correction=0)
+        centred = hidden.float() - hidden.float().mean(-1, keepdim=True)
+        spread = torch.linalg.vecdot(centred, centred) / hidden.shape[-1]
         held = self._variances.setdefault(layer, [0.0, 0.0])
-        held[0] += spread[:, 0].sum().item()
-        held[1] += spread[:, 1:].sum().item()
+        held[0] += spread[:, 0].sum(dtype=torch.float64).item()
+        held[1] += spread[:, 1:].sum(dtype=torch.float64).item()
         if layer == self._layers - 1:
             self._pairs.note(hidden)
             self._pairs.end()

@@ -12,7 +12,7 @@ _SAMPLED = 256
 
 
 class Pairs:
-    """Sums of `measure(cosines [n])` over tokens, for each pair of the streams of a pass.
+    """Sums of `measure(cosines)`, element by element, over tokens, for each pair of the streams of a pass.
 
     Of each batch up to 256 tokens count, evenly spread; their states stand in memory until the batch ends.
     """
@@ -39,11 +39,10 @@ class Pairs:
         states, self._states = self._states, []
         if self._sums is None:
             self._sums = torch.zeros(len(states), len(states), dtype=torch.float64)
-        for one in range(len(states)):
-            for other in range(one + 1, len(states)):
-                cosines = (states[one] * states[other]).sum(-1).clamp(-1, 1)
-                self._sums[one, other] += self._measure(cosines).sum().item()
-        self._tokens += len(states[0])
+        of_token = torch.stack(states, 1)  # [n, streams, d]
+        cosines = (of_token @ of_token.mT).clamp(-1, 1)
+        self._sums += self._measure(cosines).sum(0).cpu()
+        self._tokens += len(of_token)
 
     def means(self) -> tuple[tuple[float, ...], ...]:
         """`means[n - 1][l]`: of stream l and stream l + n, n from 1 up."""

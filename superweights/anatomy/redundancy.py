@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from superweights.anatomy.answer import Sheet
 from superweights.anatomy.body import Body
@@ -272,7 +271,9 @@ class Redundancies:
             self._pairs.end()
 
     def _add(self, kind: str, layer: int, before: Tensor, after: Tensor) -> None:
-        cosines = functional.cosine_similarity(before.float(), after.float(), dim=-1)
+        before, after = before.float(), after.float()
+        norms = before.norm(dim=-1) * after.norm(dim=-1)
+        cosines = torch.linalg.vecdot(before, after) / norms.clamp_min(torch.finfo(torch.float32).tiny)
         held = self._sums.setdefault((kind, layer), [0.0, torch.inf])
         held[0] += cosines.sum(dtype=torch.float64).item()
         held[1] = min(held[1], cosines.min().item())

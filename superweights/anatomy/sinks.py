@@ -118,7 +118,8 @@ class SinkReduction:
             later = weights[:, :, 1:]
             first = torch.zeros(rows, device=weights.device)
             for part in query_slices(later):
-                first += (later[:, :, part].argmax(-1) == 0).sum((1, 2))
+                piece = later[:, :, part]
+                first += torch.count_nonzero(piece[..., 0] >= piece.amax(-1), dim=(1, 2))
             self._kept["argmax"].add(layer, first / (heads * (tokens - 1)))
             self._kept["mass"].add(layer, later[..., 0].mean(-1, dtype=torch.float32))
             own = later.diagonal(1, -2, -1)[..., : tokens - 1]
