@@ -12,9 +12,11 @@ a grid of 32 already, so groups of 32 would be flattered.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -57,11 +59,18 @@ def ways() -> dict[str, Round]:
             Scheme("int4", zero_point="none", anchor="signed", blocks=blocks)
         )
         rows[f"nf4 {size}"] = ours(Scheme("nf4", zero_point="none", blocks=blocks))
+        rows[f"nf4 {size}, least squares"] = ours(
+            Scheme("nf4", zero_point="none", blocks=blocks, fit="least_squares")
+        )
     rows["int3 group 64, centred"] = ours(Scheme("int3", blocks=GROUPS["group 64"], fit="centred"))
     rows["int8 channel, symmetric"] = ours(Scheme("int8", zero_point="none", blocks=GROUPS["channel"]))
     for size, blocks in LARGE.items():
-        rows[f"int4 {size}, range"] = ours(Scheme("int4", blocks=blocks))
-        rows[f"int4 {size}, range, clipped at z 6"] = ours(Scheme("int4", blocks=blocks, clip=Clip("z", 6)))
+        # 0 must lie on a grid this coarse, or every small weight moves by the same amount
+        whole = Scheme("int4", zero_point="integer", blocks=blocks)
+        rows[f"int4 {size}, whole zero point"] = ours(whole)
+        rows[f"int4 {size}, whole zero point, clipped at z 6"] = ours(replace(whole, clip=Clip("z", 6)))
+        rows[f"int4 {size}, whole zero point, clipped at z 12"] = ours(replace(whole, clip=Clip("z", 12)))
+    rows["int4 tile 512x512, float zero point"] = ours(Scheme("int4", blocks=LARGE["tile 512x512"]))
     return rows
 
 
@@ -97,7 +106,9 @@ def main() -> None:
     )
     parser.add_argument("text", type=Path)
     parser.add_argument("--windows", type=int, default=24)
-    parser.add_argument("--only", default="")
+    parser.add_argument(
+        "--only", default="", help="rows whose names match this pattern; others stay as they are"
+    )
     parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
     options = parser.parse_args()
     lines = []
@@ -114,12 +125,12 @@ def main() -> None:
         lines += header(options, base, kept)
         print("\n".join(lines), flush=True)
         for name, way in ways().items():
-            if options.only in name:
+            if re.search(options.only, name):
                 line = row(name, way, model, matrices, originals, kept, rows, base)
                 lines += [line] if line else []
                 print(line, flush=True)
     if options.write:
-        write("\n".join(lines))
+        write(lines, list(ways()))
 
 
 def header(options: argparse.Namespace, base: Tensor, kept: Mapping[str, list]) -> list[str]:
@@ -170,11 +181,20 @@ def row(
     return f"| {name} | {bits / number:.2f} | {' | '.join(cells)} | {seconds:.1f} |"
 
 
-def write(table: str) -> None:
+def write(lines: list[str], order: list[str]) -> None:
+    """Put the rows into the page, beside those that were not measured this time, in the order of `ways`."""
     page = PAGE.read_text(encoding="utf-8")
     begin, end = MARKS
     before, rest = page.split(begin)
-    PAGE.write_text(f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}", encoding="utf-8")
+    held, after = rest.split(end)
+    rows = {
+        line.split("|")[1].strip(): line for line in [*held.splitlines(), *lines] if line.startswith("| ")
+    }
+    head = [line for line in lines if not line.startswith("| ")] + [rows.pop("scheme")]
+    rule = head.index("|---|--:|--:|--:|--:|--:|--:|--:|--:|")
+    head.insert(rule, head.pop())
+    table = [*head, *(rows[name] for name in order if name in rows)]
+    PAGE.write_text(f"{before}{begin}\n" + "\n".join(table) + f"\n{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

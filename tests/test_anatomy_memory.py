@@ -94,7 +94,7 @@ def test_the_question_is_answered_beside_both_controls():
     gain = found.unconditional.value - found.given_states.value
     assert found.gain.value == pytest.approx(gain, abs=1e-9)
     assert sum(found.by_distance) / PREFIX == pytest.approx(gain, abs=1e-9)
-    assert sum(kind.tokens for kind in found.kinds) == found.gain.n
+    assert sum(kind.tokens for kind in found.kinds) >= found.gain.n, "errors are over windows"
 
 
 def test_short_windows_and_streamed_models_are_refused(tmp_path):

@@ -29,7 +29,7 @@ from superweights.errors import SuperweightsError
 from superweights.picture import Panel, Series, line_chart
 from superweights.record import Score
 from superweights.score import STOP_WORDS
-from superweights.score.error import mean_error
+from superweights.score.error import bootstrap_error
 from superweights.taps import Site, Tap
 
 # Tokens of the prefix, tokens read back from in all, and the share of windows that are held out.
@@ -191,16 +191,16 @@ def _memory(
             KindOfToken(
                 kind,
                 int(mine.sum()),
-                _score("nats", given.mean(1).cpu()[mine]),
-                _score("beyond unconditional", change[mine]),
+                _score("nats", given.mean(1).cpu()[mine], at[mine, 0]),
+                _score("beyond unconditional", change[mine], at[mine, 0]),
             )
         )
     both = torch.stack([at[:, 1].double(), change])
     return Memory(
-        _score("prefix given the token's states", given.mean(1)),
-        _score("prefix given nothing", unconditional.mean(1)),
-        _score("prefix given another text's states", others.mean(1)),
-        _score("gain over nothing", -change),
+        _score("prefix given the token's states", given.mean(1), at[:, 0]),
+        _score("prefix given nothing", unconditional.mean(1), at[:, 0]),
+        _score("prefix given another text's states", others.mean(1), at[:, 0]),
+        _score("gain over nothing", -change, at[:, 0]),
         tuple(kinds),
         tuple((unconditional - given).mean(0).flip(0).tolist()),
         tuple(reader.reader.mix.softmax(0).tolist()),
@@ -220,5 +220,10 @@ def _kind(tokenizer: Any, token: int) -> str:
     return "stop word" if word in STOP_WORDS else "content word or part"
 
 
-def _score(name: str, values: Tensor) -> Score:
-    return Score(name, values.mean().item(), "nats per prefix token", len(values), mean_error(values))
+def _score(name: str, values: Tensor, windows: Tensor) -> Score:
+    """The mean of `values [n]`, one for each token, with its bootstrap error over the `windows [n]` they stand in:
+    tokens of one window read much of the same text, and are no independent samples."""
+    rows = [values.double().cpu()[windows == window] for window in windows.unique()]
+    sums = torch.tensor([[row.sum(), len(row)] for row in rows], dtype=torch.float64)
+    error = bootstrap_error(sums, lambda means: means[:, 0] / means[:, 1])
+    return Score(name, values.mean().item(), "nats per prefix token", len(rows), error)
