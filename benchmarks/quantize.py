@@ -55,6 +55,9 @@ def ways() -> dict[str, Round]:
         rows[f"int4 {size}, HQQ's library"] = hqq(blocks)
         for fit in ("half_quadratic", "centred", "range"):
             rows[f"int4 {size}, {fit}"] = ours(Scheme("int4", blocks=blocks, fit=fit))
+        rows[f"int4 {size}, range, whole zero point"] = ours(
+            Scheme("int4", zero_point="integer", blocks=blocks)
+        )
         rows[f"int4 {size}, symmetric, signed"] = ours(
             Scheme("int4", zero_point="none", anchor="signed", blocks=blocks)
         )

@@ -131,7 +131,8 @@ def _read_back(folder: Path, ids: torch.Tensor, device: str) -> Reading:
 
 
 def _cut(checkpoint: Checkpoint, dropped: Dropped, device: str) -> _Cut:
-    with streaming(checkpoint, dtype="float32", device=device) as model:
+    with streaming(checkpoint, dtype="float32", device=device) as opened:
+        model: Any = opened
         ids = probe(model.get_input_embeddings().weight.shape[0]).to(_device(model))
         with without(model, dropped):
             expected = read(model, ids)
