@@ -10,8 +10,9 @@ BIN = $(VENV)/bin
 find: $(VENV)/.ready
 	@$(BIN)/superweights find $(ARGS)
 
+# Two processes with one thread each: most tests are too small for more. A file's tests share what they open.
 test: $(VENV)/.ready
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.ready
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
