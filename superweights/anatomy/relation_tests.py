@@ -17,6 +17,7 @@ from superweights.errors import SuperweightsError
 from superweights.record import Score
 from superweights.score import token_losses
 from superweights.score.error import mean_error
+from superweights.score.head import device_of
 from superweights.text import encode
 
 # The answer: so many greedy tokens must begin the object.
@@ -123,10 +124,11 @@ class Examination:
             if "logits_to_keep" in inspect.signature(model.forward).parameters
             else {}
         )
-        device = next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
         for rows, ids in by_length(whole):
             with torch.no_grad():
-                said = model(input_ids=ids.to(device), use_cache=False, **few).logits[:, -_TOKENS - 1 : -1]
+                said = model(input_ids=ids.to(device_of(model)), use_cache=False, **few).logits[
+                    :, -_TOKENS - 1 : -1
+                ]
             greedy = said.argmax(-1).cpu()
             for at, row in enumerate(rows):
                 length = len(answers[row])

@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from superweights.anatomy.body import Body
 from superweights.errors import SuperweightsError
+from superweights.score.head import device_of
 from superweights.taps import Site
 
 POOLS = ("mean", "last")
@@ -66,7 +67,7 @@ def unit_values(
     try:
         for batch, ids in by_length(prompts):
             rows[:] = batch
-            model(input_ids=ids.to(_device(model)), use_cache=False)
+            model(input_ids=ids.to(device_of(model)), use_cache=False)
     finally:
         for hook in hooks:
             hook.remove()
@@ -107,7 +108,3 @@ def by_length(prompts: list[list[int]]) -> Iterator[tuple[list[int], Tensor]]:
 
 def _outputs(module: nn.Module) -> int:
     return module.nf if isinstance(module, Conv1D) else int(module.out_features)  # type: ignore[arg-type]
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))

@@ -83,6 +83,7 @@ def _carriers(model: Any, tokens: Tensor, addresses: Any, massive: Any) -> dict[
     """The sub-layers that should stay, each with the reason."""
     from superweights.prune import carriers
     from superweights.prune.sublayers import sublayers_of
+    from superweights.score.head import device_of
 
     found: dict[Part, str] = {}
     for event in massive.events if massive is not None else ():
@@ -90,7 +91,7 @@ def _carriers(model: Any, tokens: Tensor, addresses: Any, massive: Any) -> dict[
             does = "writes" if event.kind == "born" else "erases"
             kind = "mlp" if event.writer == "MLP" else "attention"
             found[kind, event.layer] = f"{does} the massive activation of channel {event.channel}"
-    sublayers = sublayers_of(model, tokens[:, :16].to(next(model.buffers()).device))
+    sublayers = sublayers_of(model, tokens[:, :16].to(device_of(model)))
     for part, address in carriers(model, sublayers, addresses).items():
         found[part] = f"holds the super weight {address}"
     return found

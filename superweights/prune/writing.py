@@ -20,6 +20,7 @@ from superweights.prune.config import GAPS, marked
 from superweights.prune.dropped import Dropped
 from superweights.prune.leaving_out import without
 from superweights.prune.sublayers import gaps_of, sublayers_of
+from superweights.score.head import device_of, vocabulary_of
 from superweights.stream import streaming
 from superweights.taps import sites_of
 from superweights.taps.trace import CANNOT_RUN
@@ -133,7 +134,7 @@ def _read_back(folder: Path, ids: torch.Tensor, device: str) -> Reading:
 def _cut(checkpoint: Checkpoint, dropped: Dropped, device: str) -> _Cut:
     with streaming(checkpoint, dtype="float32", device=device) as opened:
         model: Any = opened
-        ids = probe(model.get_input_embeddings().weight.shape[0]).to(_device(model))
+        ids = probe(vocabulary_of(model)).to(device_of(model))
         with without(model, dropped):
             expected = read(model, ids)
         targets: Mapping[str, str] = model.superweights_layout.targets
@@ -151,10 +152,6 @@ def _cut(checkpoint: Checkpoint, dropped: Dropped, device: str) -> _Cut:
         stays = {name for name, target in targets.items() if not _within_any(target, gone)}
         _refuse_loss(model, targets, stays, gone)
         return _Cut(frozenset(checkpoint.tensors.keys() - stays), names, config, expected, ids)
-
-
-def _device(model: torch.nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
 
 
 def _within_any(path: str, holders: tuple[str, ...]) -> bool:
