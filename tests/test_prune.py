@@ -29,6 +29,7 @@ from superweights.cli import run
 from superweights.errors import SuperweightsError
 from superweights.prune import Dropped, drop_effects, prune, without
 from superweights.score import perplexity
+from superweights.stream import streaming
 
 pytestmark = pytest.mark.tiny
 
@@ -364,3 +365,16 @@ def test_the_paper_s_ranking_on_the_embedded_model():
     assert base.value < attention.perplexity.value < 1.3 * base.value
     assert 1.4 * base.value < mlp.perplexity.value < 2 * base.value
     assert least.perplexity.value > 100 * base.value
+
+
+def test_a_checkpoint_larger_than_memory_is_pruned_block_by_block(tmp_path, monkeypatch):
+    source = saved("llama", tmp_path / "whole")
+    dropped = Dropped(attention=(0,), mlp=(1,))
+    resident = pruned(source, tmp_path / "resident", dropped)
+    monkeypatch.setattr("superweights.stream.available_memory", lambda device: 0)
+    with open_checkpoint(source) as checkpoint, streaming(checkpoint) as model:
+        assert getattr(model, "superweights_stream", None) is not None
+    streamed = pruned(source, tmp_path / "streamed", dropped)
+    assert torch.equal(logits(streamed), logits(resident))
+    blocks = pruned(source, tmp_path / "blocks", Dropped(blocks=(1,)))
+    assert logits(blocks).isfinite().all()
