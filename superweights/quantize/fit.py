@@ -32,6 +32,8 @@ from superweights.quantize.scheme import Scheme
 
 _SHRINK = torch.linspace(1.0, 0.5, 26)
 _ITERATIONS = {"half_quadratic": 20, "least_squares": 5, "centred": 3}
+# A variance below this share of the squared mean is rounding.
+_ROUNDING = 1e-6
 _LP_NORM, _BETA, _BETA_GROWTH = 0.7, 10.0, 1.01  # HQQ's published defaults
 
 
@@ -55,11 +57,18 @@ class Fitted:
 
     def encode(self, blocks: torch.Tensor, grid: Grid) -> torch.Tensor:
         """The nearest codes of float32 `blocks`; a block whose scale is 0 takes the code nearest to 0."""
+        return grid.nearest(self._in_steps(blocks))
+
+    def levels(self, blocks: torch.Tensor, grid: Grid) -> torch.Tensor:
+        """The grid values of the nearest codes of float32 `blocks`, float32."""
+        return grid.nearest_values(self._in_steps(blocks))
+
+    def _in_steps(self, blocks: torch.Tensor) -> torch.Tensor:
+        """`blocks` in units of their scale, from their zero point: a tensor of its own."""
         scale = self.scale()
-        centred = blocks if self.offsets is None else blocks - self.offsets.float()
-        x = centred / torch.where(scale == 0, 1.0, scale)
-        x = torch.where(scale == 0, 0.0, x)
-        return grid.nearest(x if self.zero_points is None else x + self.zero_points)
+        divisor = torch.where(scale == 0, torch.inf, scale)  # a block without a scale is 0 everywhere
+        x = blocks / divisor if self.offsets is None else (blocks - self.offsets.float()).div_(divisor)
+        return x if self.zero_points is None else x.add_(self.zero_points)
 
     def decode(self, codes: torch.Tensor, grid: Grid) -> torch.Tensor:
         """The float32 values of `codes`."""
@@ -179,17 +188,20 @@ def _centred(blocks, counted, bounds, grid: Grid, scheme: Scheme) -> Fitted:
     fitted = _with_whole_zero_point(bounds[0], bounds[1], grid, scheme)
     weights, number = _importance(blocks, counted), _number(blocks, counted)
     total = weights.sum(1, keepdim=True).clamp(min=1e-30)
-    mean = (weights * blocks).sum(1, keepdim=True) / total
+    sum_of_blocks, mean = _total(blocks, counted), _dot(weights, blocks) / total
     for iteration in range(_ITERATIONS["centred"]):
-        levels = grid.values(fitted.encode(blocks, grid))
+        levels = fitted.levels(blocks, grid)
         if iteration:
-            centred = levels - (weights * levels).sum(1, keepdim=True) / total
-            spread = (weights * centred.square()).sum(1, keepdim=True)
-            slope = (weights * centred * (blocks - mean)).sum(1, keepdim=True) / spread
+            # the weighted variance of the levels, and their covariance with the weights, without centred copies
+            weighted = weights * levels
+            level_mean = weighted.sum(1, keepdim=True) / total
+            spread = _dot(weighted, levels) - level_mean.square() * total
+            slope = (_dot(weighted, blocks) - level_mean * mean * total) / spread
+            varied = spread > _ROUNDING * level_mean.square() * total
             fitted = replace(
-                fitted, scales=_stored(torch.where(spread > 0, slope, fitted.scale()), scheme, "nearest")
+                fitted, scales=_stored(torch.where(varied, slope, fitted.scale()), scheme, "nearest")
             )
-        offset = _total(blocks - levels * fitted.scale(), counted) / number
+        offset = (sum_of_blocks - fitted.scale() * _total(levels, counted)) / number
         fitted = replace(fitted, offsets=_stored(offset, scheme, "nearest"))
     return fitted
 
@@ -278,6 +290,11 @@ def _better(best: Fitted, least, tried: Fitted, error) -> tuple[Fitted, torch.Te
         best.tensor_scale,
     )
     return chosen, torch.where(wins, error, least)
+
+
+def _dot(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """The inner product of each row: `[blocks, 1]`."""
+    return torch.linalg.vecdot(one, other)[:, None]
 
 
 def _total(values: torch.Tensor, counted: torch.Tensor | None) -> torch.Tensor:

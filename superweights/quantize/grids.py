@@ -35,7 +35,11 @@ class Integers:
 
     def nearest(self, x: torch.Tensor) -> torch.Tensor:
         """The codes of the values nearest to float32 `x`; beyond the grid, its extremes."""
-        return x.round().clamp_(self.low, self.high).to(self.code_dtype)
+        return self.nearest_values(x).to(self.code_dtype)
+
+    def nearest_values(self, x: torch.Tensor) -> torch.Tensor:
+        """The values nearest to float32 `x` themselves."""
+        return x.round().clamp_(self.low, self.high)
 
     def values(self, codes: torch.Tensor) -> torch.Tensor:
         """The float32 values of `codes`."""
@@ -71,6 +75,10 @@ class Codebook:
         tie = x == self._between[place.clamp(max=len(self._between) - 1)]
         place += tie & (self._codes[place] % 2 == 1)
         return self._codes[place]
+
+    def nearest_values(self, x: torch.Tensor) -> torch.Tensor:
+        """The values nearest to float32 `x` themselves."""
+        return self.values(self.nearest(x))
 
     def values(self, codes: torch.Tensor) -> torch.Tensor:
         """The float32 values of `codes`."""
