@@ -293,8 +293,8 @@ def _better(best: Fitted, least, tried: Fitted, error) -> tuple[Fitted, torch.Te
 
 
 def _dot(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """The inner product of each row: `[blocks, 1]`."""
-    return torch.linalg.vecdot(one, other)[:, None]
+    """The inner product of each row: `[blocks, 1]`. As a product of matrices, which for short rows is the quickest."""
+    return torch.bmm(one[:, None], other[:, :, None])[:, 0]
 
 
 def _total(values: torch.Tensor, counted: torch.Tensor | None) -> torch.Tensor:
