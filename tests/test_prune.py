@@ -326,6 +326,8 @@ def test_the_command_keeps_a_super_weight_and_says_so(tmp_path, capsys):
         ["--what", "joint", "--layers", "1"],
         ["--windows", "1"],
         ["--drop", "50"],
+        ["--weights", "model.layers.0.nothing[0, 0]"],
+        ["--weights", "model.layers.0.mlp.down_proj.weight[9000, 0]"],
     ],
 )
 def test_the_command_refuses_in_one_sentence(wrong, tmp_path, capsys):

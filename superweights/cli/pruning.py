@@ -48,6 +48,8 @@ def chosen(
 
     half = len(tokens) // 2
     addresses = weights_if_any(checkpoint, weights, record)
+    for address in addresses:
+        checkpoint.element(address.tensor, address.index)  # refuses what is not there
     with streaming(checkpoint, dtype="float32", device=device) as model, progress() as bar:
         found, massive = _read(model, tokens[:half], bar)
         carried = _carriers(model, tokens[:1], addresses, massive)
