@@ -24,14 +24,14 @@ from pathlib import Path
 import torch
 
 from superweights.checkpoint import open_checkpoint
-from superweights.quantize import Scheme
-from superweights.quantize.activation_scheme import INT8_WEIGHTS, ActivationScheme, Hold, Smooth
-from superweights.quantize.activations import product, round_input, round_weight
-from superweights.quantize.calibration import calibrate
-from superweights.quantize.held_places import activation_report, coverage, locate
-from superweights.quantize.rounding import rounding_activations
-from superweights.score import loss_per_window, perplexity_of
-from superweights.score.error import bootstrap
+from superweights.quantization import Scheme
+from superweights.quantization.activation_scheme import INT8_WEIGHTS, ActivationScheme, Hold, Smooth
+from superweights.quantization.activations import product, round_input, round_weight
+from superweights.quantization.calibration import calibrate
+from superweights.quantization.held_places import activation_report, coverage, locate
+from superweights.quantization.rounding import rounding_activations
+from superweights.scoring import loss_per_window, perplexity_of
+from superweights.scoring.error import bootstrap
 from superweights.stream import streaming
 from superweights.text import embedded_prose, read_text, windows
 

@@ -68,7 +68,7 @@ def ways(checkpoint: Any, model: Any, ids: Any, lens: Any) -> dict[str, Callable
     """Each way, as something to call."""
     import torch
 
-    from superweights.anatomy import (
+    from superweights.interpretability import (
         ContributionReduction,
         Kurtosis,
         MassiveReduction,
@@ -76,7 +76,7 @@ def ways(checkpoint: Any, model: Any, ids: Any, lens: Any) -> dict[str, Callable
         Study,
         ask,
     )
-    from superweights.anatomy.questions import answer_all
+    from superweights.interpretability.questions import answer_all
 
     size = max(1, 2048 // ids.shape[1])
     found: dict[str, Callable[[], Any]] = {

@@ -137,9 +137,9 @@ def verdict_without(folder: Path, ids: Any) -> str:
 
 
 def call_find(folder: Path, ids: Any) -> Any:
-    """`superweights.find` of the checkpoint in `folder` on the token ids `[rows, tokens]`."""
+    """`superweights.discovery` of the checkpoint in `folder` on the token ids `[rows, tokens]`."""
     from superweights.checkpoint import open_checkpoint
-    from superweights.find import find
+    from superweights.discovery import find
 
     with open_checkpoint(str(folder)) as checkpoint:
         return find(checkpoint, token_ids=ids)

@@ -55,7 +55,7 @@ def prompts(tokenizer: Any) -> Any:
     """The rows that `find` looks at on a model whose tokenizer has a BOS: the prompts without it, and with it."""
     import torch
 
-    from superweights.find import Search
+    from superweights.discovery import Search
     from superweights.text import token_prompts
 
     rows = token_prompts(tokenizer, Search().prompt_length)
@@ -98,8 +98,8 @@ def run_search(options: argparse.Namespace) -> dict[str, Any]:
 
 def first_proof(checkpoint: Any, ids: Any) -> dict[str, Any]:
     """The first pass of `find`, alone."""
-    from superweights.find import Search
-    from superweights.find.hunt import Hunt
+    from superweights.discovery import Search
+    from superweights.discovery.hunt import Hunt
     from superweights.stream import streaming
 
     with streaming(checkpoint, resident=False) as model:
@@ -109,7 +109,7 @@ def first_proof(checkpoint: Any, ids: Any) -> dict[str, Any]:
 
 
 def run_find(options: argparse.Namespace) -> dict[str, Any]:
-    from superweights.find import find
+    from superweights.discovery import find
 
     return {"found": {str(c.address): c.verdict for c in find().candidates}}
 
@@ -117,8 +117,8 @@ def run_find(options: argparse.Namespace) -> dict[str, Any]:
 def run_published(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from superweights.find.published import PROMPT
-    from superweights.score import perplexity
+    from superweights.discovery.published import PROMPT
+    from superweights.scoring import perplexity
     from superweights.text import embedded_prose, windows
 
     phases: dict[str, float] = {}
@@ -194,7 +194,7 @@ def run_large_search(options: argparse.Namespace) -> dict[str, Any]:
 
 def run_large_find(options: argparse.Namespace) -> dict[str, Any]:
     from superweights.checkpoint import open_checkpoint
-    from superweights.find import find
+    from superweights.discovery import find
 
     with open_checkpoint(options.dir) as checkpoint:
         found = find(checkpoint, token_ids=large_ids(options))
@@ -251,8 +251,8 @@ def child(options: argparse.Namespace) -> None:
     import transformers.models.llama.modeling_llama
 
     import superweights.checkpoint.gguf
-    import superweights.find
-    import superweights.score  # noqa: F401
+    import superweights.discovery
+    import superweights.scoring  # noqa: F401
 
     held, sampler = memory(), Sampler()
     sampler.start()

@@ -28,9 +28,9 @@ from superweights.checkpoint import open_checkpoint
 from superweights.formats.dense import write_dense
 from superweights.formats.gguf import write_gguf
 from superweights.formats.packed.writing import write_packed
-from superweights.known import look_up
-from superweights.quantize import Blocks, Scheme
-from superweights.quantize.plan import Plan
+from superweights.index import look_up
+from superweights.quantization import Blocks, Scheme
+from superweights.quantization.plan import Plan
 from superweights.stream import give_back_memory
 from superweights.stream.linears import linear_tensors
 from superweights.text import embedded_prose

@@ -20,12 +20,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import superweights  # noqa: F401 - teaches transformers the pruned model type
-from superweights.anatomy import MassiveReduction, ask
-from superweights.anatomy.redundancy import Redundancies, choose, choose_at_random
 from superweights.checkpoint import open_checkpoint
-from superweights.known import look_up
-from superweights.prune import Dropped, carriers, drop_effects, prune
-from superweights.prune.sublayers import sublayers_of
+from superweights.index import look_up
+from superweights.interpretability import MassiveReduction, ask
+from superweights.interpretability.redundancy import Redundancies, choose, choose_at_random
+from superweights.pruning import Dropped, carriers, drop_effects, prune
+from superweights.pruning.sublayers import sublayers_of
 from superweights.stream import streaming
 from superweights.text import embedded_prose, windows
 

@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 from superweights.checkpoint import open_checkpoint
 from superweights.errors import SuperweightsError
-from superweights.prune import Dropped, prune
+from superweights.pruning import Dropped, prune
 
 HERE = Path(__file__).resolve()
 sys.path.insert(0, str(HERE.parent.parent / "tests"))

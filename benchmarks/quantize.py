@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from superweights.checkpoint import open_checkpoint
-from superweights.known import look_up
-from superweights.quantize import Blocks, Clip, Scheme, quantize_tensor
-from superweights.score import loss_per_window, perplexity_of
-from superweights.score.loss import loss_change
+from superweights.index import look_up
+from superweights.quantization import Blocks, Clip, Scheme, quantize_tensor
+from superweights.scoring import loss_per_window, perplexity_of
+from superweights.scoring.loss import loss_change
 from superweights.stream import streaming
 from superweights.stream.linears import linear_tensors
 from superweights.text import windows

@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from superweights.report import read_records, render
+from superweights.reports import read_records, render
 
 
 def main() -> None:

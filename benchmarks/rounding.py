@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from superweights.checkpoint import open_checkpoint
-from superweights.quantize import Blocks, Scheme, quantize_tensor
+from superweights.quantization import Blocks, Scheme, quantize_tensor
 from superweights.stream.linears import linear_tensors
 
 GROUPS = Blocks("group", (64,))

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from superweights.checkpoint import open_checkpoint
-from superweights.score import token_losses
+from superweights.scoring import token_losses
 from superweights.stream import streaming
 from superweights.text import embedded_prose, read_text, windows
 

@@ -3,7 +3,7 @@
     python benchmarks/sweep.py [--windows 2] [--window 512] [--rounds 3] [--write]
 
 On the embedded model, in one process, in turns, in float32; the best round counts, in CPU seconds (other programs
-on the machine then matter less). `separate` edits the weight, scores the windows with `superweights.score` and
+on the machine then matter less). `separate` edits the weight, scores the windows with `superweights.scoring` and
 puts the weight back, once for every point; `sweep` is what `superweights sweep` runs. Two grids:
 
 scale    the 13 factors of the published curve (0 to 3) on the super weight of layer 11
@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 from superweights.address import Address
 from superweights.checkpoint import Checkpoint, open_checkpoint
-from superweights.edit import Edit, edited, scale, zero
-from superweights.score import token_losses
+from superweights.editing import Edit, edited, scale, zero
+from superweights.scoring import token_losses
 from superweights.stream import streaming
-from superweights.sweep import SCALES
-from superweights.sweep.measure import Bench
+from superweights.sweeps import SCALES
+from superweights.sweeps.measure import Bench
 from superweights.text import embedded_prose, windows
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "sweep.md"

@@ -27,7 +27,7 @@ def teach_transformers() -> None:
 
 def _register(table: Any) -> None:
     from superweights.formats.packed.config import PackedModelConfig
-    from superweights.prune.config import PrunedModelConfig
+    from superweights.pruning.config import PrunedModelConfig
 
     for config in (PackedModelConfig, PrunedModelConfig):
         table.AutoConfig.register(config.model_type, config, exist_ok=True)

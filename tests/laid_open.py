@@ -10,9 +10,9 @@ import torch
 from small import embedded_folder
 from torch import Tensor, nn
 
-from superweights.anatomy import Study
-from superweights.anatomy.questions import answer_all
 from superweights.checkpoint import Checkpoint, open_checkpoint
+from superweights.interpretability import Study
+from superweights.interpretability.questions import answer_all
 from superweights.stream import streaming
 from superweights.text import embedded_prose, windows
 

@@ -12,13 +12,13 @@ from torch import nn
 from transformers import GPT2Config, LlamaConfig
 
 from superweights.errors import SuperweightsError
-from superweights.quantize import Blocks, Scheme
-from superweights.quantize.activation_scheme import ActivationScheme, Hold, Place, Smooth
-from superweights.quantize.activations import held_out, product, round_input, round_weight
-from superweights.quantize.calibration import calibrate
-from superweights.quantize.held_places import activation_report, coverage, locate
-from superweights.quantize.linears import linears_of
-from superweights.quantize.rounding import rounding_activations
+from superweights.quantization import Blocks, Scheme
+from superweights.quantization.activation_scheme import ActivationScheme, Hold, Place, Smooth
+from superweights.quantization.activations import held_out, product, round_input, round_weight
+from superweights.quantization.calibration import calibrate
+from superweights.quantization.held_places import activation_report, coverage, locate
+from superweights.quantization.linears import linears_of
+from superweights.quantization.rounding import rounding_activations
 
 SCHEMES = [
     ActivationScheme(),
@@ -229,7 +229,7 @@ def test_integers_and_floats_give_one_model(make):
 
 @pytest.mark.tiny
 def test_layers_that_read_one_tensor_round_it_once(monkeypatch):
-    import superweights.quantize.rounding as room
+    import superweights.quantization.rounding as room
 
     calls = []
     monkeypatch.setattr(room, "round_input", lambda *a, **k: calls.append(1) or round_input(*a, **k))
@@ -415,7 +415,7 @@ def test_a_streamed_model_rounds_like_a_resident_one(tmp_path):
 
 @pytest.mark.real
 def test_the_super_activation_of_the_embedded_model_decides_per_tensor_rounding():
-    from superweights.score import perplexity
+    from superweights.scoring import perplexity
     from superweights.text import PROMPTS, windows
 
     model = embedded_model()

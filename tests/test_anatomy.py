@@ -10,12 +10,12 @@ import torch
 from small import embedded_folder, tiny
 from transformers import BertConfig, LlamaConfig
 
-from superweights.anatomy import QUESTIONS, Body, Kurtosis, Study, ask, question_named, to_json
-from superweights.anatomy.body import matrix_of
-from superweights.anatomy.questions import answer_all
 from superweights.checkpoint import open_checkpoint
 from superweights.cli import run
 from superweights.errors import SuperweightsError
+from superweights.interpretability import QUESTIONS, Body, Kurtosis, Study, ask, question_named, to_json
+from superweights.interpretability.body import matrix_of
+from superweights.interpretability.questions import answer_all
 from superweights.picture import svg
 from superweights.record import Record
 from superweights.stream import streaming

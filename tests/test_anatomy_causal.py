@@ -9,14 +9,14 @@ from laid_open import prose, study
 from test_anatomy_massive import CHANNEL, ids, planted
 
 from superweights.address import Address
-from superweights.anatomy import SinkReduction, Study, ask
-from superweights.anatomy.contributions_causal import CONTROL, compared, contributions_tested
-from superweights.anatomy.interventions import Bench, random_weights, silenced, tapped
-from superweights.anatomy.massive_causal import _capped, massive_tested
-from superweights.anatomy.sinks_causal import sinks_without
-from superweights.anatomy.wemask import masked_sink
-from superweights.edit import edited, zero
+from superweights.editing import edited, zero
 from superweights.errors import SuperweightsError
+from superweights.interpretability import SinkReduction, Study, ask
+from superweights.interpretability.contributions_causal import CONTROL, compared, contributions_tested
+from superweights.interpretability.interventions import Bench, random_weights, silenced, tapped
+from superweights.interpretability.massive_causal import _capped, massive_tested
+from superweights.interpretability.sinks_causal import sinks_without
+from superweights.interpretability.wemask import masked_sink
 from superweights.taps import SuperActivation, assigned, record_activations, tapping, zeroed
 
 pytestmark = pytest.mark.tiny

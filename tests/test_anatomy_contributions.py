@@ -9,9 +9,9 @@ import pytest
 import torch
 from laid_open import answers
 
-from superweights.anatomy import ContributionReduction, ask
-from superweights.anatomy.contributions import Parts, contribution_maps
 from superweights.errors import SuperweightsError
+from superweights.interpretability import ContributionReduction, ask
+from superweights.interpretability.contributions import Parts, contribution_maps
 from superweights.taps import Site, tapping
 
 pytestmark = pytest.mark.tiny
@@ -50,7 +50,7 @@ def test_maps_are_the_definition_written_out_and_rows_sum_to_one(kind):
         tapping(model, {site: lambda t, n=n: seen.update({n: t}) for n, site in sites.items()}),
     ):
         model(input_ids=ids())
-    from superweights.anatomy import Body
+    from superweights.interpretability import Body
 
     matrix = Body.of(model).matrix(sites["head_out"])
     found = Parts.of(seen["weights"], seen["v"], seen["head_out"], matrix)
@@ -71,7 +71,7 @@ def test_maps_are_the_definition_written_out_and_rows_sum_to_one(kind):
 
 def test_the_reduction_averages_the_maps_of_its_queries(monkeypatch):
     model = families.tiny_model("llama")
-    monkeypatch.setattr("superweights.anatomy.chunks._NUMBERS", 4 * 4 * 16 * 3)
+    monkeypatch.setattr("superweights.interpretability.chunks._NUMBERS", 4 * 4 * 16 * 3)
     reduction = ContributionReduction(first=8)
     (found,) = ask(model, ids(), reduction)
     seen = {}

@@ -10,14 +10,14 @@ import torch
 from laid_open import answers, embedded, prose
 from torch import nn
 
-from superweights.anatomy import Study, ask
-from superweights.anatomy.depth import Depths, angular_distance, investigate
-from superweights.anatomy.jacobian import investigate as jacobian
-from superweights.anatomy.jacobian import probe
-from superweights.anatomy.skipping import removal_effects, skipping
 from superweights.checkpoint import open_checkpoint
 from superweights.errors import SuperweightsError
-from superweights.score import perplexity
+from superweights.interpretability import Study, ask
+from superweights.interpretability.depth import Depths, angular_distance, investigate
+from superweights.interpretability.jacobian import investigate as jacobian
+from superweights.interpretability.jacobian import probe
+from superweights.interpretability.skipping import removal_effects, skipping
+from superweights.scoring import perplexity
 from superweights.stream import streaming
 
 pytestmark = pytest.mark.unit

@@ -7,8 +7,9 @@ import pytest
 import torch
 from laid_open import answers
 
-from superweights.anatomy import Study, ask
-from superweights.anatomy.dimension import (
+from superweights.errors import SuperweightsError
+from superweights.interpretability import Study, ask
+from superweights.interpretability.dimension import (
     FACCO,
     Dimensions,
     intrinsic_dimension,
@@ -16,7 +17,6 @@ from superweights.anatomy.dimension import (
     top_eigen_share,
     two_nearest,
 )
-from superweights.errors import SuperweightsError
 
 pytestmark = pytest.mark.unit
 

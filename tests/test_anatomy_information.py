@@ -9,8 +9,8 @@ import pytest
 import torch
 from laid_open import study
 
-from superweights.anatomy import ask
-from superweights.anatomy.information import (
+from superweights.interpretability import ask
+from superweights.interpretability.information import (
     Informations,
     effective_rank,
     investigate,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from laid_open import answers
 
-from superweights.anatomy.moments import Moments, ceiling
+from superweights.interpretability.moments import Moments, ceiling
 
 pytestmark = pytest.mark.unit
 

@@ -8,9 +8,9 @@ import torch
 from laid_open import study
 from torch.nn import functional
 
-from superweights.anatomy import Body, Study, ask
-from superweights.anatomy.lens import Lenses, check_head, investigate, own_head
 from superweights.errors import SuperweightsError
+from superweights.interpretability import Body, Study, ask
+from superweights.interpretability.lens import Lenses, check_head, investigate, own_head
 from superweights.taps import Site, tapping
 
 pytestmark = pytest.mark.tiny
@@ -64,7 +64,7 @@ def test_what_cannot_be_read_is_refused(monkeypatch):
     with pytest.raises(SuperweightsError, match="no next token"):
         investigate(Study(model, torch.ones(3, 1, dtype=torch.long)))
     monkeypatch.setattr(
-        "superweights.anatomy.lens.own_head", lambda body: lambda h, norm: h @ torch.ones(64, 256)
+        "superweights.interpretability.lens.own_head", lambda body: lambda h, norm: h @ torch.ones(64, 256)
     )
     with pytest.raises(SuperweightsError, match="cannot be asked alone"):
         check_head(Body.of(model), tokens())

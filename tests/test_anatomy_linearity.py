@@ -7,9 +7,9 @@ import pytest
 import torch
 from laid_open import study
 
-from superweights.anatomy import Study
-from superweights.anatomy.linearity import NormalEquations, investigate, massive_tokens
 from superweights.errors import SuperweightsError
+from superweights.interpretability import Study
+from superweights.interpretability.linearity import NormalEquations, investigate, massive_tokens
 
 pytestmark = pytest.mark.unit
 
@@ -93,7 +93,7 @@ def test_the_states_are_those_of_transformers_and_layers_may_come_in_groups(monk
     model = families.tiny_model("llama")
     tokens = torch.randint(3, families.VOCABULARY, (32, 17), generator=torch.Generator().manual_seed(0))
     whole = investigate(Study(model, tokens))
-    monkeypatch.setattr("superweights.anatomy.linearity._BUDGET", 1)
+    monkeypatch.setattr("superweights.interpretability.linearity._BUDGET", 1)
     assert investigate(Study(model, tokens)).layers == whole.layers
     train = tokens[torch.arange(32) % 4 != 3]
     with torch.no_grad():

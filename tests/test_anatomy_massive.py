@@ -7,9 +7,9 @@ import pytest
 import torch
 from laid_open import answers
 
-from superweights.anatomy import MassiveReduction, ask
-from superweights.anatomy.massive_events import Written, events_of
 from superweights.errors import SuperweightsError
+from superweights.interpretability import MassiveReduction, ask
+from superweights.interpretability.massive_events import Written, events_of
 
 pytestmark = pytest.mark.tiny
 

@@ -11,11 +11,11 @@ import torch
 from small import tiny
 from transformers import LlamaConfig
 
-from superweights.anatomy import Study
-from superweights.anatomy.memory import PREFIX, investigate
-from superweights.anatomy.reading_back import Training, prefix_nats, train_reader
 from superweights.checkpoint import open_checkpoint
 from superweights.errors import SuperweightsError
+from superweights.interpretability import Study
+from superweights.interpretability.memory import PREFIX, investigate
+from superweights.interpretability.reading_back import Training, prefix_nats, train_reader
 from superweights.stream import streaming
 
 pytestmark = pytest.mark.tiny

@@ -10,13 +10,13 @@ import pytest
 import torch
 from laid_open import embedded, prose
 
-from superweights.anatomy import Body, Study
-from superweights.anatomy.average_precision import average_precision, chance
-from superweights.anatomy.relation_prompts import read_relations
-from superweights.anatomy.relation_tests import Examination
-from superweights.anatomy.relations import investigate, rank
-from superweights.anatomy.units import unit_modules, unit_values, units_zeroed
 from superweights.errors import SuperweightsError
+from superweights.interpretability import Body, Study
+from superweights.interpretability.average_precision import average_precision, chance
+from superweights.interpretability.relation_prompts import read_relations
+from superweights.interpretability.relation_tests import Examination
+from superweights.interpretability.relations import investigate, rank
+from superweights.interpretability.units import unit_modules, unit_values, units_zeroed
 
 pytestmark = pytest.mark.unit
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from laid_open import embedded, prose, study
 
-from superweights.anatomy import Study
-from superweights.anatomy.replacement import investigate, replacements
-from superweights.anatomy.replacing import MODES, attention_replaced, replaced_weights
 from superweights.errors import SuperweightsError
-from superweights.score import perplexity
+from superweights.interpretability import Study
+from superweights.interpretability.replacement import investigate, replacements
+from superweights.interpretability.replacing import MODES, attention_replaced, replaced_weights
+from superweights.scoring import perplexity
 from superweights.taps import Site, tapping
 
 pytestmark = pytest.mark.unit

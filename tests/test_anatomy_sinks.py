@@ -7,8 +7,8 @@ import pytest
 import torch
 from laid_open import answers
 
-from superweights.anatomy import SinkReduction, ask
 from superweights.errors import SuperweightsError
+from superweights.interpretability import SinkReduction, ask
 
 pytestmark = pytest.mark.tiny
 

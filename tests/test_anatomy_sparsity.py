@@ -9,9 +9,9 @@ import pytest
 import torch
 from laid_open import answers
 
-from superweights.anatomy import Study, ask
-from superweights.anatomy.sparsity import SOFT, Sparsities, drift_of, reduction
 from superweights.errors import SuperweightsError
+from superweights.interpretability import Study, ask
+from superweights.interpretability.sparsity import SOFT, Sparsities, drift_of, reduction
 from superweights.taps import Site, tapping
 
 pytestmark = pytest.mark.unit

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from superweights.address import Address
 from superweights.branch import Branch, branching
 from superweights.checkpoint import open_checkpoint
-from superweights.edit import Edit
+from superweights.editing import Edit
 from superweights.stream import streaming
 from superweights.stream.blocks import find_blocks
 

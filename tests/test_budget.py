@@ -19,8 +19,8 @@ from superweights.budget import Choice, allot, candidates_for, check_plan, sensi
 from superweights.checkpoint import open_checkpoint
 from superweights.cli import run
 from superweights.errors import SuperweightsError
-from superweights.quantize import Scheme, quantize_tensor
-from superweights.quantize.plan import Plan
+from superweights.quantization import Scheme, quantize_tensor
+from superweights.quantization.plan import Plan
 from superweights.stream.linears import linear_tensors
 
 pytestmark = pytest.mark.tiny

@@ -8,9 +8,9 @@ from test_cli_score import SHORT, folder  # noqa: F401 - a fixture
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from superweights.cli import run
-from superweights.quantize import ActivationScheme, Hold, rounding_activations
+from superweights.quantization import ActivationScheme, Hold, rounding_activations
 from superweights.record import Record
-from superweights.score import perplexity
+from superweights.scoring import perplexity
 from superweights.text import embedded_prose, windows
 
 pytestmark = pytest.mark.tiny

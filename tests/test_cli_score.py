@@ -11,9 +11,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from superweights.cli import run
-from superweights.edit import Edit, edited
+from superweights.editing import Edit, edited
 from superweights.record import Record
-from superweights.score import perplexity
+from superweights.scoring import perplexity
 from superweights.text import embedded_prose, read_text, windows
 
 ONE = "model.layers.1.mlp.down_proj.weight[3, 5]"

@@ -13,8 +13,8 @@ from superweights.checkpoint import open_checkpoint
 from superweights.errors import SuperweightsError
 from superweights.formats.compressed_tensors import write_compressed_tensors
 from superweights.formats.dense import write_dense
-from superweights.quantize import Blocks, Scheme
-from superweights.quantize.plan import Plan
+from superweights.quantization import Blocks, Scheme
+from superweights.quantization.plan import Plan
 from superweights.stream.linears import linear_tensors
 
 pytest.importorskip("compressed_tensors", reason="needs superweights[formats]")

@@ -13,8 +13,8 @@ from superweights.address import Address
 from superweights.checkpoint import open_checkpoint
 from superweights.errors import SuperweightsError
 from superweights.formats.gguf import encode, write_gguf
-from superweights.quantize import Blocks, Scheme, quantize_tensor
-from superweights.quantize.plan import Plan
+from superweights.quantization import Blocks, Scheme, quantize_tensor
+from superweights.quantization.plan import Plan
 from superweights.stream import streaming
 from superweights.stream.linears import linear_tensors
 from tests.llama_cpp import divergence, log_probabilities

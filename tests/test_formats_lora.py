@@ -11,13 +11,13 @@ import torch
 
 from superweights.address import Address
 from superweights.checkpoint import open_checkpoint
-from superweights.edit import Edit, edited
+from superweights.editing import Edit, edited
 from superweights.errors import SuperweightsError
 from superweights.formats.gguf import write_gguf
 from superweights.formats.lora import write_gguf_adapter
-from superweights.quantize import Blocks, Clip, Scheme
-from superweights.quantize.plan import Plan
-from superweights.quantize.sidecar import SideCar, kept_weights
+from superweights.quantization import Blocks, Clip, Scheme
+from superweights.quantization.plan import Plan
+from superweights.quantization.sidecar import SideCar, kept_weights
 from superweights.stream import streaming
 from tests.llama_cpp import divergence, log_probabilities
 from tests.tiny_gguf import write_tiny

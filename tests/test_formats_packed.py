@@ -20,8 +20,8 @@ from superweights.formats.dense import write_dense
 from superweights.formats.packed.linear import PackedLinear
 from superweights.formats.packed.packing import pack, pack_bits, unpack, unpack_bits
 from superweights.formats.packed.writing import write_packed
-from superweights.quantize import Blocks, Clip, Scheme, quantize_tensor
-from superweights.quantize.plan import Plan
+from superweights.quantization import Blocks, Clip, Scheme, quantize_tensor
+from superweights.quantization.plan import Plan
 from superweights.stream.linears import linear_tensors
 
 pytestmark = pytest.mark.tiny

@@ -23,11 +23,11 @@ from lm_eval.api.registry import get_model
 from superweights.address import Address
 from superweights.checkpoint import open_checkpoint
 from superweights.cli import run
-from superweights.edit import Edit, edited
+from superweights.editing import Edit, edited
 from superweights.errors import SuperweightsError
 from superweights.harness import PACK, Conditions, SuperweightsLM, accuracy, tasks
 from superweights.harness.__main__ import main
-from superweights.score import predict_last_words, token_losses
+from superweights.scoring import predict_last_words, token_losses
 from superweights.stream import streaming
 from superweights.text import encode
 

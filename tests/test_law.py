@@ -16,56 +16,66 @@ LAW: dict[str, set[str]] = {
     "record": {"address"},
     "checkpoint": {"address"},
     "watch": {"address"},
-    "edit": {"address"},
-    "known": {"address"},
+    "editing": {"address"},
+    "index": {"address"},
     "text": {"record"},
     # The rule by which a model's blocks are told: streaming and taps need it, and neither needs the other.
     "blocks": set(),
     "taps": {"blocks"},
     "stream": {"checkpoint", "address", "blocks"},
     # Many edited versions of one model in a single pass; used by the discovery and by sweeps.
-    "branch": {"edit", "address", "stream"},
-    "score": {"record", "text"},
+    "branch": {"editing", "address", "stream"},
+    "scoring": {"record", "text"},
     # lm-eval's own command opens the model itself: `--model superweights --model_args pretrained=...,edits=...`.
-    "harness": {"record", "checkpoint", "stream", "edit"},
+    "harness": {"record", "checkpoint", "stream", "editing"},
     # Its curves are drawn on the same axes as every other picture.
-    "sweep": {"edit", "score", "record", "address", "stream", "checkpoint", "branch", "text", "picture"},
+    "sweeps": {
+        "editing",
+        "scoring",
+        "record",
+        "address",
+        "stream",
+        "checkpoint",
+        "branch",
+        "text",
+        "picture",
+    },
     # Findings draw themselves in a notebook (picture).
-    "find": {
+    "discovery": {
         "checkpoint",
         "stream",
         "watch",
-        "edit",
+        "editing",
         "branch",
-        "score",
+        "scoring",
         "text",
         "address",
         "record",
         "picture",
     },
-    "quantize": {"checkpoint", "address", "record"},
+    "quantization": {"checkpoint", "address", "record"},
     # Which module a tensor of the file becomes is known to the loader, `stream`.
-    "formats": {"quantize", "checkpoint", "address", "stream"},
+    "formats": {"quantization", "checkpoint", "address", "stream"},
     # Plain SVG: lines and heat maps, for whoever has something to show.
     "picture": set(),
     # Causal questions take super weights out (edit, address), or sub-layers (prune), and say what that costs (score).
-    "anatomy": {"taps", "text", "record", "picture", "edit", "address", "score", "prune"},
+    "interpretability": {"taps", "text", "record", "picture", "editing", "address", "scoring", "pruning"},
     # What it writes it opens again and runs (stream), folder by folder as every format does (formats).
-    "prune": {"taps", "checkpoint", "score", "record", "address", "stream", "formats"},
+    "pruning": {"taps", "checkpoint", "scoring", "record", "address", "stream", "formats"},
     # What `import superweights` teaches transformers: the two model types of ours.
-    "plugin": {"formats", "prune"},
-    "adapt": {"taps", "checkpoint", "edit", "score", "text", "record"},
-    "lab": {"anatomy", "score", "text", "record"},
-    "report": {"record", "known"},
+    "plugin": {"formats", "pruning"},
+    "adaptation": {"taps", "checkpoint", "editing", "scoring", "text", "record"},
+    "lab": {"interpretability", "scoring", "text", "record"},
+    "reports": {"record", "index"},
     # What rounding each matrix costs, and the plan that a bit budget gives: quantize itself runs no model.
-    "budget": {"checkpoint", "address", "record", "stream", "score", "quantize"},
+    "budget": {"checkpoint", "address", "record", "stream", "scoring", "quantization"},
     # A quantized checkpoint beside the original: read by its own tensors, run in the original's model.
-    "audit": {"checkpoint", "address", "record", "stream", "taps", "score", "formats", "quantize"},
+    "audits": {"checkpoint", "address", "record", "stream", "taps", "scoring", "formats", "quantization"},
     # The paper's experiments use everything that was built to find, edit and score; only the command line runs
     # them. `watch` shows Figure 3 its products, `harness` runs the tasks of Table 1.
-    "reproduce": {
-        *("find", "edit", "score", "text", "record", "address", "checkpoint", "stream", "branch"),
-        *("known", "watch", "harness"),
+    "reproductions": {
+        *("discovery", "editing", "scoring", "text", "record", "address", "checkpoint", "stream", "branch"),
+        *("index", "watch", "harness"),
     },
 }
 FREE = {"cli", "explorer", "__main__", "__init__"}

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from superweights.address import Address
-from superweights.find import Findings
-from superweights.find.residual import LayerSpike
+from superweights.discovery import Findings
+from superweights.discovery.residual import LayerSpike
 from superweights.record import Record, Score, SuperWeight
 
 ROOT = Path(__file__).parent.parent

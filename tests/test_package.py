@@ -34,7 +34,10 @@ def test_an_unknown_name_is_an_attribute_error():
 
 @pytest.mark.parametrize(
     "order",
-    ["from superweights import find", "from superweights.find import Search; from superweights import find"],
+    [
+        "from superweights import find",
+        "from superweights.discovery import Search; from superweights import find",
+    ],
 )
 def test_find_can_be_called_whatever_was_imported_first(order):
     assert run_python(f"{order}; print(callable(find))") == "True"

@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from superweights.address import Address
 from superweights.branch import Branch, branching
-from superweights.edit import Edit, edited
-from superweights.find.proof import measure
+from superweights.discovery.proof import measure
+from superweights.editing import Edit, edited
 from superweights.stream import device
 
 LARGER = Edit(Address("model.layers.1.mlp.down_proj.weight", (3, 5)), value=30.0)

@@ -18,11 +18,11 @@ from superweights.address import Address
 from superweights.checkpoint import open_checkpoint
 from superweights.cli import console, run
 from superweights.cli.scan import print_tables
+from superweights.discovery import outliers
+from superweights.discovery.mlps import find_mlps
+from superweights.discovery.outliers import tally_for, tiles
+from superweights.discovery.scan import scan
 from superweights.errors import SuperweightsError
-from superweights.find import outliers
-from superweights.find.mlps import find_mlps
-from superweights.find.outliers import tally_for, tiles
-from superweights.find.scan import scan
 from superweights.record import Record
 
 needs_model = pytest.mark.skipif(

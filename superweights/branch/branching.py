@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from superweights.address import layout_of
 from superweights.branch.calls import first_tensor, hidden_of, like_output, repeated, same, takes, with_hidden
-from superweights.edit import Edit, edited
+from superweights.editing import Edit, edited
 from superweights.stream.blocks import find_blocks
 
 # What a model's own code raises when one of its blocks is called in a way it does not expect.

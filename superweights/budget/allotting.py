@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from superweights.errors import SuperweightsError
-from superweights.quantize.scheme import Scheme
+from superweights.quantization.scheme import Scheme
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from superweights.address import Address
 from superweights.budget.allotting import Choice
 from superweights.checkpoint import Checkpoint
 from superweights.errors import SuperweightsError
-from superweights.quantize.plan import Plan
-from superweights.quantize.scheme import Blocks, Scheme
-from superweights.quantize.tensor import quantize_tensor
-from superweights.score import Comparison, Variant, compare, compare_all
+from superweights.quantization.plan import Plan
+from superweights.quantization.scheme import Blocks, Scheme
+from superweights.quantization.tensor import quantize_tensor
+from superweights.scoring import Comparison, Variant, compare, compare_all
 from superweights.stream import streaming
 
 _GROUPS, _THIRTY_TWO = Blocks("group", (64,)), Blocks("group", (32,))

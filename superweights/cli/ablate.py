@@ -32,7 +32,7 @@ def ablate(
     """
     from superweights.address import Address
     from superweights.cli.scoring import Reading, Source, measure
-    from superweights.edit import zero
+    from superweights.editing import zero
 
     weights = [Address.parse(each) for each in address]
     rows = [(f"{number} gone", zero(weight)) for number, weight in enumerate(weights, 1)]

@@ -13,7 +13,7 @@ from superweights.errors import SuperweightsError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from superweights.quantize import ActivationScheme
+    from superweights.quantization import ActivationScheme
     from superweights.record import Record
 
 # What is held out by default, in root mean squares of a token or of a sequence. Chosen on embedded prose
@@ -77,7 +77,7 @@ def measure_activations(
 
 def schemes_of(rounding: Rounding) -> list[tuple[str, str, ActivationScheme]]:
     """Scale, way and scheme of each row of the table."""
-    from superweights.quantize import INT8_WEIGHTS, ActivationScheme, Hold, Scheme, Smooth
+    from superweights.quantization import INT8_WEIGHTS, ActivationScheme, Hold, Scheme, Smooth
 
     for given, allowed in ((rounding.weights, WEIGHTS), *((scale, SCALES) for scale in rounding.scales)):
         if given not in allowed:
@@ -124,9 +124,9 @@ def _scores(
     progress: Progress,
 ) -> dict[str, Any]:
     """The model's perplexity, and every scheme's difference from it, row by row."""
-    from superweights.quantize import Rounding as Applied
-    from superweights.quantize import activation_report, calibrate
-    from superweights.score import Variant, compare
+    from superweights.quantization import Rounding as Applied
+    from superweights.quantization import activation_report, calibrate
+    from superweights.scoring import Variant, compare
 
     found: dict[str, Any] = {"rows": [], "layers": []}
     for scale, way, scheme in schemes:

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from superweights.anatomy.questions import QUESTIONS, answer_all, question_named
 from superweights.cli import console, options
 from superweights.errors import SuperweightsError
+from superweights.interpretability.questions import QUESTIONS, answer_all, question_named
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from superweights.anatomy import Answer, Sheet, Study
     from superweights.checkpoint import Checkpoint
+    from superweights.interpretability import Answer, Sheet, Study
     from superweights.record import Record
 
 _ALL = "all"
@@ -130,7 +130,7 @@ def _study(
     checkpoint: Checkpoint, model: Any, reading: Reading, rest: dict[str, Any]
 ) -> tuple[dict[str, Any], Study]:
     """The study, and its conditions for the record."""
-    from superweights.anatomy import Study
+    from superweights.interpretability import Study
     from superweights.text import embedded_prose, read_text, windows
 
     text = read_text(reading.text) if reading.text is not None else embedded_prose()

@@ -30,7 +30,7 @@ def attach(
     import json
 
     from superweights.checkpoint import open_checkpoint
-    from superweights.quantize.peel import read_side_car
+    from superweights.quantization.peel import read_side_car
 
     taken_out = read_side_car(side_car)
     with open_checkpoint(base, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code) as checkpoint:
@@ -44,7 +44,7 @@ def attach(
                 )
             lacking = write_gguf_adapter(checkpoint, taken_out, to)
         else:
-            from superweights.quantize.adapter import write_adapter
+            from superweights.quantization.adapter import write_adapter
             from superweights.stream import streaming
 
             with streaming(checkpoint, device=device, resident=True) as model:

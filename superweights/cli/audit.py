@@ -10,7 +10,7 @@ from superweights.cli import console, options
 from superweights.cli.score import progress
 
 if TYPE_CHECKING:
-    from superweights.audit import Audit
+    from superweights.audits import Audit
     from superweights.record import Record
 
 
@@ -36,7 +36,7 @@ def audit(
 
     Example: superweights audit smollm2-int4 --against embedded
     """
-    from superweights.audit import audit as hold_against
+    from superweights.audits import audit as hold_against
     from superweights.checkpoint import open_checkpoint
     from superweights.cli.scoring import tokens_for
     from superweights.cli.weights import chosen_weights

@@ -13,7 +13,7 @@ from superweights.cli import console, options
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from superweights.edit import Edit
+    from superweights.editing import Edit
     from superweights.harness import Conditions
     from superweights.record import Record
 
@@ -53,7 +53,7 @@ def evaluate(
     'model.layers.11.mlp.down_proj.weight[507, 1229]=0'
     """
     from superweights.cli.scoring import Source
-    from superweights.edit import Edit
+    from superweights.editing import Edit
     from superweights.harness import Conditions
 
     edits = [Edit.parse(each) for each in edit or ()]

@@ -70,8 +70,8 @@ def _weights(checkpoint: Checkpoint, named: list[str], record: Path | None) -> l
     from superweights.address import Address
     from superweights.cli.score import progress
     from superweights.cli.weights import weights_of
+    from superweights.discovery import find
     from superweights.errors import SuperweightsError
-    from superweights.find import find
 
     if named:
         for each in named:

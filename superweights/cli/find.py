@@ -17,7 +17,7 @@ from superweights.cli import console, options
 from superweights.errors import SuperweightsError
 
 if TYPE_CHECKING:
-    from superweights.find import Findings
+    from superweights.discovery import Findings
     from superweights.record import Record, Score, SuperWeight
 
 _LEGEND = (
@@ -88,7 +88,7 @@ def _check(mode: str, out: Path | None) -> None:
 
 
 def _search(checkpoint, settings: dict[str, Any], prompt, text: Path | None, progress, loading) -> Findings:
-    from superweights.find import Search, find
+    from superweights.discovery import Search, find
     from superweights.text import read_text
 
     search = Search(prompts=tuple(prompt) if prompt else None, **settings)
@@ -249,7 +249,7 @@ def _model_word(findings: Findings) -> str:
 
 
 def _show_published(checkpoint, threshold: float, loading: dict[str, Any], as_json: bool) -> None:
-    from superweights.find.published import find_as_published
+    from superweights.discovery.published import find_as_published
 
     found = find_as_published(checkpoint, threshold, **loading)
     if as_json:

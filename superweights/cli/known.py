@@ -12,7 +12,7 @@ from superweights.errors import SuperweightsError
 from superweights.record import to_json_line
 
 if TYPE_CHECKING:
-    from superweights.known import KnownWeight, Match
+    from superweights.index import KnownWeight, Match
 
 _EMBEDDED = "embedded"
 
@@ -33,7 +33,7 @@ def known(
 
     Example: superweights known ./my-llama --verify
     """
-    from superweights.known import load_known, look_up
+    from superweights.index import load_known, look_up
 
     if html is not None or card is not None:
         _write(model, verify, json, html, card)
@@ -49,8 +49,8 @@ def known(
 
 def _write(model: str | None, verify: bool, json: bool, html: Path | None, card: Path | None) -> None:
     """The whole index as a page, as a card, or both."""
-    from superweights.known import load_known
-    from superweights.report import index_card, index_page
+    from superweights.index import load_known
+    from superweights.reports import index_card, index_page
 
     if model is not None or verify or json:
         raise SuperweightsError(
@@ -69,8 +69,8 @@ def _write(model: str | None, verify: bool, json: bool, html: Path | None, card:
 def _look_inside(model: str, verify: bool, json: bool) -> None:
     """Look an opened checkpoint up, and hold each entry against it if asked."""
     from superweights.checkpoint import open_checkpoint
-    from superweights.known import look_up
-    from superweights.known import verify as held_against
+    from superweights.index import look_up
+    from superweights.index import verify as held_against
 
     with open_checkpoint(model) as checkpoint:
         matches = look_up(checkpoint)
@@ -153,7 +153,7 @@ def _nothing(model: str) -> str:
     """What to say when nothing is known, with the closest names there are."""
     from difflib import get_close_matches
 
-    from superweights.known import names_known
+    from superweights.index import names_known
 
     names = {name.split("/")[-1].lower(): name for name in names_known()}
     close = get_close_matches(model.rstrip("/").split("/")[-1].lower(), names, n=3, cutoff=0.6)

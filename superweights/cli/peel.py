@@ -32,8 +32,8 @@ def peel(
 
     from superweights.checkpoint import open_checkpoint
     from superweights.cli.weights import chosen_weights
-    from superweights.quantize.peel import SIDE_CAR
-    from superweights.quantize.peel import peel as split
+    from superweights.quantization.peel import SIDE_CAR
+    from superweights.quantization.peel import peel as split
     from superweights.stream.linears import linear_tensors
 
     with open_checkpoint(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code) as checkpoint:

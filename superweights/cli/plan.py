@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from superweights.address import Address
     from superweights.budget import Allotment, Sensitivity
     from superweights.checkpoint import Checkpoint
-    from superweights.quantize.plan import Plan
-    from superweights.quantize.scheme import Scheme
+    from superweights.quantization.plan import Plan
+    from superweights.quantization.scheme import Scheme
     from superweights.record import Record
 
 _FRONTIER = 12
@@ -95,7 +95,7 @@ def _planned(
 ) -> tuple[Allotment, Plan, Record]:
     """The plan, by the first half of the windows, and what it does to the second."""
     from superweights.budget import allot, sensitivities
-    from superweights.quantize.plan import Plan
+    from superweights.quantization.plan import Plan
     from superweights.stream.linears import linear_tensors
 
     matrices = linear_tensors(checkpoint)
@@ -122,7 +122,7 @@ def _checked(
 ) -> Record:
     """The plan and the single schemes next to its bits, all measured on windows that chose none of them."""
     from superweights.budget import check_plan
-    from superweights.quantize.plan import Plan
+    from superweights.quantization.plan import Plan
     from superweights.record import Record, versions
 
     planned = check_plan(checkpoint, made, tokens, device=device, seed=seed)

@@ -15,8 +15,8 @@ from superweights.errors import SuperweightsError
 
 if TYPE_CHECKING:
     from superweights.checkpoint import Checkpoint
-    from superweights.prune import Dropped
-    from superweights.prune.writing import Pruned
+    from superweights.pruning import Dropped
+    from superweights.pruning.writing import Pruned
     from superweights.record import Record
 
 _WHAT = ("attention", "mlp", "block", "joint", "run")
@@ -84,7 +84,7 @@ def prune(
 
 def _write(checkpoint: Checkpoint, dropped: Dropped, to: Path, device: str, record: Record) -> Pruned:
     """Write the pruned checkpoint, and say so in the record."""
-    from superweights.prune import prune as write
+    from superweights.pruning import prune as write
 
     with progress() as bar:
         count = lambda _, done, total: bar("writing", done, total)  # noqa: E731

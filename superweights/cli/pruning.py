@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from superweights.anatomy.redundancy import Part
     from superweights.checkpoint import Checkpoint
-    from superweights.prune import DropEffect, Dropped
+    from superweights.interpretability.redundancy import Part
+    from superweights.pruning import DropEffect, Dropped
     from superweights.record import Record, Score
 
 
@@ -41,9 +41,9 @@ def chosen(
     device: str,
 ) -> tuple[Record, Dropped]:
     """What goes, by the first half of the windows, and what that costs on the second, beside random choices."""
-    from superweights.anatomy.redundancy import choose_at_random
     from superweights.cli.weights import weights_if_any
-    from superweights.prune import drop_effects
+    from superweights.interpretability.redundancy import choose_at_random
+    from superweights.pruning import drop_effects
     from superweights.stream import streaming
 
     half = len(tokens) // 2
@@ -70,8 +70,8 @@ def chosen(
 
 def _read(model: nn.Module, tokens: Tensor, bar: Any) -> tuple[Any, Any]:
     """The redundancy of every sub-layer, and the massive activations where the model's writes can be told."""
-    from superweights.anatomy import MassiveReduction, Study
-    from superweights.anatomy.redundancy import Redundancies
+    from superweights.interpretability import MassiveReduction, Study
+    from superweights.interpretability.redundancy import Redundancies
 
     study = Study(model, tokens, progress=bar)
     try:
@@ -83,9 +83,9 @@ def _read(model: nn.Module, tokens: Tensor, bar: Any) -> tuple[Any, Any]:
 
 def _carriers(model: Any, tokens: Tensor, addresses: Any, massive: Any) -> dict[Part, str]:
     """The sub-layers that should stay, each with the reason."""
-    from superweights.prune import carriers
-    from superweights.prune.sublayers import sublayers_of
-    from superweights.score.head import device_of
+    from superweights.pruning import carriers
+    from superweights.pruning.sublayers import sublayers_of
+    from superweights.scoring.head import device_of
 
     found: dict[Part, str] = {}
     for event in massive.events if massive is not None else ():
@@ -100,8 +100,8 @@ def _carriers(model: Any, tokens: Tensor, addresses: Any, massive: Any) -> dict[
 
 
 def _selected(found: Any, wanted: Wanted, carried: Mapping[Part, str]) -> Dropped:
-    from superweights.anatomy.redundancy import choose
-    from superweights.prune import Dropped
+    from superweights.interpretability.redundancy import choose
+    from superweights.pruning import Dropped
 
     if wanted.layers is None:
         return choose(found, wanted.what, wanted.drop, () if wanted.carriers else tuple(carried))

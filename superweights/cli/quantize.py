@@ -15,8 +15,8 @@ from superweights.errors import SuperweightsError
 if TYPE_CHECKING:
     from superweights.address import Address
     from superweights.checkpoint import Checkpoint
-    from superweights.quantize import Scheme
-    from superweights.quantize.plan import Plan
+    from superweights.quantization import Scheme
+    from superweights.quantization.plan import Plan
     from superweights.record import Record
 
 RESTS = ("float32", "bfloat16", "float16")
@@ -113,8 +113,8 @@ def _scheme(
     """The scheme of these options; what is left open is what was best for the grid without data, in this format."""
     from torch import bfloat16, float16
 
-    from superweights.quantize import Blocks, Clip, Scheme
-    from superweights.quantize.scheme import INTEGERS, STANDARD_GROUPS
+    from superweights.quantization import Blocks, Clip, Scheme
+    from superweights.quantization.scheme import INTEGERS, STANDARD_GROUPS
 
     integer = grid in INTEGERS
     plain = format_ == "compressed-tensors" or (format_ == "gguf" and grid == "int8")
@@ -148,7 +148,7 @@ def _rest(rest: str | None, format_: str) -> dict[str, Any]:
 
 
 def _read_plan(path: Path) -> Plan:
-    from superweights.quantize.plan import Plan
+    from superweights.quantization.plan import Plan
     from superweights.text import read_text
 
     return Plan.from_json(read_text(path).text)
@@ -156,7 +156,7 @@ def _read_plan(path: Path) -> Plan:
 
 def _plan(checkpoint: Checkpoint, scheme: Scheme, kept: tuple[list[str], Path | None]) -> Plan:
     """One scheme for all matrices, and the weights to keep."""
-    from superweights.quantize.plan import Plan
+    from superweights.quantization.plan import Plan
     from superweights.stream.linears import linear_tensors
 
     addresses = kept_weights(checkpoint, *kept)
@@ -220,7 +220,7 @@ def _write(checkpoint: Checkpoint, plan: Plan, to: Path, format_: str, **how: An
 
 def _protection(checkpoint: Checkpoint, plan: Plan) -> list[dict[str, Any]]:
     """What rounding does to each kept weight, and whether keeping it changed anything."""
-    from superweights.quantize import protection_report
+    from superweights.quantization import protection_report
 
     said = []
     for tensor in dict.fromkeys(address.tensor for address in plan.keep):

@@ -42,7 +42,7 @@ def report(
 
     Example: superweights report --output smollm2.html
     """
-    from superweights.report import FORMATS, read_records, render
+    from superweights.reports import FORMATS, read_records, render
 
     console.check_out(output)
     form = format_ or (
@@ -75,8 +75,8 @@ def _looked_at(source, reading, seed: int) -> list[Record]:
     from superweights.checkpoint import open_checkpoint
     from superweights.cli.find import record_of
     from superweights.cli.scoring import Writing, measure
-    from superweights.edit import scale, zero
-    from superweights.find import Search, find
+    from superweights.discovery import Search, find
+    from superweights.editing import scale, zero
 
     with (
         progress() as bar,

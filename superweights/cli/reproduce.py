@@ -17,7 +17,7 @@ _WIDE = 120
 
 if TYPE_CHECKING:
     from superweights.record import Record
-    from superweights.reproduce import Reproduction, Setting
+    from superweights.reproductions import Reproduction, Setting
 
 
 Lambada = Annotated[
@@ -77,7 +77,7 @@ def reproduce(
     Example: superweights reproduce figure3
     """
     from superweights.checkpoint import open_checkpoint
-    from superweights.reproduce import reproduce
+    from superweights.reproductions import reproduce
 
     own: dict[str, Any] = {"window": window, "windows": windows, "bos": bos, "batch_size": batch_size}
     own |= {
@@ -108,7 +108,7 @@ def _setting(
     record: Path | None,
 ) -> Setting:
     from superweights.address import Address
-    from superweights.reproduce import Setting
+    from superweights.reproductions import Setting
     from superweights.text import read_passages, read_text
 
     path, limit = lambada
@@ -144,7 +144,7 @@ def _read_record(path: Path) -> Record:
 
 def _save(found: Reproduction, svg: Path | None, out: Path | None) -> None:
     if svg is not None:
-        from superweights.reproduce.plot import draw
+        from superweights.reproductions.plot import draw
 
         console.write_out(svg, draw(found))
     if out is not None:

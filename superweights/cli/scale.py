@@ -35,7 +35,7 @@ def scale(
     """
     from superweights.address import Address
     from superweights.cli.scoring import Reading, Source, measure
-    from superweights.edit import scale as scaled
+    from superweights.editing import scale as scaled
 
     weights = [Address.parse(each) for each in address]
     rows = [(f"{each:g} times", scaled(weights, each)) for each in factor]

@@ -12,7 +12,7 @@ from superweights.cli import console
 from superweights.record import Record, to_json_line
 
 if TYPE_CHECKING:
-    from superweights.find.scan import Scan
+    from superweights.discovery.scan import Scan
 
 
 def scan(
@@ -36,7 +36,7 @@ def scan(
     Example: superweights scan ./my-llama --top 5
     """
     from superweights.checkpoint import open_checkpoint
-    from superweights.find.scan import scan as scan_checkpoint
+    from superweights.discovery.scan import scan as scan_checkpoint
 
     with (
         open_checkpoint(model, allow_pickle=allow_pickle) as checkpoint,

@@ -54,7 +54,7 @@ def score(
     Example: superweights score embedded --edit 'model.layers.11.mlp.down_proj.weight[507, 1229]=0'
     """
     from superweights.cli.scoring import Reading, Source, Writing, measure
-    from superweights.edit import Edit
+    from superweights.editing import Edit
 
     edits = [Edit.parse(each) for each in edit or ()]
     source = Source(model, dtype, device, allow_pickle, trust_remote_code)

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from superweights.checkpoint import Checkpoint
-    from superweights.edit import Change, Edit
+    from superweights.editing import Change, Edit
     from superweights.record import Record
-    from superweights.score import Variant
+    from superweights.scoring import Variant
     from superweights.text import Text
 
 # A row of the table: what is changed, in words, and the edits that change it together.
@@ -116,7 +116,7 @@ class _Scoring:
     def __init__(
         self, model: nn.Module, tokenizer: Any, text: Text, reading: Reading, rows: Rows, seed: int, progress
     ):
-        from superweights.score import Variant
+        from superweights.scoring import Variant
         from superweights.text import read_passages, windows
 
         self._model, self._tokenizer, self._text, self._reading = model, tokenizer, text, reading
@@ -131,7 +131,7 @@ class _Scoring:
 
     def _change(self, row: int, edits: Sequence[Edit]) -> Callable:
         """The row's edits as a context; tried once at once, so that a wrong address costs no waiting."""
-        from superweights.edit import edited
+        from superweights.editing import edited
 
         @contextmanager
         def change() -> Iterator[None]:
@@ -145,7 +145,7 @@ class _Scoring:
 
     def on_text(self) -> dict[str, Any]:
         """Perplexity and bits per byte of the base, and every row's difference from it."""
-        from superweights.score import compare_all, loss_per_window, perplexity_of
+        from superweights.scoring import compare_all, loss_per_window, perplexity_of
 
         first, size = self._reading.first, self._reading.batch_size
         report = self._reporter("scoring")
@@ -177,7 +177,7 @@ class _Scoring:
 
     def last_words(self) -> dict[str, Any]:
         """Last-word accuracy and perplexity of the base and of each row."""
-        from superweights.score import Variant, predict_last_words
+        from superweights.scoring import Variant, predict_last_words
 
         found = []
         for name, variant in (
@@ -197,7 +197,7 @@ class _Scoring:
 
     def writing(self, writing: Writing) -> dict[str, Any]:
         """Continuations beside each other, and the token shift, of each row (or of the base alone)."""
-        from superweights.score import continue_beside, token_shift
+        from superweights.scoring import continue_beside, token_shift
 
         found: dict[str, Any] = {}
         bos = self._reading.bos
@@ -237,7 +237,7 @@ class _Scoring:
         """One model's own numbers on the text."""
         import torch
 
-        from superweights.score import bits_per_byte
+        from superweights.scoring import bits_per_byte
         from superweights.text import window_bytes
 
         found = {"perplexity": asdict(perplexity), "bits_per_byte": None, "losses": list(losses)}

@@ -15,7 +15,7 @@ from superweights.errors import SuperweightsError
 if TYPE_CHECKING:
     from superweights.address import Address
     from superweights.checkpoint import Checkpoint
-    from superweights.sweep import Outcome, Point, Reading, Setup, Source
+    from superweights.sweeps import Outcome, Point, Reading, Setup, Source
 
 GRIDS = ("scale", "each", "pairs", "all", "controls")
 
@@ -83,7 +83,7 @@ def sweep(
 
     Example: superweights sweep embedded --window 64 --windows 8
     """
-    from superweights.sweep import Reading, Source
+    from superweights.sweeps import Reading, Source
     from superweights.text import read_text
 
     _check(grid, plot)
@@ -94,7 +94,7 @@ def sweep(
     store = store or Path(_default_store(setups))
     outcomes = _measure(setups, store, workers, ray, retry_failed)
     if plot is not None:
-        from superweights.sweep import draw
+        from superweights.sweeps import draw
 
         console.write_out(plot, draw(outcomes))
     if out is not None:
@@ -128,7 +128,7 @@ def _planner(
     """The points of all grids, for a checkpoint."""
     from superweights.address import Address
     from superweights.cli.weights import weights_of
-    from superweights.sweep import (
+    from superweights.sweeps import (
         COUNTS,
         SCALES,
         even_steps,
@@ -159,7 +159,7 @@ def _planner(
 def _prepare(
     sources: Sequence[Source], plan: Any, reading: Reading, scores: list[str] | None, seed: int
 ) -> list[Setup]:
-    from superweights.sweep import prepare
+    from superweights.sweeps import prepare
 
     asked = ("loss", *(scores or ()))
     with progress() as bar:
@@ -172,7 +172,7 @@ def _prepare(
 
 def _measure(setups: list[Setup], store: Path, workers: int, ray: bool, retry_failed: bool) -> list[Outcome]:
     """Run the sweep with a bar; say where the results are, also when it is interrupted."""
-    from superweights.sweep import sweep as run
+    from superweights.sweeps import sweep as run
 
     for note in (note for setup in setups for note in setup.notes):
         console.notes.print(f"[dim]note: {console.plain(note)}[/]")
@@ -203,7 +203,7 @@ def _default_store(setups: Sequence[Setup]) -> str:
 
 
 def _export(setups: Sequence[Setup], store: Path, out: Path) -> None:
-    from superweights.sweep import Store
+    from superweights.sweeps import Store
 
     with Store(store, {setup.task.fingerprint: setup.task.name for setup in setups}) as opened:
         console.write_out(out, "".join(f"{line}\n" for line in opened.export()))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from superweights.address import Address
     from superweights.record import Score
-    from superweights.sweep import Outcome, Setup
+    from superweights.sweeps import Outcome, Setup
 
 
 def show_model(outcomes: Sequence[Outcome], setup: Setup) -> None:

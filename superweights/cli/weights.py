@@ -49,7 +49,7 @@ def weights_if_any(checkpoint: Checkpoint, named: list[str] | None, record: Path
 
 
 def _known(checkpoint: Checkpoint) -> list[Address]:
-    from superweights.known import look_up
+    from superweights.index import look_up
 
     matches = [match for match in look_up(checkpoint) if match.address is not None]
     sure = [match for match in matches if match.agreeing]

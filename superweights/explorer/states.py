@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from superweights.address import Address, layout_of
-from superweights.edit import Edit, edited, weight_value
+from superweights.editing import Edit, edited, weight_value
 from superweights.errors import SuperweightsError
 from superweights.stream import device_of
 from superweights.taps import Site, sites_of, tapping

@@ -2,7 +2,7 @@
 
 The format has no place for a single weight beside a packed matrix, so a matrix with a weight to keep stays whole as it
 is stored (its module stands in `ignore`). The alternative, a LoRA adapter that puts the weight back, is
-`superweights.quantize.adapter`.
+`superweights.quantization.adapter`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from superweights.errors import SuperweightsError
 from superweights.formats.dense import PLAN
 from superweights.formats.modules import modules_of
 from superweights.formats.writing import Progress, Written, rounded, write_folder, write_settings
-from superweights.quantize.grids import Integers, grid_of
-from superweights.quantize.plan import Plan
-from superweights.quantize.scheme import Scheme
-from superweights.quantize.tensor import Quantized
+from superweights.quantization.grids import Integers, grid_of
+from superweights.quantization.plan import Plan
+from superweights.quantization.scheme import Scheme
+from superweights.quantization.tensor import Quantized
 from superweights.stream.linears import linear_tensors
 
 _README = """# Rounded by superweights, stored as compressed-tensors

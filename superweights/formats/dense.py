@@ -9,8 +9,8 @@ import torch
 
 from superweights.checkpoint import Checkpoint
 from superweights.formats.writing import Progress, Written, rounded, write_folder, write_settings
-from superweights.quantize.plan import Plan
-from superweights.quantize.tensor import Quantized
+from superweights.quantization.plan import Plan
+from superweights.quantization.tensor import Quantized
 
 _README = """# Rounded, and stored dense
 

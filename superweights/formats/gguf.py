@@ -19,9 +19,9 @@ import torch
 from superweights.checkpoint import Checkpoint
 from superweights.errors import SuperweightsError
 from superweights.formats.writing import Progress, Written
-from superweights.quantize.plan import Plan
-from superweights.quantize.scheme import Scheme
-from superweights.quantize.tensor import Quantized
+from superweights.quantization.plan import Plan
+from superweights.quantization.scheme import Scheme
+from superweights.quantization.tensor import Quantized
 
 # The block size of these types (ggml, `QK8_0`, `QK4_0`, `QK4_1`).
 _BLOCK = 32

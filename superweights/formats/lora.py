@@ -14,8 +14,8 @@ import numpy as np
 from superweights.checkpoint import Checkpoint
 from superweights.checkpoint.gguf import GgufStore
 from superweights.errors import SuperweightsError
-from superweights.quantize.attach import LIKENESS
-from superweights.quantize.sidecar import KeptWeight, SideCar
+from superweights.quantization.attach import LIKENESS
+from superweights.quantization.sidecar import KeptWeight, SideCar
 
 
 def write_gguf_adapter(base: Checkpoint, side_car: SideCar, to: Path) -> dict[str, float]:

@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 
 from superweights.checkpoint import Checkpoint
 from superweights.errors import SuperweightsError
-from superweights.quantize.plan import Plan
-from superweights.quantize.tensor import Quantized
+from superweights.quantization.plan import Plan
+from superweights.quantization.tensor import Quantized
 
 # So much of the original is turned into one file: it is held in memory until the file is written.
 SHARD_BYTES = 1 << 30

@@ -16,7 +16,7 @@ from typing import Any
 from lm_eval.evaluator import evaluate
 from torch import nn
 
-from superweights.edit import Edit
+from superweights.editing import Edit
 from superweights.errors import SuperweightsError
 from superweights.harness.model import SuperweightsLM
 from superweights.harness.tasks import load_tasks

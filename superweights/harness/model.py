@@ -15,7 +15,7 @@ from lm_eval.models import huggingface
 from torch import nn
 
 from superweights.checkpoint import open_checkpoint
-from superweights.edit import Edit, edited
+from superweights.editing import Edit, edited
 from superweights.errors import SuperweightsError
 from superweights.stream import streaming
 

@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from superweights.quantize.tensor import Quantized
+from superweights.quantization.tensor import Quantized
 
 # torch's int4 kernel takes these group sizes, and packs outputs in panels of so many.
 GROUPS, PANEL = (32, 64, 128, 256), 64

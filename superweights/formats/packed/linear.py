@@ -13,8 +13,8 @@ from torch.nn import functional
 from superweights.errors import SuperweightsError
 from superweights.formats.packed.kernels import Int4, Int8, kernel_of
 from superweights.formats.packed.packing import PARTS, unpack
-from superweights.quantize.scheme import Scheme
-from superweights.quantize.tensor import Quantized
+from superweights.quantization.scheme import Scheme
+from superweights.quantization.tensor import Quantized
 from superweights.stream.device import give_back_pages
 
 

@@ -12,7 +12,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from superweights.errors import SuperweightsError
 from superweights.formats.packed.linear import PackedLinear, Packing
-from superweights.quantize.scheme import Scheme
+from superweights.quantization.scheme import Scheme
 
 METHOD = "superweights"
 VERSION = 1

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from superweights.quantize.cutting import cut
-from superweights.quantize.fit import Fitted
-from superweights.quantize.grids import Integers, grid_of
-from superweights.quantize.published import published_blocks
-from superweights.quantize.scheme import Scheme
-from superweights.quantize.tensor import Kept, Quantized
+from superweights.quantization.cutting import cut
+from superweights.quantization.fit import Fitted
+from superweights.quantization.grids import Integers, grid_of
+from superweights.quantization.published import published_blocks
+from superweights.quantization.scheme import Scheme
+from superweights.quantization.tensor import Kept, Quantized
 
 # Names of the parts, after the module's own.
 PARTS = ("codes", "scales", "offsets", "zero_points", "tensor_scale", "kept_indices", "kept_values")

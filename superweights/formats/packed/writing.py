@@ -16,8 +16,8 @@ from superweights.formats.modules import modules_of
 from superweights.formats.packed.config import INNER, MODEL_TYPE, STEM, WEIGHTS
 from superweights.formats.packed.packing import pack
 from superweights.formats.writing import Progress, Written, rounded, write_folder, write_settings
-from superweights.quantize.plan import Plan
-from superweights.quantize.tensor import Quantized
+from superweights.quantization.plan import Plan
+from superweights.quantization.tensor import Quantized
 
 _README = """# A model packed by superweights
 

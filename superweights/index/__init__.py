@@ -1,0 +1,197 @@
+"""The index of published and measured super weights: load it, look a checkpoint up in it, verify an entry.
+
+Facts live in `known.jsonl`, one coordinate a line; what nobody has published is null there and None here.
+A checkpoint is told by its numbers first (the tensor's name and shape, and the value at the coordinate) and
+by its name second: names change (local folders, lower case, fine-tunes, merges), numbers hardly do.
+
+Nothing here needs torch: a name can be looked up on any machine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from superweights.address import Address
+from superweights.index.entry import (
+    Architecture,
+    Effect,
+    Evidence,
+    Fingerprint,
+    KnownWeight,
+    index,
+    load_known,
+    names_known,
+)
+from superweights.index.names import names_in, names_of, names_of_checkpoint
+from superweights.index.place import ROUNDING, CheckpointLike, Place, by_block, find_place
+
+__all__ = [
+    "Architecture",
+    "CheckpointLike",
+    "Effect",
+    "Evidence",
+    "Fingerprint",
+    "KnownWeight",
+    "Match",
+    "Verification",
+    "fingerprint_of",
+    "load_known",
+    "look_up",
+    "names_known",
+    "verify",
+]
+
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Match:
+    """A known weight that a checkpoint or a name leads to, and how.
+
+    `how` is a short sentence: `fingerprint`, `fingerprint (drifted: value moved by 3 %)`, `the model's other
+    coordinates`, `name`, or `name, but the value differs`. `agreeing` of `compared` coordinates of the same
+    model matched by value: the more, the surer. `address` and `value` are what this checkpoint holds.
+    """
+
+    known: KnownWeight
+    how: str
+    agreeing: int = 0
+    compared: int = 0
+    address: Address | None = None
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class Verification:
+    """One entry held against one checkpoint: is the place there, is the number, is it an outlier.
+
+    `value_matches` is None where no value is known; `value_rank` counts larger magnitudes in the tensor.
+    """
+
+    known: KnownWeight
+    tensor_exists: bool
+    index_inside: bool
+    value: float | None
+    value_matches: bool | None
+    value_rank: int | None
+    sentence: str
+
+
+def look_up(asked: str | Path | CheckpointLike) -> list[Match]:
+    """The known weights of a checkpoint or a name, the surest first; empty where nothing matches.
+
+    A plain string or path is looked up by name alone: case, organisation, folder, revision and quantization
+    suffix do not matter. An open checkpoint is first compared number by number with every entry whose tensor
+    it has; its own name, folder name and `_name_or_path` are tried after that.
+
+    >>> [str(match.known) for match in look_up("./models/LLAMA-7b")]
+    ['model.layers.2.mlp.down_proj.weight[3968, 7003]']
+    """
+    if isinstance(asked, str | Path):
+        names = names_in(str(asked))
+        return [Match(known, "name") for known in index() if names & names_of(known)]
+    blocks = by_block(asked)
+    found = {known: find_place(known, asked, blocks) for known in index()}
+    places = {known: place for known, place in found.items() if place is not None}
+    names = names_of_checkpoint(asked)
+    models = {known.model: None for known in index()}
+    matches = [match for model in models for match in _of_model(model, places, names)]
+    return sorted(matches, key=lambda match: -match.agreeing)
+
+
+def verify(known: KnownWeight, checkpoint: CheckpointLike) -> Verification:
+    """`known` held against `checkpoint`: existence, value and rank of magnitude, with a plain sentence.
+
+    Reads the whole tensor once, in chunks of rows.
+    """
+    place = find_place(known, checkpoint)
+    if place is None:
+        return _absent(known, checkpoint)
+    if place.index is None:
+        text = f"row {known.out_channel} of {place.tensor} is there; the index knows no column for it."
+        return Verification(known, True, True, None, None, None, text)
+    mark = fingerprint_of(checkpoint, Address(place.tensor, place.index))
+    matches = None if place.moved is None else place.moved <= ROUNDING
+    if known.value is None:
+        judged = "no value was published to compare it with"
+    else:
+        judged = f"as known ({known.value:.5g})" if matches else f"not the known {known.value:.5g}"
+    rank = "the largest" if mark.value_rank == 0 else f"number {(mark.value_rank or 0) + 1} by magnitude"
+    at = Address(place.tensor, place.index)
+    text = f"{at} is {mark.value:.5g}, {judged}; it is {rank} of its tensor."
+    return Verification(known, True, True, mark.value, matches, mark.value_rank, text)
+
+
+def _absent(known: KnownWeight, checkpoint: CheckpointLike) -> Verification:
+    info = checkpoint.tensors.get(known.tensor)
+    text = f"there is no tensor {known.tensor} here."
+    if info is not None:
+        text = f"{known.tensor} has shape {list(info.shape)} here, so it is not the tensor of {known}."
+    return Verification(known, info is not None, False, None, None, None, text)
+
+
+def fingerprint_of(checkpoint: CheckpointLike, address: Address) -> Fingerprint:
+    """The fingerprint of one number: reads its whole tensor once, in chunks of rows.
+
+    Raises `SuperweightsError` when the index lies outside the tensor.
+    """
+    info = checkpoint.tensors[address.tensor]
+    shape = tuple(info.shape)
+    address.check_shape(shape)
+    value = float(checkpoint.element(address.tensor, address.index))
+    larger, row, column = 0, 0.0, 0.0
+    step = max(1, _CHUNK // max(1, math.prod(shape[1:])))
+    for start in range(0, shape[0], step):
+        rows = checkpoint.read_rows(address.tensor, start, min(start + step, shape[0])).float()
+        larger += int((rows.abs() > abs(value)).sum())
+        along, across = _cross(rows, start, address.index)
+        row, column = row + along, column + across
+    norm = math.sqrt(column) if len(shape) > 1 else None
+    return Fingerprint(
+        address.tensor, shape, address.index, value, larger, math.sqrt(row), norm, str(info.dtype)
+    )
+
+
+def _cross(rows: Any, start: int, at: tuple[int, ...]) -> tuple[float, float]:
+    """The squares, within `rows` (the tensor's rows from `start`), of the row and column that cross at `at`."""
+    first, *rest = at
+    if not rest:
+        return float(rows.square().sum()), 0.0
+    inside = 0 <= first - start < rows.shape[0]
+    if len(rest) > 1:  # a stack of matrices, as fused experts: only one of them counts
+        return _cross(rows[first - start], 0, tuple(rest)) if inside else (0.0, 0.0)
+    along = float(rows[first - start].square().sum()) if inside else 0.0
+    return along, float(rows[:, rest[0]].square().sum())
+
+
+def _of_model(model: str, places: dict[KnownWeight, Place], names: set[str]) -> Iterator[Match]:
+    """The matches of one model: its coordinates are judged together, since they stand or fall together."""
+    entries = [known for known in index() if known.model == model]
+    valued = [places[known] for known in entries if known in places and places[known].moved is not None]
+    agreeing, named = sum(place.agrees for place in valued), bool(names & names_of(entries[0]))
+    if not agreeing and not named:
+        return
+    for known in entries:
+        place = places.get(known)
+        how = _how(place, agreeing > 0, named)
+        if how is not None:
+            at = None if place is None or place.index is None else Address(place.tensor, place.index)
+            yield Match(known, how, agreeing, len(valued), at, place.value if place else None)
+
+
+def _how(place: Place | None, model_agrees: bool, named: bool) -> str | None:
+    """The sentence for one coordinate."""
+    if place is not None and place.agrees and place.moved is not None:
+        if place.moved <= ROUNDING:
+            return "fingerprint"
+        return f"fingerprint (drifted: value moved by {100 * place.moved:.2g} %)"
+    if named:
+        differs = place is not None and place.moved is not None and not place.moved <= ROUNDING
+        return "name, but the value differs" if differs else "name"
+    return (
+        "the model's other coordinates" if model_agrees and (place is None or place.moved is None) else None
+    )

@@ -1,0 +1,254 @@
+"""What each sub-layer adds to the residual stream: new directions (innovation), or a new mixture (reconfiguration).
+
+Source: "Large Vision-Language Models Get Lost in Attention" (arXiv 2605.05668): effective rank, the change of it
+(dS), the share of the new stream outside the old one's column and row spaces (dD), their sum RID, and the rise
+of the token-mixing entropy (MixIG), for one sequence and one update X -> X'.
+
+Where we differ from the paper's code, and agree with its text: dD is half the sum of both parts (the code takes
+the root of their squares against the block's input, for the MLP too), and the entropy is averaged over tokens
+(the code takes the last token, with weights to the eighth power, over log T). The control is ours: the same
+update with random numbers of the same norm in each token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from superweights.errors import SuperweightsError
+from superweights.interpretability.answer import Sheet
+from superweights.interpretability.body import Body
+from superweights.picture import Panel, Series, line_chart
+from superweights.record import Score
+from superweights.taps import Site, Tap
+
+# Sequences measured: each costs six singular value decompositions for each layer.
+SEQUENCES = 4
+_CHUNK = 512
+
+
+def effective_rank(singular: Tensor) -> float:
+    """exp of the entropy of `singular [r]` values as shares: k for k equal ones (Roy and Vetterli 2007)."""
+    shares = singular.double() / singular.double().sum()
+    return torch.special.entr(shares).sum().exp().item()
+
+
+@dataclass(frozen=True, eq=False)
+class Spaces:
+    """One sequence's residual stream `[T, d]` taken apart: singular values, and the spaces it spans."""
+
+    columns: Tensor
+    rows: Tensor
+    singular: Tensor
+
+    @classmethod
+    def of(cls, stream: Tensor) -> Spaces:
+        """The spaces of `stream [T, d]`: rank by `s > max(T, d) eps s_max`, in float64 arithmetic."""
+        u, s, vh = torch.linalg.svd(stream.double(), full_matrices=False)
+        eps = torch.finfo(stream.dtype if stream.is_floating_point() else torch.float64).eps
+        rank = int((s > max(stream.shape) * eps * s[0]).sum())
+        return cls(u[:, :rank], vh[:rank].T, s)
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one update did: change of the effective rank over min(T, d), the parts of the new stream outside the
+    old column (token) and row (feature) spaces over its norm, and the rise of the mixing entropy in nats.
+    """
+
+    rank_change: float
+    outside_columns: float
+    outside_rows: float
+    mixing_nats: float
+
+    @property
+    def innovation(self) -> float:
+        """dD, 0 to 1. With no more tokens than channels the column part is 0, so at most 1/2."""
+        return (self.outside_columns + self.outside_rows) / 2
+
+    @property
+    def rid(self) -> float:
+        """dS + dD, 0 to 2."""
+        return self.rank_change + self.innovation
+
+
+def update_of(before: Tensor, after: Tensor, spaces: Spaces | None = None) -> Update:
+    """What the update from `before` to `after`, both `[T, d]`, did."""
+    old = spaces or Spaces.of(before)
+    new = after.double()
+    norm = new.norm().item() or 1.0
+    columns = (new - old.columns @ (old.columns.T @ new)).norm().item() / norm
+    rows = (new - (new @ old.rows) @ old.rows.T).norm().item() / norm
+    change = abs(effective_rank(torch.linalg.svdvals(new)) - effective_rank(old.singular)) / min(new.shape)
+    return Update(change, columns, rows, mixing_entropy(after) - mixing_entropy(before))
+
+
+def mixing_entropy(stream: Tensor) -> float:
+    """How evenly each token resembles the others: entropy in nats of (cosine + 1) / 2 as shares, mean over tokens.
+
+    log T for T equal rows. Rows of zeros resemble every row half. Memory: 512 rows of cosines.
+    """
+    unit = torch.nn.functional.normalize(stream.double(), dim=1)
+    total = 0.0
+    for start in range(0, len(unit), _CHUNK):
+        weights = (unit[start : start + _CHUNK] @ unit.T + 1).clamp_min(0) / 2
+        total += torch.special.entr(weights / weights.sum(1, keepdim=True)).sum().item()
+    return total / len(unit)
+
+
+def noise_like(update: Tensor, generator: torch.Generator) -> Tensor:
+    """Random directions with the norm of each row of `update [T, d]`."""
+    noise = torch.randn(update.shape, generator=generator, dtype=torch.float64)
+    return noise * (update.double().norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True))
+
+
+@dataclass(frozen=True)
+class SubLayer:
+    """One sub-layer (`attention` or `mlp`), means over sequences; `noise_*` the same for a random update."""
+
+    layer: int
+    part: str
+    effective_rank: float
+    rank_change: float
+    innovation: float
+    rid: float
+    mixing_nats: float
+    noise_innovation: float
+    noise_mixing_nats: float
+
+
+@dataclass(frozen=True)
+class Information:
+    """Innovation and reconfiguration of each sub-layer over `sequences` sequences of `tokens` tokens."""
+
+    parts: tuple[SubLayer, ...]
+    sequences: int
+    tokens: int
+    width: int
+
+    def mean(self, part: str, what: str) -> float:
+        """The mean of a number over the layers' sub-layers of one kind, without the first layer's.
+
+        The first block writes into bare embeddings, and would outweigh the others.
+        """
+        values = [getattr(each, what) for each in self.parts if each.part == part and each.layer > 0]
+        return sum(values) / len(values) if values else float("nan")
+
+    def scores(self) -> tuple[Score, ...]:
+        return tuple(
+            Score(f"{name} of {part}, mean without layer 0", self.mean(part, what), unit, self.sequences)
+            for part in ("attention", "mlp")
+            for name, what, unit in (
+                ("innovation dD", "innovation", ""),
+                ("RID", "rid", ""),
+                ("MixIG", "mixing_nats", "nats"),
+            )
+        )
+
+    def sheets(self) -> tuple[Sheet, ...]:
+        titles = (
+            "layer",
+            "part",
+            "effective rank",
+            "dS",
+            "dD",
+            "RID",
+            "MixIG, nats",
+            "noise: dD",
+            "noise: MixIG",
+        )
+        note = f"Means over {self.sequences} sequences of {self.tokens} tokens, {self.width} channels."
+        if self.tokens <= self.width:
+            note += " With no more tokens than channels dD is at most 1/2: no update leaves the column space."
+        return (Sheet("what sub-layers add", titles, [tuple(vars(e).values()) for e in self.parts], note),)
+
+    def panels(self) -> tuple[Panel, ...]:
+        def lines(what: str, noise: str) -> list[Series]:
+            found = []
+            for part in ("attention", "mlp"):
+                mine = [each for each in self.parts if each.part == part]
+                found.append(Series(part, [(e.layer, getattr(e, what)) for e in mine]))
+                found.append(
+                    Series(
+                        f"noise in place of {part}", [(e.layer, getattr(e, noise)) for e in mine], dashed=True
+                    )
+                )
+            return found
+
+        return (
+            line_chart("innovation", "layer", "dD", lines("innovation", "noise_innovation")),
+            line_chart("reconfiguration", "layer", "MixIG, nats", lines("mixing_nats", "noise_mixing_nats")),
+        )
+
+
+class Informations:
+    """The question as a reduction: the first sequences, one at a time."""
+
+    def __init__(self, sequences: int = SEQUENCES, seed: int = 0):
+        self._wanted = sequences
+        self._generator = torch.Generator().manual_seed(seed)
+        self._found: dict[tuple[int, str], list[tuple[float, Update, Update]]] = {}
+        self._streams: list[Tensor] = []
+        self._taken = self._now = 0
+        self._shape = (0, 0)
+
+    def taps(self, body: Body) -> Mapping[Site, Tap]:
+        body.every("block_in", "mid", "block_out")
+        taps: dict[Site, Tap] = {}
+        for layer in range(body.layers):
+            taps[Site("block_in", layer)] = lambda h: self._start(h)
+            taps[Site("mid", layer)] = lambda h, layer=layer: self._note(layer, "attention", h)
+            taps[Site("block_out", layer)] = lambda h, layer=layer: self._note(layer, "mlp", h)
+        return taps
+
+    def begin(self, ids: Tensor) -> None:
+        if ids.shape[1] < 2:
+            raise SuperweightsError("Sequences of one token have no mixture.", hint="use longer windows.")
+        self._now = min(len(ids), self._wanted - self._taken)
+        self._taken += self._now
+
+    def _start(self, hidden: Tensor) -> None:
+        self._streams = [row.clone().cpu() for row in hidden[: self._now]]
+        self._shape = (hidden.shape[1], hidden.shape[2])
+
+    def _note(self, layer: int, part: str, hidden: Tensor) -> None:
+        after = [row.clone().cpu() for row in hidden[: self._now]]
+        for old, new in zip(self._streams, after, strict=True):
+            spaces = Spaces.of(old)
+            noisy = (old.double() + noise_like(new.double() - old.double(), self._generator)).to(old.dtype)
+            measured = (
+                effective_rank(spaces.singular),
+                update_of(old, new, spaces),
+                update_of(old, noisy, spaces),
+            )
+            self._found.setdefault((layer, part), []).append(measured)
+        self._streams = after
+
+    def answer(self) -> Information:
+        parts = []
+        for (layer, part), measured in sorted(self._found.items()):
+            n = len(measured)
+            mean = lambda take, m=measured, n=n: sum(take(*each) for each in m) / n  # noqa: E731
+            parts.append(
+                SubLayer(
+                    layer,
+                    part,
+                    mean(lambda rank, real, noise: rank),
+                    mean(lambda rank, real, noise: real.rank_change),
+                    mean(lambda rank, real, noise: real.innovation),
+                    mean(lambda rank, real, noise: real.rid),
+                    mean(lambda rank, real, noise: real.mixing_nats),
+                    mean(lambda rank, real, noise: noise.innovation),
+                    mean(lambda rank, real, noise: noise.mixing_nats),
+                )
+            )
+        return Information(tuple(parts), self._taken, *self._shape)
+
+
+def investigate(study: Any) -> Information:
+    """The question for `study`, on its first four sequences."""
+    return replace(study, ids=study.ids[:SEQUENCES]).ask(Informations(seed=study.seed))[0]

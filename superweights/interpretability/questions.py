@@ -1,0 +1,132 @@
+"""The questions: a word for the command line, what it asks, and the file that answers. Imports nothing heavy.
+
+To add one: a file in this folder, a line here, a test (see CONTRIBUTING.md). The file has
+
+- `reduction(study) -> Reduction` when one pass answers it: it is then part of `all`;
+- `investigate(study) -> Answer` otherwise, or beside it, when the question can also intervene (`causal`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from superweights.errors import SuperweightsError
+
+if TYPE_CHECKING:
+    from superweights.interpretability.study import Study
+
+
+@dataclass(frozen=True)
+class Question:
+    """A word, what it asks in one line, and what its file offers.
+
+    `file` is the module in this folder. `one_pass`: it has `reduction(study)`. `causal`: its
+    `investigate(study)` intervenes when `study.causal` is set.
+    """
+
+    word: str
+    asks: str
+    file: str
+    one_pass: bool = True
+    causal: bool = False
+
+    def answer(self, study: Study) -> Any:
+        """The answer for `study`. Raises `SuperweightsError` where interventions are asked of a question
+        that has none."""
+        home = import_module(f"superweights.interpretability.{self.file}")
+        if study.causal and not self.causal:
+            raise SuperweightsError(
+                f"The question {self.word} has no intervention.", hint="leave out --causal."
+            )
+        if study.causal or not self.one_pass:
+            return home.investigate(study)
+        return study.ask(home.reduction(study))[0]
+
+
+QUESTIONS: tuple[Question, ...] = (
+    Question(
+        "massive",
+        "where massive activations are born, carried, erased; by which weight",
+        "massive",
+        causal=True,
+    ),
+    Question("sinks", "where attention goes when there is nothing to say: token 0", "sinks", causal=True),
+    Question(
+        "contributions",
+        "which tokens make a layer's output",
+        "contributions",
+        causal=True,
+    ),
+    Question("kurtosis", "how heavy the tails of the activations are, and in which features", "kurtosis"),
+    Question("dimension", "how many directions the residual stream uses", "dimension"),
+    Question(
+        "sparsity", "how sparse the neurons are, how far they spike, whether weights drifted", "sparsity"
+    ),
+    Question("depth", "how far each block turns the stream; what is lost without it", "depth", causal=True),
+    Question(
+        "redundancy",
+        "which attentions, MLPs and blocks could be dropped",
+        "redundancy",
+        causal=True,
+    ),
+    Question(
+        "linearity", "how close each block is to a linear map, token by token", "linearity", one_pass=False
+    ),
+    Question("jacobian", "how close each block is to doing nothing", "jacobian", one_pass=False),
+    Question(
+        "information",
+        "what each sub-layer adds: new directions or a new mixture",
+        "information",
+        one_pass=False,
+    ),
+    Question("lens", "what the model would say after each block", "lens", one_pass=False),
+    Question(
+        "replacement", "what attention is worth: other weights in its place", "replacement", one_pass=False
+    ),
+    Question("memory", "how much of the text before it a token remembers", "memory", one_pass=False),
+    Question("relations", "which units know a relation, such as capitals", "relations", one_pass=False),
+    Question("words", "what stop words, punctuation and articles are worth", "removal", one_pass=False),
+)
+
+
+def question_named(word: str) -> Question:
+    """The question called `word`. Raises `SuperweightsError` with the list for any other word."""
+    found = next((question for question in QUESTIONS if question.word == word), None)
+    if found is None:
+        raise SuperweightsError(
+            f"There is no question {word!r}.",
+            hint=f"ask one of {', '.join(question.word for question in QUESTIONS)}, all.",
+        )
+    return found
+
+
+def answer_all(study: Study) -> dict[str, Any]:
+    """The answers of every one-pass question, by word, in a single pass; a refusal stands in its place, in words."""
+    answers: dict[str, Any] = {}
+    asked: dict[str, Any] = {}
+    for question in QUESTIONS:
+        if not question.one_pass:
+            continue
+        home = import_module(f"superweights.interpretability.{question.file}")
+        refusal = _refusal(study, home)
+        answers[question.word] = refusal
+        if refusal is None:
+            asked[question.word] = home.reduction(study)
+    if asked:
+        answers |= dict(zip(asked, study.ask(*asked.values()), strict=True))
+    return answers
+
+
+def _refusal(study: Study, home: Any) -> str | None:
+    """Why this model or these tokens cannot be asked the question whose file is `home`, or None."""
+    from superweights.interpretability.body import Body
+
+    try:
+        reduction = home.reduction(study)
+        reduction.taps(Body.of(study.model))
+        reduction.begin(study.ids[:1])
+    except SuperweightsError as error:
+        return error.message
+    return None

@@ -1,0 +1,48 @@
+"""The config of a pruned checkpoint, under a model type of its own.
+
+A plain transformers would give a model without some of its weights random ones in their place, with a warning and exit
+code 0. A model type that it does not know is an error. After `import superweights` it is resolved.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers.configuration_utils import PreTrainedConfig
+
+from superweights.errors import SuperweightsError
+from superweights.pruning.absent import Gaps
+
+MODEL_TYPE = "superweights_pruned"
+INNER = "superweights_pruned_model_type"
+GAPS = "superweights_gaps"
+
+
+class PrunedModelConfig(PreTrainedConfig):
+    """Never itself: `from_dict` gives the config of the model that was pruned, in a class that knows its gaps."""
+
+    model_type = MODEL_TYPE
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
+        """The inner model's config, with the gaps under the name of `GAPS`."""
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+        from superweights.pruning.classes import pruned_config
+
+        kind = config_dict.get(INNER)
+        if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+            raise SuperweightsError(
+                f"This pruned checkpoint was of the model type {kind!r}, which transformers does not know.",
+                hint="pip install --upgrade transformers.",
+            )
+        Gaps.from_dict(config_dict.get(GAPS))
+        inner = {name: value for name, value in config_dict.items() if name not in ("model_type", INNER)}
+        return pruned_config(CONFIG_MAPPING[kind]).from_dict({**inner, "model_type": kind}, **kwargs)
+
+
+def marked(config: dict[str, Any]) -> dict[str, Any]:
+    """A config as it stands in a pruned checkpoint's config.json; one that has the mark already stays as it is."""
+    if config.get("model_type") == MODEL_TYPE or GAPS not in config:
+        return config
+    return {**config, INNER: config["model_type"], "model_type": MODEL_TYPE}

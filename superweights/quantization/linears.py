@@ -1,0 +1,133 @@
+"""The linear layers of a model whose inputs are rounded, and one way to stand in for their forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from superweights.errors import SuperweightsError
+from superweights.quantization.activation_scheme import ActivationScheme, Place
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """One linear layer: its name in the model, and which axis of its weight is the output."""
+
+    name: str
+    module: nn.Module
+    out_axis: int
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight as the module holds it now."""
+        return self.module.get_parameter("weight")
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias as the module holds it now."""
+        return getattr(self.module, "bias", None)
+
+    @property
+    def inputs(self) -> int:
+        """How many input channels it has."""
+        return self.weight.shape[1 - self.out_axis]
+
+
+def linears_of(model: nn.Module, scheme: ActivationScheme | None = None) -> tuple[Linear, ...]:
+    """Every nn.Linear and Conv1D of `model` but the output head, in the order of its modules.
+
+    Fused experts are parameters without a layer of their own, and are not among them. Raises
+    `SuperweightsError` where none is left, a pattern of the scheme matches nothing, or a layer is quantized.
+    """
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    found = [
+        Linear(name, module, 1 if hasattr(module, "nf") else 0)
+        for name, module in model.named_modules()
+        if module is not head and (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D")
+    ]
+    if scheme is not None:
+        _check_patterns([linear.name for linear in found], scheme)
+        found = [linear for linear in found if not scheme.skips(linear.name)]
+    if not found:
+        raise SuperweightsError(
+            f"{type(model).__name__} has no linear layer to round.",
+            hint="the scheme skips all of them, or the model keeps its weights in fused experts.",
+        )
+    for linear in found:
+        if type(linear.module).__name__ not in ("Linear", "Conv1D", "NonDynamicallyQuantizableLinear"):
+            raise SuperweightsError(
+                f"{linear.name} is a {type(linear.module).__name__}: it is quantized or wrapped already.",
+                hint="open the original checkpoint, without a quantization config or adapters.",
+            )
+    return tuple(found)
+
+
+def places_in(module: str, scheme: ActivationScheme) -> tuple[Place, ...]:
+    """The listed places of one layer."""
+    return tuple(place for place in scheme.hold.places if place.is_in(module))
+
+
+@contextmanager
+def replaced(linears: tuple[Linear, ...], forward: Callable[[Linear, Tensor], Tensor]) -> Iterator[None]:
+    """Every layer answers with `forward(layer, x)` inside the `with`; afterwards with its own forward again."""
+    before = [linear.module.__dict__.get("forward") for linear in linears]
+    try:
+        for linear in linears:
+            linear.module.forward = _standing_in(linear, forward)
+        yield
+    finally:
+        for linear, own in zip(linears, before, strict=True):
+            if own is None:
+                linear.module.__dict__.pop("forward", None)
+            else:
+                linear.module.forward = own
+
+
+@contextmanager
+def observed(linears: tuple[Linear, ...], look: Callable[[Linear, Tensor], None]) -> Iterator[None]:
+    """`look(layer, x)` at every layer's input inside the `with`; the model computes as it is."""
+    hooks = [
+        linear.module.register_forward_pre_hook(
+            lambda _, inputs, linear=linear: look(linear, inputs[0]), prepend=True
+        )
+        for linear in linears
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _standing_in(linear: Linear, forward: Callable[[Linear, Tensor], Tensor]):
+    def stand_in(x: Tensor) -> Tensor:
+        return forward(linear, x)
+
+    return stand_in
+
+
+def tokens_of(x: Tensor) -> tuple[Tensor, int]:
+    """`x [..., channels]` as float32 `[tokens, channels]`, and how many sequences they come from."""
+    return x.detach().float().reshape(-1, x.shape[-1]), x.shape[0] if x.dim() > 2 else 1
+
+
+def _check_patterns(names: list[str], scheme: ActivationScheme) -> None:
+    for pattern in scheme.skip:
+        if not any(ActivationScheme(skip=(pattern,)).skips(name) for name in names):
+            raise SuperweightsError(
+                f"No linear layer is called {pattern!r}, which the scheme skips.",
+                hint=f"names look like {names[0]!r}; patterns take * and ?."
+                if names
+                else "there is no layer.",
+            )
+    for place in scheme.hold.places:
+        if not any(place.is_in(name) for name in names):
+            raise SuperweightsError(
+                f"No linear layer is called {place.module!r}, where {place} should be held out.",
+                hint=f"names look like {names[0]!r}; patterns take * and ?."
+                if names
+                else "there is no layer.",
+            )

@@ -1,0 +1,100 @@
+"""Which tensors of a checkpoint are rounded, how, and which of their weights are kept exactly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from superweights.address import Address
+from superweights.checkpoint import Checkpoint
+from superweights.errors import SuperweightsError
+from superweights.quantization.scheme import Scheme
+from superweights.quantization.tensor import Quantized, check_shape, quantize_tensor
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A scheme for each tensor, by its name in the checkpoint, and the weights that are kept exactly.
+
+    Tensors that `schemes` does not name stay as they are stored. `out_axes` gives the axis of output channels
+    where it is not 0 (1 for Conv1D, 1 or 2 for stacked experts). Prints, compares and round-trips through JSON.
+    """
+
+    schemes: Mapping[str, Scheme]
+    keep: tuple[Address, ...] = ()
+    out_axes: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def uniform(cls, tensors: Mapping[str, int], scheme: Scheme, keep: Iterable[Address] = ()) -> Plan:
+        """The plan that rounds every one of `tensors` (name to axis of output channels) by `scheme`."""
+        axes = {name: axis for name, axis in tensors.items() if axis}
+        return cls(dict.fromkeys(tensors, scheme), tuple(dict.fromkeys(keep)), axes)
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """Raise `SuperweightsError` where the plan does not fit `checkpoint`: an absent tensor, a shape that its
+        scheme cannot cut, storage that is no weight, a kept weight that is not there or that nothing rounds."""
+        if not self.schemes:
+            raise SuperweightsError(
+                "The plan rounds nothing.", hint="give it the tensors of linear_tensors(checkpoint)."
+            )
+        for name, scheme in self.schemes.items():
+            info = checkpoint.tensors.get(name)
+            if info is None:
+                checkpoint.read_rows(name, 0, 0)  # says which names are close
+                raise AssertionError
+            if not info.torch_dtype.is_floating_point or info.torch_dtype.itemsize < 2:
+                raise SuperweightsError(
+                    f"{name} is stored as {str(info.torch_dtype).removeprefix('torch.')}: it is quantized already.",
+                    hint="quantize the original checkpoint.",
+                )
+            check_shape(torch.Size(info.shape), scheme, self.out_axes.get(name, 0))
+        for address in self.keep:
+            checkpoint.element(address.tensor, address.index)
+            if address.tensor not in self.schemes:
+                raise SuperweightsError(
+                    f"{address} is to be kept, but the plan does not round its tensor.",
+                    hint="a tensor that stays as it is keeps all of its weights: leave the address out.",
+                )
+
+    def kept_of(self, tensor: str) -> list[tuple[int, ...]]:
+        """The indices of the weights of `tensor` that are kept."""
+        return [address.index for address in self.keep if address.tensor == tensor]
+
+    def round(self, name: str, weight: torch.Tensor) -> Quantized:
+        """`weight`, the tensor `name`, rounded by its scheme with its kept weights held out."""
+        try:
+            return quantize_tensor(weight, self.schemes[name], self.kept_of(name), self.out_axes.get(name, 0))
+        except SuperweightsError as error:
+            raise SuperweightsError(f"{name}: {error.message}", hint=error.hint) from error
+
+    def to_json(self) -> str:
+        """JSON that `from_json` reads back; each scheme stands in it once."""
+        schemes = list(dict.fromkeys(self.schemes.values()))
+        data = {
+            "schemes": [json.loads(scheme.to_json()) for scheme in schemes],
+            "tensors": {name: schemes.index(scheme) for name, scheme in self.schemes.items()},
+            "out_axes": dict(self.out_axes),
+            "keep": [str(address) for address in self.keep],
+        }
+        return json.dumps(data, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """The plan that `to_json` wrote. Raises `SuperweightsError` for anything else."""
+        try:
+            data: dict[str, Any] = json.loads(text)
+            schemes = [Scheme.from_json(json.dumps(each)) for each in data["schemes"]]
+            by_place = dict(enumerate(schemes))  # no negative places
+            return cls(
+                {name: by_place[which] for name, which in data["tensors"].items()},
+                tuple(Address.parse(each) for each in data["keep"]),
+                {name: int(axis) for name, axis in data["out_axes"].items()},
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise SuperweightsError(
+                "This is not the JSON of a plan.", hint="superweights quantize --save-plan FILE writes one."
+            ) from error

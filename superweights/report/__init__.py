@@ -1,7 +1,0 @@
-"""Records to one page that a person reads: HTML that needs nothing but itself, Markdown, or JSON. No torch."""
-
-from superweights.report.index import index_card, index_page
-from superweights.report.reading import read_records
-from superweights.report.rendering import FORMATS, render
-
-__all__ = ["FORMATS", "index_card", "index_page", "read_records", "render"]

@@ -1,0 +1,157 @@
+"""A report as one HTML file that asks the network for nothing."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from html import escape
+from importlib import resources
+
+from superweights.record import to_json_line
+from superweights.reports.blocks import Beside, Block, Chart, LayerMap, Paragraph, Section, Table
+from superweights.reports.markdown import shown
+
+
+def to_html(title: str, sections: Sequence[Section]) -> str:
+    """The page: no text of a model or file can run in it, and nothing can be loaded."""
+    charts = _Charts()
+    body = "".join(_section(section, number, charts) for number, section in enumerate(sections))
+    links = "".join(f'<a href="#s{n}">{escape(section.title)}</a>' for n, section in enumerate(sections))
+    head = f'<h1>{escape(title)}</h1><nav aria-label="Sections">{links}</nav>'
+    body += f'<script type="application/json" id="charts">{_data(charts.kept)}</script>'
+    return framed(title, head, body, ("uPlot.iife.min.js", "charts.js"), ("uPlot.min.css", "page.css"))
+
+
+def framed(title: str, head: str, body: str, scripts: Sequence[str], styles: Sequence[str]) -> str:
+    """A whole page around `head` and `body` (HTML, escaped already), with the assets of these names inside it.
+
+    Its content security policy names its one script by hash and allows nothing else.
+    """
+    script, style = "\n".join(map(_asset, scripts)), "\n".join(map(_asset, styles))
+    policy = (
+        f"default-src 'none'; script-src '{_hash(script)}'; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{style}</style></head><body>"
+        f"<header>{head}</header><main>{body}</main><script>{script}</script></body></html>\n"
+    )
+
+
+class _Charts:
+    """The charts of a page, in the order in which its script draws them."""
+
+    def __init__(self) -> None:
+        self.kept: list[dict] = []
+
+    def add(self, chart: Chart) -> int:
+        self.kept.append(asdict(chart))
+        return len(self.kept) - 1
+
+
+def _section(section: Section, number: int, charts: _Charts) -> str:
+    blocks = "".join(_block(block, charts) for block in section.blocks)
+    return f'<section id="s{number}"><h2>{escape(section.title)}</h2>{blocks}</section>'
+
+
+def _block(block: Block, charts: _Charts) -> str:
+    if isinstance(block, Paragraph):
+        return f"<p{' class=verdict' if block.strong else ''}>{escape(block.text)}</p>"
+    if isinstance(block, Table):
+        return _table(block)
+    if isinstance(block, Chart):
+        number = charts.add(block)
+        table = block.table()
+        return (
+            f'<figure><figcaption>{escape(block.title)} <span class="unit">{escape(block.y_title)}</span></figcaption>'
+            f'<div class="chart" id="chart{number}" role="img" tabindex="0" aria-label="{escape(block.says)}"></div>'
+            f"<details><summary>Data</summary>{_table(table)}<p>{csv_link(table)}</p></details></figure>"
+        )
+    if isinstance(block, LayerMap):
+        return _map(block)
+    assert isinstance(block, Beside)
+    sides = "".join(
+        f"<div><h3>{escape(name)}</h3><p><b>{escape(block.prompt)}</b>{escape(text)}</p></div>"
+        for name, text in zip(block.names, block.texts, strict=True)
+    )
+    return f'<div class="beside">{sides}</div>'
+
+
+def _table(table: Table) -> str:
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in table.columns)
+    rows = "".join(
+        "<tr>" + "".join(f"<td{_kind(cell)}>{escape(shown(cell))}</td>" for cell in row) + "</tr>"
+        for row in table.rows
+    )
+    return (
+        f'<p class="caption">{escape(table.caption)}</p><div class="scroll" tabindex="0" role="region" '
+        f'aria-label="{escape(table.caption)}"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _kind(cell: object) -> str:
+    if isinstance(cell, int | float):
+        return " class=number"
+    known = ("critical", "partial", "benign", "intact", "bent", "broken")
+    return f' class="{cell}"' if cell in known else ""
+
+
+def csv_link(table: Table) -> str:
+    """A link that holds the data."""
+    file = io.StringIO()
+    writer = csv.writer(file)
+    writer.writerow(table.columns)
+    writer.writerows(table.rows)
+    held = base64.b64encode(file.getvalue().encode()).decode()
+    return f'<a download="data.csv" href="data:text/csv;base64,{held}">CSV</a>'
+
+
+def _map(block: LayerMap) -> str:
+    """Layers as columns, a dot for each spot; the largest dots on the ground so that small ones stay visible."""
+    left, width, height, bottom = 34, 900, 250, 226
+    step = (width - left - 10) / max(block.layers, 1)
+    column = f'y="8" width="{max(step - 2, 1):.1f}" height="{bottom - 8}" rx="3" class="layer"'
+    parts = [f'<rect x="{left + n * step:.1f}" {column}/>' for n in range(block.layers)]
+    for n in range(0, block.layers, max(1, block.layers // 16)):
+        parts.append(
+            f'<text x="{left + (n + 0.5) * step:.1f}" y="{bottom + 16}" text-anchor="middle">{n}</text>'
+        )
+    turned = f'transform="translate(12 {bottom / 2}) rotate(-90)" text-anchor="middle"'
+    parts.append(f"<text {turned}>{escape(block.height_title)}</text>")
+    for spot in sorted(block.spots, key=lambda each: -each.weight):
+        x = left + (spot.layer + 0.5) * step
+        y = bottom - 6 - min(max(spot.height, 0.0), 1.0) * (bottom - 22)
+        place = f'cx="{x:.1f}" cy="{y:.1f}" r="{4 + 12 * spot.weight**0.5:.1f}"'
+        told = f"<title>{escape(spot.label)}</title>"
+        parts.append(f'<circle {place} class="{escape(spot.kind)}" tabindex="0">{told}</circle>')
+    kinds = [kind for kind in ("critical", "partial", "benign") if any(s.kind == kind for s in block.spots)]
+    key = "".join(f'<span><i class="{kind}"></i>{kind}</span>' for kind in kinds)
+    words = "layers from left to right; the larger a dot, the more is lost without the weight"
+    drawing = f'<svg class="map" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(block.says)}">'
+    return (
+        f'<figure><figcaption>{escape(block.title)}: {words} <span class="key">{key}</span></figcaption>'
+        f'<div class="scroll">{drawing}{"".join(parts)}</svg></div></figure>'
+    )
+
+
+def _data(charts: list[dict]) -> str:
+    """JSON that may stand inside a script element: nothing in it can end the element or begin a comment."""
+    text = json.dumps(json.loads(to_json_line(charts)))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _asset(name: str) -> str:
+    return (resources.files("superweights.reports") / "assets" / name).read_text(encoding="utf-8")
+
+
+def _hash(script: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

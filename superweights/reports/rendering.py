@@ -1,0 +1,41 @@
+"""A report in one of its forms."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+
+from superweights.errors import SuperweightsError
+from superweights.record import Record, to_json_line
+from superweights.reports.blocks import Section
+from superweights.reports.html import to_html
+from superweights.reports.markdown import to_markdown
+from superweights.reports.naming import model_of
+from superweights.reports.sections import sections_of
+
+_WRITERS: dict[str, Callable[[str, Sequence[Section]], str]] = {"html": to_html, "md": to_markdown}
+FORMATS = (*_WRITERS, "json")
+
+
+def render(records: Sequence[Record], format_: str = "html") -> str:
+    """One report about all of `records`: a self-contained HTML page, Markdown for a model card, or JSON.
+
+    Sections appear where their records are; records of one command from several models stand side by side.
+    Raises `SuperweightsError` for no records and for a format that is not in `FORMATS`.
+    """
+    if not records:
+        raise SuperweightsError(
+            "There are no records to report.", hint="superweights find MODEL --out found.json."
+        )
+    if format_ not in FORMATS:
+        raise SuperweightsError(f"There is no format {format_!r}.", hint=f"choose from {', '.join(FORMATS)}.")
+    sections = sections_of(records)
+    title = "Super weights of " + ", ".join(dict.fromkeys(model_of(record) for record in records))
+    if format_ == "json":
+        named = [
+            {"title": s.title, "blocks": [{"kind": type(b).__name__, **asdict(b)} for b in s.blocks]}
+            for s in sections
+        ]
+        return json.dumps(json.loads(to_json_line({"title": title, "sections": named})), indent=1) + "\n"
+    return _WRITERS[format_](title, sections)

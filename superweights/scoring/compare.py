@@ -1,0 +1,144 @@
+"""Two models on the same tokens: how far their predictions are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from superweights.record import Score
+from superweights.scoring.error import mean_error
+from superweights.scoring.head import Predictions, Variant, check_windows
+from superweights.scoring.loss import (
+    Progress,
+    as_variant,
+    batches,
+    loss_change,
+    perplexity_of,
+    places,
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What separates `other` from `base` on the same windows.
+
+    `kl` is KL(base || other) of the next-token distributions in nats, `agreement` the share of positions
+    where both put the same token first, `loss` the paired rise of the loss; the two perplexities stand
+    beside them. All are means over the same predictions, with standard errors over windows.
+    `base_losses` and `other_losses` are the windows' own means, in nats per token.
+    """
+
+    base: Score
+    other: Score
+    loss: Score
+    kl: Score
+    agreement: Score
+    base_losses: tuple[float, ...]
+    other_losses: tuple[float, ...]
+
+
+def compare(
+    base: nn.Module | Variant,
+    other: nn.Module | Variant,
+    windows: Tensor,
+    *,
+    batch_size: int | None = None,
+    first: int = 1,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Comparison:
+    """How `other` differs from `base` on the tokens from position `first` of `windows [n, length]`, in one pass.
+
+    The two may be two models (quantized and original), or one model as it is and under a change
+    (`Variant`). At most two pieces of logits stand in memory at a time.
+    """
+    return compare_all(
+        base, [other], windows, batch_size=batch_size, first=first, seed=seed, progress=progress
+    )[0]
+
+
+def compare_all(
+    base: nn.Module | Variant,
+    others: Sequence[nn.Module | Variant],
+    windows: Tensor,
+    *,
+    batch_size: int | None = None,
+    first: int = 1,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[Comparison]:
+    """How each of `others` differs from `base`, which runs once for all of them. Otherwise as `compare`."""
+    variants = [as_variant(model) for model in (base, *others)]
+    for variant in variants:
+        check_windows(variant.model, windows)
+    found: list[list[Tensor]] = [[] for _ in others]
+    for batch in batches(variants[0].model, windows, batch_size, progress):
+        for kept, numbers in zip(found, _measure(variants, batch, first), strict=True):
+            kept.append(numbers.reshape(4, len(batch), -1).double().mean(2))
+    return [_comparison(torch.cat(rows, dim=1), seed) for rows in found]
+
+
+def kl_and_agreement(
+    base: nn.Module | Variant,
+    other: nn.Module | Variant,
+    windows: Tensor,
+    *,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[Score, Score]:
+    """KL(base || other) in nats per token, and the share of positions where both put the same token first."""
+    found = compare(base, other, windows, batch_size=batch_size, progress=progress)
+    return found.kl, found.agreement
+
+
+def kl_nats(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || q) of rows of log-probabilities `[..., vocabulary]`: `[...]`, nats, never negative.
+
+    Summed as p (exp(d) - 1 - d) with d = log q - log p: every term is positive and small where the two
+    distributions nearly agree, where the textbook sum of p log(p/q) is rounding noise around zero.
+    """
+    p, d = log_p.exp(), log_q - log_p
+    near = p * (d.expm1() - d)
+    far = log_q.exp() - p - p * d
+    return torch.where(p > 0, torch.where(d.abs() < 1, near, far), log_q.exp()).sum(-1)
+
+
+def _measure(variants: list[Variant], batch: Tensor, first: int) -> list[Tensor]:
+    """Per variant but the first: loss before, loss after, KL and agreement of each token, `[4, tokens]`."""
+    at = places(batch, first)
+    targets = batch[:, first:].reshape(-1)
+    base, *others = (Predictions(variant, batch[:, :-1], at) for variant in variants)
+    found: list[list[Tensor]] = [[] for _ in others]
+    for piece in base.pieces():
+        log_p = functional.log_softmax(base.logits(piece), -1)
+        for kept, other in zip(found, others, strict=True):
+            log_q = functional.log_softmax(other.logits(piece).to(log_p.device), -1)
+            kept.append(_numbers(log_p, log_q, targets[piece, None].to(log_p.device)))
+    return [torch.cat(kept, dim=1) for kept in found]
+
+
+def _numbers(log_p: Tensor, log_q: Tensor, target: Tensor) -> Tensor:
+    before, after = (-log.gather(1, target)[:, 0] for log in (log_p, log_q))
+    agreement = (log_p.argmax(-1) == log_q.argmax(-1)).float()
+    return torch.stack([before, after, kl_nats(log_p, log_q), agreement]).cpu()
+
+
+def _comparison(numbers: Tensor, seed: int) -> Comparison:
+    before, after, kl, agreement = numbers
+    return Comparison(
+        base=perplexity_of(before, seed=seed),
+        other=perplexity_of(after, seed=seed),
+        loss=loss_change(before, after),
+        kl=_mean("KL(base || other)", kl, "nats per token"),
+        agreement=_mean("top-1 agreement", agreement, "of positions"),
+        base_losses=tuple(before.tolist()),
+        other_losses=tuple(after.tolist()),
+    )
+
+
+def _mean(name: str, values: Tensor, unit: str) -> Score:
+    return Score(name, values.mean().item(), unit, len(values), mean_error(values))

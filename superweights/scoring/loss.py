@@ -1,0 +1,171 @@
+"""Perplexity and its kin: what a model pays, in nats, for each token of a text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from superweights.errors import SuperweightsError
+from superweights.record import Score
+from superweights.scoring.error import bootstrap_error, mean_error
+from superweights.scoring.head import Predictions, Variant, check_windows
+
+Progress = Callable[[int, int], None]
+
+# Tokens that go through a model at once by default: enough to keep it busy; more where its weights are read
+# again for every batch.
+_TOKENS, _TOKENS_STREAMED = 2048, 8192
+
+
+def token_losses(
+    model: nn.Module | Variant,
+    windows: Tensor,
+    *,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """The loss of every token but each window's first: `[n, length - 1]`, nats, float32, on the CPU.
+
+    `windows [n, length]` are token ids, run `batch_size` at a time (default: about 2,000 tokens, 8,000 for a
+    streamed model). `progress(done, total)` is called with windows after each batch.
+    Memory does not grow with the text: at most 32 MiB of logits stand at a time. The logarithm of the
+    softmax is taken in float32, in one step.
+    """
+    variant = as_variant(model)
+    check_windows(variant.model, windows)
+    found = []
+    for batch in batches(variant.model, windows, batch_size, progress):
+        targets = batch[:, 1:].reshape(-1)
+        predictions = Predictions(variant, batch[:, :-1], places(batch))
+        losses = [
+            functional.cross_entropy((logits := predictions.logits(piece)), targets[piece].to(logits.device),
+                                     reduction="none").cpu()
+            for piece in predictions.pieces()
+        ]  # fmt: skip
+        found.append(torch.cat(losses).reshape(len(batch), -1))
+    return torch.cat(found)
+
+
+def loss_per_window(
+    model: nn.Module | Variant,
+    windows: Tensor,
+    *,
+    batch_size: int | None = None,
+    first: int = 1,
+    progress: Progress | None = None,
+) -> Tensor:
+    """The mean loss of each window, over positions `first` to the last: `[n]`, nats per token, float64.
+
+    `first` leaves the beginning of a window out of the mean: with windows that overlap, the tokens that
+    have been scored already.
+    """
+    losses = token_losses(model, windows, batch_size=batch_size, progress=progress)
+    return _from(losses, first).double().mean(1)
+
+
+def perplexity(
+    model: nn.Module | Variant,
+    windows: Tensor,
+    *,
+    batch_size: int | None = None,
+    first: int = 1,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Score:
+    """The perplexity of `model` on `windows [n, length]`: exp of the mean loss over positions `first` and on.
+
+    The standard error is that of a seeded block bootstrap over the windows, by the delta method.
+    """
+    means = loss_per_window(model, windows, batch_size=batch_size, first=first, progress=progress)
+    return perplexity_of(means, seed=seed)
+
+
+def perplexity_of(means: Tensor, *, seed: int = 0) -> Score:
+    """The perplexity of windows whose mean losses are `means [n]`, all of one length."""
+    return exp_of_mean("perplexity", means, "per token", seed)
+
+
+def exp_of_mean(name: str, nats: Tensor, unit: str, seed: int = 0) -> Score:
+    """exp of the mean of `nats [n]`, with the bootstrap error of the mean carried over by the delta method.
+
+    The spread of the resampled exponentials themselves would be ruled by the few worst resamples, and says
+    little for broken models; the relative error of a perplexity is the absolute one of its loss.
+    """
+    value = nats.double().mean().exp().item()
+    error = bootstrap_error(nats[:, None], lambda resampled: resampled[:, 0], seed)
+    if error is None or not math.isfinite(value * error):
+        return Score(name, value, unit, len(nats))
+    return Score(name, value, unit, len(nats), value * error)
+
+
+def loss_change(base: Tensor, edited: Tensor) -> Score:
+    """How much the loss rises from `base` to `edited`, window by window: nats per token.
+
+    Both are `loss_per_window [n]` of the same windows. The difference is paired, so that what makes one
+    text harder than another drops out of the standard error.
+    """
+    if base.shape != edited.shape:
+        raise SuperweightsError(
+            f"Losses of {len(base)} and of {len(edited)} windows cannot be paired.",
+            hint="score both models on the same windows.",
+        )
+    change = edited.double() - base.double()
+    return Score("loss change", change.mean().item(), "nats per token", len(change), mean_error(change))
+
+
+def bits_per_byte(losses: Tensor, nbytes: Tensor, *, first: int = 1, seed: int = 0) -> Score:
+    """Bits that the model needs for one UTF-8 byte of the text: comparable between tokenizers.
+
+    `losses [n, length - 1]` are `token_losses`, `nbytes [n, length]` the text's `window_bytes`. The standard
+    error is that of a seeded block bootstrap over the windows, of the ratio itself.
+    """
+    bits = _from(losses, first).double().sum(1) / math.log(2)
+    size = nbytes[:, first:].double().sum(1)
+    error = bootstrap_error(torch.stack([bits, size], 1), lambda means: means[:, 0] / means[:, 1], seed)
+    return Score("bits per byte", (bits.sum() / size.sum()).item(), "bits per byte", len(bits), error)
+
+
+def as_variant(model: nn.Module | Variant) -> Variant:
+    """`model` as it is, unless it says how it is to be changed."""
+    return model if isinstance(model, Variant) else Variant(model)
+
+
+def batches(model: nn.Module, rows: Tensor, size: int | None, progress: Progress | None) -> Iterator[Tensor]:
+    """`rows` in batches, with `progress(done, total)` after each; `size` None suits the model."""
+    if size is None:
+        streamed = getattr(model, "superweights_stream", None) is not None
+        size = max(1, (_TOKENS_STREAMED if streamed else _TOKENS) // rows.shape[1])
+    if size < 1:
+        raise SuperweightsError(f"A batch of {size} is no batch.", hint="use --batch-size 1 or more.")
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
+        if progress is not None:
+            progress(min(start + size, len(rows)), len(rows))
+
+
+def places(batch: Tensor, first: int = 1) -> tuple[Tensor, Tensor]:
+    """Row and position of what predicts the tokens from position `first` of `batch [rows, length]`, in order."""
+    check_first(first, batch.shape[1])
+    grid = torch.meshgrid(
+        torch.arange(len(batch)), torch.arange(first - 1, batch.shape[1] - 1), indexing="ij"
+    )
+    return grid[0].reshape(-1), grid[1].reshape(-1)
+
+
+def check_first(first: int, length: int) -> None:
+    """Raise `SuperweightsError` unless position `first` can be predicted and lies inside the window."""
+    if not 1 <= first < length:
+        raise SuperweightsError(
+            f"Scoring from position {first} leaves nothing of a window of {length} tokens.",
+            hint="the first scored position is between 1 and the window's last.",
+        )
+
+
+def _from(losses: Tensor, first: int) -> Tensor:
+    """The losses of positions `first` and on; position 0 has none."""
+    check_first(first, losses.shape[1] + 1)
+    return losses[:, first - 1 :]
