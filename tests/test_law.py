@@ -62,8 +62,8 @@ LAW: dict[str, set[str]] = {
     "interpretability": {"taps", "text", "record", "picture", "editing", "address", "scoring", "pruning"},
     # What it writes it opens again and runs (stream), folder by folder as every format does (formats).
     "pruning": {"taps", "checkpoint", "scoring", "record", "address", "stream", "formats"},
-    # What `import superweights` teaches transformers: the two model types of ours.
-    "plugin": {"formats", "pruning"},
+    # What `import superweights` teaches transformers: the three model types of ours.
+    "plugin": {"formats", "pruning", "lab"},
     "adaptation": {"taps", "checkpoint", "editing", "scoring", "text", "record"},
     "lab": {"interpretability", "scoring", "text", "record"},
     "reports": {"record", "index"},
