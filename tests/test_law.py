@@ -65,7 +65,10 @@ LAW: dict[str, set[str]] = {
     # What `import superweights` teaches transformers: the three model types of ours.
     "plugin": {"formats", "pruning", "lab"},
     "adaptation": {"taps", "checkpoint", "editing", "scoring", "text", "record"},
-    "lab": {"interpretability", "scoring", "text", "record"},
+    # A run is profiled by anatomy's own reductions, searched by discovery, rounded by quantization, and shown on a page.
+    "lab": {
+        *("interpretability", "taps", "scoring", "record", "discovery", "quantization", "reports", "picture"),
+    },
     "reports": {"record", "index"},
     # What rounding each matrix costs, and the plan that a bit budget gives: quantize itself runs no model.
     "budget": {"checkpoint", "address", "record", "stream", "scoring", "quantization"},
