@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from superweights.address import Address, layout_of
+from superweights.address import Address
 from superweights.branch import Branch, Branching, Visit, branching
 from superweights.checkpoint import Checkpoint
 from superweights.discovery.findings import Search
@@ -16,7 +16,9 @@ from superweights.discovery.proof import RANDOM, Effect, control_edits, judge, m
 from superweights.discovery.residual import LayerSpike, channel_change, read_layer
 from superweights.discovery.spikes import Spike, SpikeReader
 from superweights.editing import Edit
+from superweights.progress import Progress
 from superweights.record import Score, SuperWeight
+from superweights.subject import layout_of
 from superweights.watch import watching
 
 # A shared spike, made by several neurons together, is still worth a row where the residual stream steps.
@@ -110,7 +112,7 @@ class Hunt:
         model: nn.Module,
         checkpoint: Checkpoint,
         search: Search,
-        progress: Callable[[str, int, int], None],
+        progress: Progress,
         name_token: Callable[[int | None], str | None],
     ):
         self.model, self.checkpoint, self.search = model, checkpoint, search

@@ -17,6 +17,7 @@ from superweights.discovery.spikes import Spike
 from superweights.editing import Edit
 from superweights.record import Score
 from superweights.stream import give_back_memory
+from superweights.subject.facts import vocabulary_by_config
 
 
 class Suspect(Protocol):
@@ -167,7 +168,7 @@ def _moved(index: tuple[int, ...], axis: int, place: int) -> tuple[int, ...]:
 
 
 def _vocabulary(run: Branching) -> int:
-    return run.model.config.get_text_config().vocab_size
+    return vocabulary_by_config(run.model.config)
 
 
 def _log_probabilities(logits: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from superweights.picture import Panel, Series, line_chart
 from superweights.record import Score
 from superweights.scoring.error import mean_error
 from superweights.scoring.loss import loss_change
-from superweights.text import encode
+from superweights.subject.text import encode
 
 # The share of each window that is its ending, and random draws for each control.
 _ENDING, _DRAWS = 0.25, 3
