@@ -13,6 +13,8 @@ PACKAGE = Path(__file__).parent.parent / "superweights"
 LAW: dict[str, set[str]] = {
     "errors": set(),
     "address": set(),
+    # What is written, and what is read back: the ground under every room that keeps something on a disk.
+    "artefacts": set(),
     "record": {"address"},
     "checkpoint": {"address"},
     "watch": {"address"},
@@ -30,6 +32,7 @@ LAW: dict[str, set[str]] = {
     "harness": {"record", "checkpoint", "stream", "editing"},
     # Its curves are drawn on the same axes as every other picture.
     "sweeps": {
+        "artefacts",
         "editing",
         "scoring",
         "record",
