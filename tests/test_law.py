@@ -16,6 +16,8 @@ LAW: dict[str, set[str]] = {
     "address": set(),
     # Plain SVG: lines and heat maps, for whoever has something to show.
     "picture": set(),
+    # What is written, and what is read back: the ground under every room that keeps something on a disk.
+    "artefacts": {"progress"},
     # A result names the weights that it is about.
     "record": {"address"},
     # What a run is about: facts of a model, text and cut, batch and objective. It knows no checkpoint, opens nothing.
@@ -42,6 +44,7 @@ LAW: dict[str, set[str]] = {
     "sweeps": {
         *("editing", "scoring", "record", "address", "stream", "checkpoint", "branch", "subject", "picture"),
         "progress",
+        "artefacts",
     },
     # A quantized checkpoint beside the original: read by its own tensors, run in the original's model.
     "audits": {

@@ -272,7 +272,8 @@ def held(path, setup):
 def test_a_killed_sweep_goes_on_and_ends_with_the_same_result(folder, path, tmp_path):
     script = tmp_path / "killed.py"
     script.write_text(textwrap.dedent(SCRIPT))
-    environment = {**os.environ, "PYTHONPATH": os.path.dirname(__file__)}
+    held_paths = filter(None, (os.environ.get("PYTHONPATH"), os.path.dirname(__file__)))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(held_paths)}
     killed = subprocess.run([sys.executable, script, folder, path], env=environment, timeout=300)
     assert killed.returncode == -signal.SIGKILL
     setup = curve(folder)

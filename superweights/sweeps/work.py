@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from superweights.artefacts.stopping import stopped_by_sigterm
 from superweights.errors import SuperweightsError
 from superweights.progress import Progress
 from superweights.sweeps.owner import new_owner
@@ -22,12 +23,12 @@ def work(path: Path, tasks: Sequence[Task], *, workers: int = 1, progress: Progr
     """Measure the open cells of `tasks` together with whoever else uses the store; returns when none is left.
 
     What others have claimed is waited for, and taken over where they have died. `workers` is how many share
-    the work: each claim leaves some for the others. `progress` is told after each claim's
-    results. Whatever ends this, claims that are not finished are given up and results are kept.
+    the work: each claim leaves some for the others. `progress` is told after each claim's results. Whatever ends
+    this, SIGTERM as well as Ctrl-C, claims that are not finished are given up and results are kept.
     """
     owner = new_owner()
     models = names_of(tasks)
-    with Store(path, models) as store, staying_alive(path, models, owner):
+    with stopped_by_sigterm(), Store(path, models) as store, staying_alive(path, models, owner):
         try:
             while True:
                 for task in tasks:
