@@ -248,9 +248,7 @@ def test_the_comparison_equals_the_plain_computation_on_whole_logits(make, ids, 
     assert found.loss.value == pytest.approx(change.mean().item(), abs=1e-6)
     assert found.loss.standard_error == pytest.approx(change.std().item() / math.sqrt(5), rel=1e-3)
     assert found.other.value == pytest.approx(after.mean().exp().item(), rel=1e-5)
-    assert (
-        kl_and_agreement(model, Variant(model, lambda: edited(model, edit)), ids)[0].unit == "nats per token"
-    )
+    assert kl_and_agreement(model, Variant(model, lambda: edited(model, edit)), ids)[0].unit == "nats/token"
 
 
 @pytest.mark.tiny

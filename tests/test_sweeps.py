@@ -279,7 +279,7 @@ def test_the_command_prints_json_lines_and_goes_on_from_its_store(folder, tmp_pa
     assert [line["n_edits"] for line in lines] == [0, 1, 1, 2]
     assert lines[1]["edits"] == [f"{WEIGHTS[0]}=0.0"]
     assert all(line["status"] == "done" and line["kl"]["n"] == 3 for line in lines)
-    assert lines[3]["beyond_sum"]["unit"] == "nats per token"
+    assert lines[3]["beyond_sum"]["unit"] == "nats/token"
     assert picture.read_text().startswith("<svg")
     assert command(folder, "--grid", "all", "--grid", "scale", "--out", out, "--score", "kl", *words) == 0
     again = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -199,8 +199,8 @@ def _rise(score: Score | None) -> str:
 
 def _strongest(c: SuperWeight) -> str:
     """The control that cost most: what the verdict was judged against."""
-    judged = [control for control in c.controls if "largest" not in control.name]
-    return f"{max(control.value for control in judged):+.4f}" if judged else ""
+    judged = [control.score.value for control in c.controls if control.judges]
+    return f"{max(judged):+.4f}" if judged else ""
 
 
 def _phases(findings: Findings) -> str:

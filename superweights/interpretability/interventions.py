@@ -58,7 +58,7 @@ class Bench:
 
     def as_it_is(self) -> Outcome:
         """The model unchanged."""
-        loss = Score("loss: as it is", 0.0, "nats per token", len(self.base))
+        loss = Score("loss: as it is", 0.0, "nats/token", len(self.base))
         return Outcome("as it is", loss, perplexity_of(self.base))
 
     def _losses(self, change: Change) -> Tensor:

@@ -132,7 +132,7 @@ def _comparison(numbers: Tensor, seed: int) -> Comparison:
         base=perplexity_of(before, seed=seed),
         other=perplexity_of(after, seed=seed),
         loss=loss_change(before, after),
-        kl=_mean("KL(base || other)", kl, "nats per token"),
+        kl=_mean("KL(base || other)", kl, "nats/token"),
         agreement=_mean("top-1 agreement", agreement, "of positions"),
         base_losses=tuple(before.tolist()),
         other_losses=tuple(after.tolist()),

@@ -115,7 +115,7 @@ def loss_change(base: Tensor, edited: Tensor) -> Score:
             hint="score both models on the same windows.",
         )
     change = edited.double() - base.double()
-    return Score("loss change", change.mean().item(), "nats per token", len(change), mean_error(change))
+    return Score("loss change", change.mean().item(), "nats/token", len(change), mean_error(change))
 
 
 def bits_per_byte(losses: Tensor, nbytes: Tensor, *, first: int = 1, seed: int = 0) -> Score:

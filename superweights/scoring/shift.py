@@ -147,7 +147,7 @@ class _Reader:
             **{name: tuple(named[token] for token in group) for name, group in groups.items()},
             entropy_base=_mean("entropy", h_base, "nats"),
             entropy_other=_mean("entropy", h_other, "nats"),
-            kl=_mean("KL(base || other)", kl, "nats per token"),
+            kl=_mean("KL(base || other)", kl, "nats/token"),
             stop_words_base=_mean("stop-word mass", stop_base, "probability"),
             stop_words_other=_mean("stop-word mass", stop_other, "probability"),
             stop_words_change=_mean("stop-word mass change", stop_other - stop_base, "probability"),
