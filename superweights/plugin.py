@@ -27,10 +27,10 @@ def teach_transformers() -> None:
 
 def _register(table: Any) -> None:
     from superweights.formats.packed.config import PackedModelConfig
-    from superweights.lab.models.config import LabConfig
+    from superweights.lab.models.opening import SavedLabConfig
     from superweights.pruning.config import PrunedModelConfig
 
-    for config in (PackedModelConfig, PrunedModelConfig, LabConfig):
+    for config in (PackedModelConfig, PrunedModelConfig, SavedLabConfig):
         table.AutoConfig.register(config.model_type, config, exist_ok=True)
 
 
