@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from superweights.lab.claims import claims
-from superweights.lab.comparison import cell, compared
 from superweights.lab.columns import COLUMNS
+from superweights.lab.comparison import cell, compared
 from superweights.lab.judging import Spread, best_rate, judge, judge_arm
 from superweights.lab.profile import Profile
 from superweights.lab.recipe import Recipe
@@ -27,9 +27,22 @@ PROFILE = Profile(
 START = replace(PROFILE, argmax_share=0.074, kurtosis_channel_first=3.5)
 
 
-def run(argmax=0.5, kurtosis=20.0, *, seed=0, loss=3.0, parameters=1000, tokens=100, status="done", own=None, **more):
+def run(
+    argmax=0.5,
+    kurtosis=20.0,
+    *,
+    seed=0,
+    loss=3.0,
+    parameters=1000,
+    tokens=100,
+    status="done",
+    own=None,
+    **more,
+):
     rotated = {"random": 3.0} | ({} if own is None else {"own": own})
-    end = replace(PROFILE, argmax_share=argmax, kurtosis_channel_first=kurtosis, loss=loss, rotated_first=rotated)
+    end = replace(
+        PROFILE, argmax_share=argmax, kurtosis_channel_first=kurtosis, loss=loss, rotated_first=rotated
+    )
     done = status == "done"
     return Result(
         Recipe(seed=seed), status, None if done else "why", 10, tokens, 1.0, 1.0, 1, None, 8000, {},

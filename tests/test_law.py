@@ -78,7 +78,7 @@ LAW: dict[str, set[str]] = {
     # A run is profiled by anatomy's own reductions, searched by discovery, rounded by quantization, shown by reports.
     "lab": {
         *("interpretability", "taps", "scoring", "record", "discovery", "quantization", "reports", "progress"),
-        *("checkpoint", "subject"),
+        "artefacts",
     },
     # The paper's experiments use everything that was built to find, edit and score; only the command line runs
     # them. `watch` shows Figure 3 its products, `harness` runs the tasks of Table 1.
@@ -100,7 +100,7 @@ LAW: dict[str, set[str]] = {
     # What `import superweights` teaches transformers: the model types of ours.
     "plugin": {"formats", "pruning", "lab"},
 }
-FREE = {"cli", "explorer", "__main__", "__init__"}
+FREE = {"cli", "verbs", "explorer", "__main__", "__init__"}
 
 pytestmark = pytest.mark.unit
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from superweights.errors import SuperweightsError
+from superweights.lab.architecture import Architecture
 from superweights.lab.optimizers.spec import OptimizerSpec
-from superweights.lab.recipe import Recipe, Schedule
+from superweights.lab.recipe import Recipe
 
 Phenomenon = Literal["sink", "outliers"]
 CONTROL = "control"
@@ -146,7 +147,7 @@ _ATTENTION_ARMS = (
     _attention("differential_v2", "two softmax maps subtracted", "Differential Transformer V2 (unilm)",
                prevents=("outliers",), claim="lower activation outliers (no table)"),
     # A wider MLP: as many parameters as an element-wise gate or the second query heads add.
-    Arm("wider", "architecture.inner", 218, "the control with a wider MLP", "ours: equal parameters", matched=True),
+    Arm("wider", "architecture.inner", 197, "the control with a wider MLP", "ours: equal parameters", matched=True),
     _attention("rectified", "rectified softmax that still sums to one", _SOFTPICK, negative=True,
                claim="sink rate 34.9 -> 25.6 %: still there"),
     _attention("sigmoid_normalized", "sigmoid attention over its sum", _GU, negative=True,
@@ -175,7 +176,7 @@ _OPTIMIZER_ARMS = (
 PREVENTION = Suite(
     "prevention",
     "sinks and outliers on testbed A: nineteen designs beside a small Llama",
-    Recipe(optimizer=OptimizerSpec(learning_rate=_RATE), schedule=Schedule()),
+    Recipe(architecture=Architecture(layers=3), optimizer=OptimizerSpec(learning_rate=_RATE)),
     (*_ATTENTION_ARMS, *_OPTIMIZER_ARMS),
     rates=_ADAM_RATES,
 )

@@ -1,0 +1,1 @@
+"""The whole jobs, one public function per file: names, paths and options in, a typed result out."""
