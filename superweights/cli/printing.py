@@ -54,10 +54,15 @@ def value(score: Score | None) -> str:
     return "" if score is None else f"{score.value:.4g}"
 
 
+def share(value: float) -> str:
+    """A share, in percent."""
+    return f"{value:.1%}"
+
+
 def percent(score: Score) -> str:
     """A share with its error, in percent."""
     error = score.standard_error
-    return f"{score.value:.1%}" + ("" if error is None else f" ±{100 * error:.1f}")
+    return share(score.value) + ("" if error is None else f" ±{100 * error:.1f}")
 
 
 def bos_words(conditions: dict[str, Any]) -> str:

@@ -11,6 +11,13 @@ from dataclasses import is_dataclass, replace
 from typing import Any
 
 from superweights.artefacts.shape import shaped
+from superweights.findings.activations import (
+    Activations,
+    HeldInput,
+    InputPlace,
+    RoundedLayer,
+    RoundedRow,
+)
 from superweights.findings.effects import (
     Continuation,
     EffectRow,
@@ -24,10 +31,15 @@ from superweights.record import Record
 
 __all__ = [
     "FORMS",
+    "Activations",
     "Continuation",
     "EffectRow",
     "Effects",
+    "HeldInput",
+    "InputPlace",
     "LastWordsRow",
+    "RoundedLayer",
+    "RoundedRow",
     "Side",
     "TokenChange",
     "TokenShift",
@@ -35,7 +47,12 @@ __all__ = [
 ]
 
 # What the findings of a record are, by the first word of its command.
-FORMS: dict[str, Any] = {"score": Effects, "ablate": Effects, "scale": Effects}
+FORMS: dict[str, Any] = {
+    "score": Effects,
+    "ablate": Effects,
+    "scale": Effects,
+    "activations": Activations,
+}
 
 
 def typed(record: Record, where: str = "the record") -> Record:
