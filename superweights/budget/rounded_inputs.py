@@ -65,7 +65,7 @@ class Ways:
                 )
         return [row for scale in dict.fromkeys(self.scales) for row in self._of(scale)]
 
-    def _of(self, scale: str) -> list[tuple[str, str, ActivationScheme]]:
+    def _of(self, scale: Any) -> list[tuple[str, str, ActivationScheme]]:
         plain = ActivationScheme(self.bits, scale, weights=WEIGHTS[self.weights])
         amount = HELD[scale] if self.held is None else self.held
         hold = Hold("deviations", amount, "token" if scale == "token" else "tensor")

@@ -54,6 +54,13 @@ def value(score: Score | None) -> str:
     return "" if score is None else f"{score.value:.4g}"
 
 
+def measured(score: Score | None) -> str:
+    """A number with its error: a share in percent, anything else to the digits that its error gives meaning to."""
+    if score is not None and score.unit.startswith("of "):
+        return percent(score)
+    return with_error(score)
+
+
 def share(value: float) -> str:
     """A share, in percent."""
     return f"{value:.1%}"

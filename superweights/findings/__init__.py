@@ -27,6 +27,7 @@ from superweights.findings.effects import (
     TokenChange,
     TokenShift,
 )
+from superweights.findings.tasks import TaskScores
 from superweights.record import Record
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "RoundedLayer",
     "RoundedRow",
     "Side",
+    "TaskScores",
     "TokenChange",
     "TokenShift",
     "typed",
@@ -52,6 +54,7 @@ FORMS: dict[str, Any] = {
     "ablate": Effects,
     "scale": Effects,
     "activations": Activations,
+    "evaluate": TaskScores,
 }
 
 
