@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +15,31 @@ if TYPE_CHECKING:
     from superweights.record import Record, Score
 
 
-def finish(record: Record, as_json: bool, out: Path | None, show: Callable[[Record], None]) -> None:
-    """Write the record to `out` if asked, and print it: as a line of JSON, or as `show` prints it for people."""
+def finish(
+    record: Record,
+    as_json: bool,
+    out: Path | None,
+    show: Callable[[Record], None],
+    lines: Callable[[Record], Iterable[Any]] | None = None,
+) -> None:
+    """Write the record to `out` if asked, and print it: as a line of JSON, or as `show` prints it for people.
+
+    `lines` gives what is printed as JSON, a line each, where that is not the record itself.
+    """
     if out is not None:
         console.write_out(out, record.to_json() + "\n")
     if as_json:
-        console.print_line(record.to_json())
+        print_lines([record] if lines is None else lines(record))
     else:
         show(record)
+
+
+def print_lines(rows: Iterable[Any]) -> None:
+    """Each of `rows` as a line of JSON."""
+    from superweights.record import Record, to_json_line
+
+    for row in rows:
+        console.print_line(row.to_json() if isinstance(row, Record) else to_json_line(row))
 
 
 def table(*titles: str) -> Table:

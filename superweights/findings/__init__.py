@@ -27,6 +27,7 @@ from superweights.findings.effects import (
     TokenChange,
     TokenShift,
 )
+from superweights.findings.scan import Scan, Skipped, Spectrum, SuperNeuron, Suspect, TensorOutliers
 from superweights.findings.tasks import TaskScores
 from superweights.record import Record
 
@@ -41,8 +42,14 @@ __all__ = [
     "LastWordsRow",
     "RoundedLayer",
     "RoundedRow",
+    "Scan",
     "Side",
+    "Skipped",
+    "Spectrum",
+    "SuperNeuron",
+    "Suspect",
     "TaskScores",
+    "TensorOutliers",
     "TokenChange",
     "TokenShift",
     "typed",
@@ -55,6 +62,7 @@ FORMS: dict[str, Any] = {
     "scale": Effects,
     "activations": Activations,
     "evaluate": TaskScores,
+    "scan": Scan,
 }
 
 
