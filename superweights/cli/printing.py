@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from superweights.cli import console
 
@@ -53,13 +53,26 @@ def table(*titles: str) -> Table:
     return made
 
 
-def with_error(score: Score | None, sign: str = "") -> str:
-    """A number with its error to two digits, and as many decimals (4 at most) as the error gives meaning to."""
+class Measured(Protocol):
+    """A number that was measured: a `Score`, or an effect that somebody published."""
+
+    @property
+    def value(self) -> float: ...
+
+    @property
+    def standard_error(self) -> float | None: ...
+
+
+def with_error(score: Measured | None, sign: str = "", digits: int = 4) -> str:
+    """A number with its error to two digits, and as many decimals (4 at most) as the error gives meaning to.
+
+    `digits` are those of a number without an error.
+    """
     if score is None:
         return ""
     value, error = score.value, score.standard_error
     if error is None or not 0 < error < math.inf:
-        return f"{value:{sign}.4g}"
+        return f"{value:{sign}.{digits}g}"
     decimals = max(0, 1 - math.floor(math.log10(error)))
     if decimals > 4:
         return f"{value:{sign}.2g} ±{error:.2g}"
