@@ -15,6 +15,11 @@ ModelOrEmbedded = Annotated[
     typer.Argument(help="Folder, .gguf or .safetensors file, org/name[@revision]; none: the embedded model."),
 ]
 TextFile = Annotated[Path | None, typer.Option(help="Text file to score, instead of built-in prose.")]
+Edits = Annotated[
+    list[str] | None,
+    typer.Option(help="TENSOR\\[i, j]=FACTOR (0 ablates) or TENSOR\\[i, j]:=VALUE; repeatable, made together."),
+]
+Weights = Annotated[list[str], typer.Argument(help="TENSOR\\[i, j] of one weight or several.")]
 Window = Annotated[int, typer.Option(min=2, help="Tokens in a window.")]
 Windows = Annotated[int, typer.Option(min=1, help="How many windows of the text.")]
 Stride = Annotated[
@@ -39,7 +44,7 @@ Out = Annotated[Path | None, typer.Option(help="Also write the record to this fi
 NamedWeights = Annotated[
     list[str] | None,
     typer.Option(
-        "--weights", help="TENSOR[i, j]; repeatable. Without it: those of --from, or the known ones."
+        "--weights", help="TENSOR\\[i, j]; repeatable. Without it: those of --from, or the known ones."
     ),
 ]
 FromRecord = Annotated[

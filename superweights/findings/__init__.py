@@ -11,6 +11,13 @@ from dataclasses import is_dataclass, replace
 from typing import Any
 
 from superweights.artefacts.shape import shaped
+from superweights.findings.activations import (
+    Activations,
+    HeldInput,
+    InputPlace,
+    RoundedLayer,
+    RoundedRow,
+)
 from superweights.findings.effects import (
     Continuation,
     EffectRow,
@@ -20,22 +27,43 @@ from superweights.findings.effects import (
     TokenChange,
     TokenShift,
 )
+from superweights.findings.scan import Scan, Skipped, Spectrum, SuperNeuron, Suspect, TensorOutliers
+from superweights.findings.tasks import TaskScores
 from superweights.record import Record
 
 __all__ = [
     "FORMS",
+    "Activations",
     "Continuation",
     "EffectRow",
     "Effects",
+    "HeldInput",
+    "InputPlace",
     "LastWordsRow",
+    "RoundedLayer",
+    "RoundedRow",
+    "Scan",
     "Side",
+    "Skipped",
+    "Spectrum",
+    "SuperNeuron",
+    "Suspect",
+    "TaskScores",
+    "TensorOutliers",
     "TokenChange",
     "TokenShift",
     "typed",
 ]
 
 # What the findings of a record are, by the first word of its command.
-FORMS: dict[str, Any] = {"score": Effects, "ablate": Effects, "scale": Effects}
+FORMS: dict[str, Any] = {
+    "score": Effects,
+    "ablate": Effects,
+    "scale": Effects,
+    "activations": Activations,
+    "evaluate": TaskScores,
+    "scan": Scan,
+}
 
 
 def typed(record: Record, where: str = "the record") -> Record:
