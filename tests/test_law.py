@@ -16,7 +16,7 @@ LAW: dict[str, set[str]] = {
     # What is written, and what is read back: the ground under every room that keeps something on a disk.
     "artefacts": set(),
     "record": {"address"},
-    "checkpoint": {"address"},
+    "checkpoint": {"address", "artefacts"},
     "watch": {"address"},
     "editing": {"address"},
     "index": {"address"},
@@ -56,9 +56,9 @@ LAW: dict[str, set[str]] = {
         "record",
         "picture",
     },
-    "quantization": {"checkpoint", "address", "record"},
+    "quantization": {"artefacts", "checkpoint", "address", "record"},
     # Which module a tensor of the file becomes is known to the loader, `stream`.
-    "formats": {"quantization", "checkpoint", "address", "stream"},
+    "formats": {"artefacts", "quantization", "checkpoint", "address", "stream"},
     # Plain SVG: lines and heat maps, for whoever has something to show.
     "picture": set(),
     # Causal questions take super weights out (edit, address), or sub-layers (prune), and say what that costs (score).

@@ -148,10 +148,12 @@ def _rest(rest: str | None, format_: str) -> dict[str, Any]:
 
 
 def _read_plan(path: Path) -> Plan:
+    from superweights.artefacts.reading import read_text
     from superweights.quantization.plan import Plan
-    from superweights.text import read_text
 
-    return Plan.from_json(read_text(path).text)
+    return Plan.from_json(
+        read_text(path, hint="superweights quantize --save-plan FILE writes one."), str(path)
+    )
 
 
 def _plan(checkpoint: Checkpoint, scheme: Scheme, kept: tuple[list[str], Path | None]) -> Plan:
