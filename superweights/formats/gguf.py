@@ -19,7 +19,8 @@ from superweights.artefacts.manifest import Work, digest_of, state_of
 from superweights.artefacts.place import check_new
 from superweights.checkpoint import Checkpoint
 from superweights.errors import SuperweightsError
-from superweights.formats.writing import Progress, Written
+from superweights.formats.writing import Written
+from superweights.progress import Progress
 from superweights.quantization.plan import Plan
 from superweights.quantization.scheme import Scheme
 from superweights.quantization.tensor import Quantized

@@ -17,13 +17,13 @@ from superweights.artefacts.manifest import Work, digest_of, state_of
 from superweights.checkpoint import Checkpoint
 from superweights.checkpoint.code import carry_code
 from superweights.errors import SuperweightsError
+from superweights.progress import Progress
 from superweights.quantization.plan import Plan
 from superweights.quantization.tensor import Quantized
 
 # So much of the original is turned into one file: it is held in memory until the file is written.
 SHARD_BYTES = 1 << 30
 
-Progress = Callable[[str, int, int], None]
 # What is stored for a tensor of the checkpoint: its name and values in, names and values out. What comes back may be
 # the tensor itself.
 Store = Callable[[str, torch.Tensor], Mapping[str, torch.Tensor]]

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from superweights.artefacts.stopping import EXIT_CODE, Terminated, stopped_by_sigterm
 from superweights.errors import SuperweightsError
+from superweights.progress import Progress
 from superweights.stream.device import available_memory, choose_device
 from superweights.sweeps.setup import Task
 from superweights.sweeps.store import Store
-from superweights.sweeps.work import Progress, names_of, report, work
+from superweights.sweeps.work import names_of, report, work
 
 # So many deaths for each worker are made good before the sweep is given up.
 _DEATHS = 3

@@ -16,12 +16,13 @@ from typing import Any
 
 from superweights.artefacts.stopping import stopped_by_sigterm
 from superweights.errors import SuperweightsError
+from superweights.progress import Progress
 from superweights.sweeps.cell import Cell, Numbers
 from superweights.sweeps.measure import MOST_TOGETHER, Bench
 from superweights.sweeps.owner import new_owner
 from superweights.sweeps.setup import Task
 from superweights.sweeps.store import Store
-from superweights.sweeps.work import Progress, names_of, report, staying_alive
+from superweights.sweeps.work import names_of, report, staying_alive
 
 try:
     import ray

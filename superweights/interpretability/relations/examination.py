@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from superweights.errors import SuperweightsError
-from superweights.interpretability.relation_prompts import Relation
+from superweights.interpretability.relations.prompts import Relation
+from superweights.interpretability.relations.units import by_length
 from superweights.interpretability.study import Study
-from superweights.interpretability.units import by_length
 from superweights.record import Score
 from superweights.scoring import token_losses
 from superweights.scoring.error import mean_error
-from superweights.scoring.head import device_of
-from superweights.text import encode
+from superweights.subject import device_of
+from superweights.subject.text import encode
 
 # The answer: so many greedy tokens must begin the object.
 _TOKENS = 2
