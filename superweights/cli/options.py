@@ -20,7 +20,9 @@ ModelOrEmbedded = Annotated[
 TextFile = Annotated[Path | None, typer.Option(help="Text file to score, instead of built-in prose.")]
 Edits = Annotated[
     list[str] | None,
-    typer.Option(help="TENSOR\\[i, j]=FACTOR (0 ablates) or TENSOR\\[i, j]:=VALUE; repeatable, made together."),
+    typer.Option(
+        help="TENSOR\\[i, j]=FACTOR (0 ablates) or TENSOR\\[i, j]:=VALUE; repeatable, made together."
+    ),
 ]
 Weights = Annotated[list[str], typer.Argument(help="TENSOR\\[i, j] of one weight or several.")]
 Window = Annotated[int, typer.Option(min=2, help="Tokens in a window.")]

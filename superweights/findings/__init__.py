@@ -27,28 +27,37 @@ from superweights.findings.effects import (
     TokenChange,
     TokenShift,
 )
-from superweights.findings.protection import (Alternative, Carrier, DropTold, Planned, PlannedMatrix, Protected, Pruned, Quantized)
+from superweights.findings.protection import (
+    Alternative,
+    Carrier,
+    DropTold,
+    Planned,
+    PlannedMatrix,
+    Protected,
+    Pruned,
+    Quantized,
+)
 from superweights.findings.scan import Scan, Skipped, Spectrum, SuperNeuron, Suspect, TensorOutliers
 from superweights.findings.tasks import TaskScores
 from superweights.record import Record
 
 __all__ = [
-    "Alternative",
-    "Carrier",
-    "DropTold",
-    "Planned",
-    "PlannedMatrix",
-    "Protected",
-    "Pruned",
-    "Quantized",
     "FORMS",
     "Activations",
+    "Alternative",
+    "Carrier",
     "Continuation",
+    "DropTold",
     "EffectRow",
     "Effects",
     "HeldInput",
     "InputPlace",
     "LastWordsRow",
+    "Planned",
+    "PlannedMatrix",
+    "Protected",
+    "Pruned",
+    "Quantized",
     "RoundedLayer",
     "RoundedRow",
     "Scan",
@@ -87,4 +96,4 @@ def typed(record: Record, where: str = "the record") -> Record:
     if form is None or is_dataclass(record.findings):
         return record
     hint = "run its command again with this version."
-    return replace(record, findings=shaped(form, record.findings, where, hint, extra=True))
+    return replace(record, findings=shaped(form, record.findings, where, hint, "some"))
