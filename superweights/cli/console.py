@@ -94,6 +94,13 @@ def check_out(path: Path | None) -> None:
         raise SuperweightsError(f"Cannot write {path}.", hint="give a file name inside an existing folder.")
 
 
+def check_picture(path: Path | None) -> None:
+    """Raise where no picture can be drawn, before the work that should fill it."""
+    if path is not None and path.suffix.lower() != ".svg":
+        raise SuperweightsError(f"Cannot draw into {path}.", hint="give a file name that ends in .svg.")
+    check_out(path)
+
+
 def plain(text: str) -> str:
     """`text` with rich's markup brackets and terminal control characters taken out of play."""
     printable = "".join(ch if ch.isprintable() or ch == "\n" else "�" for ch in text)

@@ -18,6 +18,7 @@ from superweights.findings.activations import (
     RoundedLayer,
     RoundedRow,
 )
+from superweights.findings.anatomy import Anatomy
 from superweights.findings.effects import (
     Continuation,
     EffectRow,
@@ -34,6 +35,7 @@ from superweights.record import Record
 __all__ = [
     "FORMS",
     "Activations",
+    "Anatomy",
     "Continuation",
     "EffectRow",
     "Effects",
@@ -61,6 +63,7 @@ FORMS: dict[str, Any] = {
     "ablate": Effects,
     "scale": Effects,
     "activations": Activations,
+    "anatomy": Anatomy,
     "evaluate": TaskScores,
     "scan": Scan,
 }
