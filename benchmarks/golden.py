@@ -49,7 +49,7 @@ RUNS: dict[str, list[str]] = {
     "anatomy-contributions": ["anatomy", "contributions", "--causal", *TEXT, "--json"],
     "anatomy-depth": ["anatomy", "depth", "--causal", *TEXT, "--json"],
     "anatomy-redundancy": ["anatomy", "redundancy", *TEXT, "--json"],
-    "anatomy-linearity": ["anatomy", "linearity", "--window", "64", "--windows", "16", "--json"],
+    "anatomy-linearity": ["anatomy", "linearity", "--window", "64", "--windows", "56", "--json"],
     "anatomy-information": ["anatomy", "information", *TEXT, "--json"],
     "anatomy-lens": ["anatomy", "lens", *TEXT, "--json"],
     "anatomy-replacement": ["anatomy", "replacement", *TEXT, "--json"],
