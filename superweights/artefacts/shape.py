@@ -58,8 +58,9 @@ def shaped(form: type[T], data: Any, where: str, hint: str, extra: bool = False)
     """`data`, as JSON gives it, as the type `form`: a dataclass, or what stands in the fields of one.
 
     Fields are read by their annotations: str, bool, int, float (finite; a whole number will do), None, unions, Literal,
-    list, tuple, dict with str keys, Any, dataclasses (those with a `parse` also as one string), and `Annotated`
-    with `Between`. With `extra` what an object holds beyond its fields is passed over, at every depth.
+    list, tuple, dict with str keys, Any, dataclasses (those with a `parse` also as one string; one that is made already
+    stays as it is), and `Annotated` with `Between`. With `extra` what an object holds beyond its fields is passed over,
+    at every depth.
 
     Raises `SuperweightsError(hint=hint)` naming `where`, the field, what it is to be and what it is.
     """
@@ -220,6 +221,8 @@ def _fielded(form: Any, extra: bool) -> _Reader:
     }
 
     def read(value: Any, place: str) -> Any:
+        if isinstance(value, form):
+            return value
         if not isinstance(value, Mapping):
             raise _MisfitError(place, "an object", value)
         missing = sorted(needed - value.keys())
