@@ -15,6 +15,7 @@ from rich.progress import Progress as Bar
 
 from superweights.artefacts.file import write_text
 from superweights.artefacts.place import check_replaceable
+from superweights.errors import SuperweightsError
 from superweights.progress import Progress
 
 data = Console(highlight=False, soft_wrap=False)
@@ -87,6 +88,13 @@ def check_out(path: Path | None) -> None:
     """Raise where no file can stand, before the work that should fill it."""
     if path is not None:
         check_replaceable(path)
+
+
+def check_picture(path: Path | None) -> None:
+    """Raise where no picture can be drawn, before the work that should fill it."""
+    if path is not None and path.suffix.lower() != ".svg":
+        raise SuperweightsError(f"Cannot draw into {path}.", hint="give a file name that ends in .svg.")
+    check_out(path)
 
 
 def plain(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -51,6 +52,16 @@ def table(*titles: str) -> Table:
     for title in titles[1:]:
         made.add_column(title, justify="right", no_wrap=True)
     return made
+
+
+def open_width(made: Table) -> int:
+    """The width to print `made` in: a terminal's own, and as much as it needs where nobody wraps lines."""
+    from rich.measure import Measurement
+
+    if console.data.is_terminal or "COLUMNS" in os.environ:
+        return console.data.width
+    unlimited = console.data.options.update(max_width=10_000)
+    return Measurement.get(console.data, unlimited, made).maximum
 
 
 class Measured(Protocol):
