@@ -1,1 +1,1 @@
-"""The whole jobs, one public function per file: names, paths and options in, a typed result out."""
+"""The public verbs, one file each: names, paths and options in; a Record, or a written folder, out."""
