@@ -153,7 +153,6 @@ def planted():
         found["control", 6e-3, seed] = run(0.6, kurtosis=9.0, seed=seed, loss=2.9)
         found["other", 0.3, seed] = run(0.5, kurtosis=8.0, seed=seed, loss=2.8)
     found["control", 1e-3, 0] = run(loss=3.1)
-    found["other", own, 0] = run(loss=3.3)
     found["other", 0.1, 0] = run(loss=2.9)
     found["other", 1.0, 0] = run(status="diverged")
     return found
@@ -168,7 +167,7 @@ def test_an_arm_with_another_optimizer_takes_part_at_its_best_rate_against_the_c
     assert "still there in 3 of 3" in verdict.why
     row = judged.rows["other"]
     assert [(rate.rate, rate.loss, rate.best) for rate in row] == [
-        (0.003, 3.3, False), (0.1, 2.9, False), (0.3, 2.8, True), (1.0, None, False),
+        (0.1, 2.9, False), (0.3, 2.8, True), (1.0, None, False),
     ]  # fmt: skip
 
 

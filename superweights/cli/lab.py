@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from superweights.cli import console
-from superweights.cli.score import progress
 from superweights.errors import SuperweightsError
 
 lab = typer.Typer(
@@ -38,7 +37,7 @@ def run(suite: Suite, to: To, quick: Quick = False, workers: Workers = 2, as_jso
     from superweights.lab.suites import suite_named
 
     chosen = suite_named(suite)
-    with console.kept_in(to), progress() as bar:
+    with console.kept_in(to), console.progress() as bar:
         done = run_suite(chosen.quick() if quick else chosen, to, workers=workers, progress=bar)
     console.write_out(to / "page.html", suite_page(done))
     show_suite(done, as_json)
@@ -79,7 +78,7 @@ def train(
     from superweights.lab.comparison import compared
     from superweights.verbs.train import train as through
 
-    with console.kept_in(to), progress() as bar:
+    with console.kept_in(to), console.progress() as bar:
         result = through(recipe, to, seed=seed, tensorboard=tensorboard, progress=bar)
     show_runs(compared({result.recipe.name: [result]}), as_json)
     if result.why is not None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
 from rich.table import Table
 
 from superweights.cli import console, options
-from superweights.cli.score import progress
+from superweights.cli.printing import finish
+
+if TYPE_CHECKING:
+    from superweights.lab.profile import Profile
+    from superweights.record import Record
 
 
 def profile(
@@ -17,6 +21,7 @@ def profile(
     text: options.TextFile = None,
     window: Annotated[int, typer.Option(min=4, help="Tokens in a window.")] = 64,
     windows: Annotated[int, typer.Option(min=1, help="How many windows of the text.")] = 8,
+    bos: options.Bos = "auto",
     rounding: Annotated[bool, typer.Option(help="Also measure what eight to three bits cost.")] = True,
     search: Annotated[bool, typer.Option("--search", help="Also look for super weights.")] = False,
     dtype: options.Dtype = "float32",
@@ -36,19 +41,15 @@ def profile(
 
     console.check_out(out)
     source = Source(model, dtype, device, allow_pickle, trust_remote_code)
-    with progress() as bar:
-        found, record = measure(source, Reading(text, window, windows), rounding=rounding, search=search,
-                                seed=seed, progress=bar)  # fmt: skip
-    if out is not None:
-        console.write_out(out, record.to_json() + "\n")
-    if as_json:
-        console.print_line(record.to_json())
-        return
-    _show(found)
+    reading = Reading(text, window, windows, bos=bos)
+    with console.progress() as bar:
+        record = measure(source, reading, rounding=rounding, search=search, seed=seed, progress=bar)
+    finish(record, as_json, out, _show)
 
 
-def _show(found) -> None:
+def _show(record: Record) -> None:
     """Every number under its exact name."""
+    found: Profile = record.findings
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     table.add_column("number", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)

@@ -27,7 +27,7 @@ class Schedule:
     The learning rate rises in a line over `warmup` of all steps, then falls on a cosine to `final` of its height.
     """
 
-    steps: int = 1000  # updates
+    steps: int = 700  # updates
     batch: int = 8  # rows in one update, over all processes and micro-batches
     accumulate: int = 1  # micro-batches that one update is summed over
     warmup: float = 0.05  # share of the steps
