@@ -113,18 +113,19 @@ def attend_by_extra_key(
     A causal kernel lets the first query see the first key; so a query is put in front too, and its output dropped.
     """
     batch, heads, tokens, width = query.shape
+    wide = max(width + _PADDING, value.shape[-1])  # kernels want heads of one width
     carried = (null_logit.expand(batch, heads, tokens) / scaling).to(query.dtype)[..., None]
-    query = functional.pad(torch.cat((query, carried), -1), (0, _PADDING - 1))
-    null_key = query.new_zeros((batch, heads, 1, width + _PADDING))
+    query = functional.pad(torch.cat((query, carried), -1), (0, wide - width - 1))
+    null_key = query.new_zeros((batch, heads, 1, wide))
     null_key[..., width] = 1
-    key = torch.cat((null_key, functional.pad(key, (0, _PADDING))), 2)
+    key = torch.cat((null_key, functional.pad(key, (0, wide - width))), 2)
     first = value.new_zeros((heads, value.shape[-1])) if null_value is None else null_value.to(value.dtype)
     value = torch.cat((first[None, :, None].expand(batch, -1, -1, -1), value), 2)
     if mask is not None:
         mask = functional.pad(mask, (1, 0))
     if causal:
         query = functional.pad(query, (0, 0, 1, 0))
-    padded = functional.pad(value, (0, query.shape[-1] - value.shape[-1]))
+    padded = functional.pad(value, (0, wide - value.shape[-1]))
     out = functional.scaled_dot_product_attention(
         query, key, padded, attn_mask=mask, is_causal=causal, scale=scaling
     )
