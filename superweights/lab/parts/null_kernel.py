@@ -39,6 +39,10 @@ def attend_with_null(
     `query` [B, H, T, d_h], `key` and `value` [B, H, S, d_h]; `null_logit` broadcasts to [B, H, T], `null_value` is
     [H, d_h] or None for zero; `mask` broadcasts to [B, H, T, S], bool or additive; `causal` needs T = S and no mask.
     """
+    query, key = (
+        query.to(value.dtype),
+        key.to(value.dtype),
+    )  # positions may have made them wider under autocast
     mask = additive(mask, query.dtype)
     same_width = query.shape[-1] == value.shape[-1]
     if query.device.type == "cpu" and same_width:
@@ -74,7 +78,7 @@ class _OnFlash(torch.autograd.Function):
         wider = torch.logaddexp(total, null)
         out = out * (total - wider).exp_().to(out.dtype)[..., None]
         if null_value is not None:
-            out = out + (null - wider).exp_().to(out.dtype)[..., None] * null_value[:, None]
+            out = out + (null - wider).exp_().to(out.dtype)[..., None] * null_value[:, None].to(out.dtype)
         ctx.save_for_backward(query, key, value, null, null_value, mask, out, wider)
         ctx.causal, ctx.scaling, ctx.null_dtype = causal, scaling, null_logit.dtype
         return out
@@ -92,8 +96,10 @@ class _OnFlash(torch.autograd.Function):
             share = (null - wider).exp()
             told = -torch.einsum("bhtd,bhtd->bht", grad, out)
             if null_value is not None:
-                told = told + torch.einsum("bhtd,hd->bht", grad, null_value)
-                grad_null_value = torch.einsum("bht,bhtd->hd", share.to(grad.dtype), grad)
+                told = told + torch.einsum("bhtd,hd->bht", grad, null_value.to(grad.dtype))
+                grad_null_value = torch.einsum("bht,bhtd->hd", share.to(grad.dtype), grad).to(
+                    null_value.dtype
+                )
             grad_null = (share * told).to(ctx.null_dtype)
         return *inner, grad_null, grad_null_value, None, None, None
 
