@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -82,7 +83,8 @@ def train(
 
     with console.kept_in(to), console.progress() as bar:
         result = through(recipe, to, seed=seed, tensorboard=tensorboard, progress=bar)
-    show_runs(compared({result.recipe.name: [result]}), as_json)
+    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one speaks
+        show_runs(compared({result.recipe.name: [result]}), as_json)
     if result.why is not None:
         raise SuperweightsError(result.why, hint=f"the log is kept in {to}; lower the learning rate.")
 
