@@ -45,7 +45,7 @@ def reproduce(
     experiment: Annotated[str, typer.Argument(help="table1, figure3, figure4, figure5 or figure6.")],
     model: Annotated[
         str | None,
-        typer.Argument(help="Folder, .gguf or .safetensors file, org/name[@revision]; none: embedded."),
+        typer.Argument(help="Folder, .gguf or .safetensors file, org/name\\[@revision]; none: embedded."),
     ] = None,
     text: options.TextFile = None,
     window: options.Window = 512,
