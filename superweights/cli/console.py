@@ -67,7 +67,7 @@ def progress_bar(label: str) -> Iterator[Bar]:
 
 @contextmanager
 def progress(label: str = "opening") -> Iterator[Progress]:
-    """A bar on stderr that follows (label, done, total). An interrupt's own notes (what is kept, and where) are printed."""
+    """A bar on stderr that follows (label, done, total). The notes of an interrupt (what is kept) are printed."""
     try:
         with progress_bar(label) as bar:
             task = bar.task_ids[0]

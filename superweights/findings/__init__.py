@@ -29,6 +29,7 @@ from superweights.findings.effects import (
     TokenChange,
     TokenShift,
 )
+from superweights.findings.reproduction import Column, Plot, Published, Reproduction
 from superweights.findings.scan import Scan, Skipped, Spectrum, SuperNeuron, Suspect, TensorOutliers
 from superweights.findings.tasks import TaskScores
 from superweights.record import Record, Score
@@ -37,12 +38,16 @@ __all__ = [
     "FORMS",
     "Activations",
     "Anatomy",
+    "Column",
     "Continuation",
     "EffectRow",
     "Effects",
     "HeldInput",
     "InputPlace",
     "LastWordsRow",
+    "Plot",
+    "Published",
+    "Reproduction",
     "RoundedLayer",
     "RoundedRow",
     "Scan",
@@ -67,6 +72,7 @@ FORMS: dict[str, Any] = {
     "anatomy": Anatomy,
     "evaluate": TaskScores,
     "scan": Scan,
+    "reproduce": Reproduction,
 }
 
 

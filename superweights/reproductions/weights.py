@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from superweights.index import Match, look_up, verify
 from superweights.progress import Progress
 from superweights.record import Record, SuperWeight
 from superweights.subject import layout_of
+from superweights.subject.text import read_text
 from superweights.watch import Product, watching
 
 # How the index says that the authors name a weight themselves, in the paper or in the table of their code.
@@ -40,7 +42,7 @@ def choose_weights(
     checkpoint: Checkpoint,
     *,
     given: Sequence[Address] = (),
-    record: Record | None = None,
+    record: Record | Path | None = None,
     search: bool = True,
     progress: Progress | None = None,
     **loading: Any,
@@ -58,7 +60,8 @@ def choose_weights(
     if given:
         return Chosen(tuple(given), "as given", names)
     if record is not None:
-        return Chosen(_of_record(record, checkpoint), f"a record of {record.command}", names)
+        read = record if isinstance(record, Record) else _read(record)
+        return Chosen(_of_record(read, checkpoint), f"a record of {read.command}", names)
     authors = [m for m in matches if any(a in source for source in m.known.sources for a in _AUTHORS)]
     proven = [m for m in matches if m.known.verdict in ("critical", "partial")]
     for kind, how in ((authors, "published by the authors"), (proven, "known, critical or partial")):
@@ -84,6 +87,15 @@ def _agrees(match: Match, checkpoint: Checkpoint) -> bool:
     if check.value_matches is not None or check.value_rank is None:
         return bool(check.value_matches)
     return check.value_rank < _LARGE * math.prod(checkpoint.tensors[match.address.tensor].shape)
+
+
+def _read(path: Path) -> Record:
+    try:
+        return Record.from_json(read_text(path).text)
+    except (ValueError, KeyError, TypeError) as error:
+        raise SuperweightsError(
+            f"{path} is no record.", hint="give a file written by superweights find --out."
+        ) from error
 
 
 def _of_record(record: Record, checkpoint: Checkpoint) -> tuple[Address, ...]:
