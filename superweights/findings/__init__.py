@@ -29,6 +29,16 @@ from superweights.findings.effects import (
     TokenChange,
     TokenShift,
 )
+from superweights.findings.protection import (
+    Alternative,
+    Carrier,
+    DropTold,
+    Planned,
+    PlannedMatrix,
+    Protected,
+    Pruned,
+    Quantized,
+)
 from superweights.findings.reproduction import Column, Plot, Published, Reproduction
 from superweights.findings.scan import Scan, Skipped, Spectrum, SuperNeuron, Suspect, TensorOutliers
 from superweights.findings.tasks import TaskScores
@@ -37,16 +47,24 @@ from superweights.record import Record, Score
 __all__ = [
     "FORMS",
     "Activations",
+    "Alternative",
     "Anatomy",
+    "Carrier",
     "Column",
     "Continuation",
+    "DropTold",
     "EffectRow",
     "Effects",
     "HeldInput",
     "InputPlace",
     "LastWordsRow",
+    "Planned",
+    "PlannedMatrix",
     "Plot",
+    "Protected",
+    "Pruned",
     "Published",
+    "Quantized",
     "Reproduction",
     "RoundedLayer",
     "RoundedRow",
@@ -72,6 +90,9 @@ FORMS: dict[str, Any] = {
     "anatomy": Anatomy,
     "evaluate": TaskScores,
     "scan": Scan,
+    "quantize": Quantized,
+    "plan": Planned,
+    "prune": Pruned,
     "reproduce": Reproduction,
 }
 
@@ -86,7 +107,7 @@ def typed(record: Record, where: str = "The record") -> Record:
     if form is None or is_dataclass(record.findings):
         return record
     hint = "run its command again with this version."
-    return replace(record, findings=shaped(form, _revived(record.findings), where, hint, extra=True))
+    return replace(record, findings=shaped(form, _revived(record.findings), where, hint, "some"))
 
 
 _OF_A_SCORE = {each.name for each in fields(Score)}

@@ -21,7 +21,7 @@ from superweights.progress import Progress, silent
 from superweights.reproductions import figure3, figure4, figure5, figure6, table1
 from superweights.reproductions.published import published_for
 from superweights.reproductions.subject import Setting, Subject, tokenizer_of
-from superweights.reproductions.weights import choose_weights
+from superweights.reproductions.weights import weights_to_reproduce
 from superweights.stream import streaming
 from superweights.subject import resolve_bos
 
@@ -72,7 +72,7 @@ def reproduce(
     setting, progress = setting or Setting(), progress or silent
     tokenizer = tokenizer_of(checkpoint)
     setting = replace(setting, bos=resolve_bos(tokenizer, setting.bos))
-    chosen = choose_weights(
+    chosen = weights_to_reproduce(
         checkpoint,
         given=setting.weights,
         record=setting.record,

@@ -10,10 +10,13 @@ from typing import Any
 
 from superweights.address import Address
 from superweights.checkpoint import Checkpoint
+from superweights.discovery import find
 from superweights.errors import SuperweightsError
 from superweights.explorer import Explorer
 from superweights.explorer.page import build, serve
+from superweights.index.choice import TO_PROTECT, choose_weights
 from superweights.progress import Progress, silent
+from superweights.record import SuperWeight
 from superweights.stream.opening import opening
 from superweights.subject import Source
 
@@ -53,20 +56,16 @@ def _chosen(
     checkpoint: Checkpoint, given: Sequence[Address], record: Path | None, source: Source, progress: Progress
 ) -> Sequence[Address]:
     """Those given, else recorded or known, else searched for now."""
-    from superweights.cli.weights import weights_if_any  # to be replaced by index.choice
-    from superweights.discovery import find
 
-    for each in given:
-        checkpoint.element(each.tensor, each.index)
-    known = given or weights_if_any(checkpoint, None, record)
-    if known:
-        return known
-    found = find(checkpoint, progress=progress, dtype=source.dtype, device=source.device).super_weights
-    if not found:
+    def searched() -> Sequence[SuperWeight]:
+        return find(checkpoint, progress=progress, dtype=source.dtype, device=source.device).super_weights
+
+    chosen = choose_weights(checkpoint, given, record, (*TO_PROTECT, "search"), searched)
+    if not chosen.addresses:
         raise SuperweightsError(
             f"No super weight of {checkpoint.name} was found.", hint="name weights to pull with --weights."
         )
-    return [weight.address for weight in found]
+    return chosen.addresses
 
 
 def _named(checkpoint: Checkpoint, chosen: Sequence[Address], seed: int) -> dict[str, Address]:

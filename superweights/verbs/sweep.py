@@ -8,6 +8,7 @@ from typing import Any
 
 from superweights.address import Address
 from superweights.checkpoint import Checkpoint
+from superweights.index.choice import some_weights
 from superweights.progress import Progress, silent
 from superweights.subject import Reading, Source
 from superweights.sweeps import Outcome, Point, Setup, prepare
@@ -46,9 +47,7 @@ def sweep(
     given = Address.several(weights)
 
     def points(checkpoint: Checkpoint) -> list[Point]:
-        from superweights.cli.weights import weights_of  # to be replaced by index.choice
-
-        return grids.points(checkpoint, given or weights_of(checkpoint, record))
+        return grids.points(checkpoint, given or some_weights(checkpoint, record=record).addresses)
 
     setups: list[Setup] = []
     for i, source in enumerate(sources):
