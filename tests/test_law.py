@@ -20,17 +20,21 @@ LAW: dict[str, set[str]] = {
     "artefacts": {"progress"},
     # A result names the weights that it is about.
     "record": {"address", "artefacts"},
+    # What verbs find: dataclasses, told from JSON by their fields (artefacts); answers over layers draw themselves.
+    "findings": {"record", "address", "artefacts", "picture"},
     # What a run is about: facts of a model, text and cut, batch and objective. It knows no checkpoint, opens nothing.
     "subject": {"address", "record", "progress"},
     "checkpoint": {"address", "subject", "artefacts"},
     "watch": {"address", "subject"},
     "editing": {"address", "subject"},
-    "index": {"address", "subject"},
+    # Which weights are meant is asked of the index; a record of a search may say it.
+    "index": {"address", "subject", "record", "artefacts"},
     "taps": {"subject"},
     "stream": {"checkpoint", "address", "subject", "progress"},
     # Many edited versions of one model in a single pass; used by the discovery and by sweeps.
     "branch": {"editing", "address", "stream", "subject"},
-    "scoring": {"record", "subject", "progress"},
+    # Rows of edits are scored in one go, and what they do is a finding.
+    "scoring": {"record", "subject", "progress", "findings", "editing"},
     # lm-eval's own command opens the model itself: `--model superweights --model_args pretrained=...,edits=...`.
     "harness": {"record", "checkpoint", "stream", "editing", "subject"},
     "quantization": {"checkpoint", "address", "record", "subject", "progress", "artefacts"},
@@ -39,6 +43,7 @@ LAW: dict[str, set[str]] = {
     # What rounding each matrix costs, and the plan that a bit budget gives: quantize itself runs no model.
     "budget": {
         *("checkpoint", "address", "record", "stream", "scoring", "quantization", "subject", "progress"),
+        "findings",
     },
     # Its curves are drawn on the same axes as every other picture.
     "sweeps": {
@@ -64,7 +69,7 @@ LAW: dict[str, set[str]] = {
     # Findings draw themselves in a notebook (picture).
     "discovery": {
         *("checkpoint", "stream", "watch", "editing", "branch", "scoring", "subject", "address", "record"),
-        *("picture", "progress"),
+        *("picture", "progress", "findings"),
     },
     # What it writes it opens again and runs (stream), folder by folder as every format does (formats).
     "pruning": {
@@ -90,13 +95,22 @@ LAW: dict[str, set[str]] = {
             "stream",
             "branch",
         ),
-        *("index", "watch", "harness", "progress"),
+        *("index", "watch", "harness", "progress", "findings"),
     },
-    "reports": {"record", "index"},
+    "reports": {"record", "index", "findings"},
     # What `import superweights` teaches transformers: the model types of ours.
     "plugin": {"formats", "pruning"},
 }
-FREE = {"cli", "explorer", "__main__", "__init__"}
+# A verb puts rooms together, whichever it needs.
+FREE = {"cli", "verbs", "explorer", "__main__", "__init__"}
+# What a command may know: it parses, calls one verb, and prints what that has found.
+OF_COMMANDS = {"cli", "verbs", "findings", "record", "subject", "progress", "errors"}
+# Words for --help, from a file that brings nothing heavy; how a process is stopped, and how a file is written.
+LIGHT = {"superweights.interpretability.questions", "superweights.artefacts"}
+# Files of the command line that are no command.
+NO_COMMANDS = {"console", "options", "printing", "effects"}
+# Commands whose verb is still to come.
+WITHOUT_A_VERB = {"find"}
 
 pytestmark = pytest.mark.unit
 
@@ -131,6 +145,30 @@ def test_each_room_imports_only_what_the_law_allows(path):
         return
     assert room in LAW, f"{room} is a new room: give it a line in the law"
     assert imported_rooms(path) <= LAW[room] | {room, "errors"}
+
+
+COMMANDS = [path for path in sorted((PACKAGE / "cli").glob("*.py")) if path.stem not in WITHOUT_A_VERB]
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda p: p.stem)
+def test_commands_know_verbs_and_findings_only(path):
+    asked = {
+        str(node.module)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("superweights.")
+    }
+    others = {module for module in asked if module.split(".")[1] not in OF_COMMANDS}
+    assert not [module for module in others if not module.startswith(tuple(LIGHT))]
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda p: p.stem)
+def test_a_command_parses_asks_one_verb_and_prints(path):
+    """Its body is at most 15 lines below the docstring."""
+    lines = path.read_text().splitlines()
+    for node in ast.parse("\n".join(lines)).body:
+        if isinstance(node, ast.FunctionDef) and node.name == path.stem and path.stem not in NO_COMMANDS:
+            body = lines[node.body[0].end_lineno : node.end_lineno]
+            assert len([line for line in body if line.strip()]) <= 15
 
 
 def test_nobody_imports_the_command_line():

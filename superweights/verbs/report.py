@@ -90,9 +90,8 @@ def _looked_at(model: Any, window: int, windows: int, seed: int, progress: Progr
         if not weights or checkpoint.tokenizer() is None:
             return [found]
         scaled = scale(source, weights[0], _FACTORS, reading, seed=seed, progress=progress)
-        rows: Rows = [("without the strongest", zero(weights[0]))]
-        if len(weights) > 1:
-            rows.append((f"without all {len(weights)}", zero(weights)))
+        all_of_them = [(f"without all {len(weights)}", zero(weights))] if len(weights) > 1 else []
+        rows: Rows = [("without the strongest", zero(weights[0])), *all_of_them]
         writing = Writing(_PROMPTS, shift=True)
         scored = score_rows("score", source, rows, reading, writing=writing, seed=seed, progress=progress)
         return [found, scaled, scored]
