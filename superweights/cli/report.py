@@ -33,14 +33,14 @@ def report(
 
     Example: superweights report --output smollm2.html
     """
-    from superweights.verbs.report import form_of
+    from superweights.verbs.report import format_of
     from superweights.verbs.report import report as verb
 
     console.check_out(output)
     subject = _subject(what or [], dtype, device, allow_pickle, trust_remote_code)
     with console.progress() as bar:
         made = verb(
-            subject, form_of(output, format_), window=window, windows=windows, seed=seed, progress=bar
+            subject, format_of(output, format_), window=window, windows=windows, seed=seed, progress=bar
         )
     console.write_out(output, made.text)
     if output is not None:
