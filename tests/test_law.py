@@ -19,32 +19,40 @@ LAW: dict[str, set[str]] = {
     # What is written, and what is read back: the ground under every room that keeps something on a disk.
     "artefacts": {"progress"},
     # A result names the weights that it is about.
-    "record": {"address", "artefacts"},
+    "record": {"address"},
+    # What each verb finds, without torch: what is measured fills it in, reports read it.
+    "findings": {"record", "address", "artefacts"},
     # What a run is about: facts of a model, text and cut, batch and objective. It knows no checkpoint, opens nothing.
-    "subject": {"address", "record", "progress"},
+    "subject": {"address", "record", "progress", "artefacts"},
     "checkpoint": {"address", "subject", "artefacts"},
     "watch": {"address", "subject"},
-    "editing": {"address", "subject"},
-    "index": {"address", "subject"},
+    "editing": {"address", "subject", "artefacts"},
+    # The index of known weights, and the one rule for which super weights a model has (a record is asked too).
+    "index": {"address", "subject", "record", "artefacts"},
     "taps": {"subject"},
     "stream": {"checkpoint", "address", "subject", "progress"},
+    # Many jobs kept in one file: it knows payloads and results, never what they are about.
+    "jobs": {"artefacts", "progress", "record"},
     # Many edited versions of one model in a single pass; used by the discovery and by sweeps.
     "branch": {"editing", "address", "stream", "subject"},
-    "scoring": {"record", "subject", "progress"},
+    # What edits do to a model is scored too (editing).
+    "scoring": {"record", "subject", "progress", "findings", "editing"},
     # lm-eval's own command opens the model itself: `--model superweights --model_args pretrained=...,edits=...`.
     "harness": {"record", "checkpoint", "stream", "editing", "subject"},
-    "quantization": {"checkpoint", "address", "record", "subject", "progress", "artefacts"},
+    "quantization": {"checkpoint", "address", "record", "subject", "progress", "artefacts", "findings"},
     # Which module a tensor of the file becomes is known to the loader, `stream`.
-    "formats": {"quantization", "checkpoint", "address", "stream", "subject", "progress", "artefacts"},
-    # What rounding each matrix costs, and the plan that a bit budget gives: quantize itself runs no model.
+    "formats": {
+        *("quantization", "checkpoint", "address", "stream", "subject", "progress", "artefacts"),
+    },
+    # What rounding each matrix and each input costs, and the plan that a bit budget gives.
     "budget": {
         *("checkpoint", "address", "record", "stream", "scoring", "quantization", "subject", "progress"),
+        "findings",
     },
     # Its curves are drawn on the same axes as every other picture.
     "sweeps": {
         *("editing", "scoring", "record", "address", "stream", "checkpoint", "branch", "subject", "picture"),
-        "progress",
-        "artefacts",
+        *("progress", "artefacts", "jobs"),
     },
     # A quantized checkpoint beside the original: read by its own tensors, run in the original's model.
     "audits": {
@@ -59,25 +67,27 @@ LAW: dict[str, set[str]] = {
             "quantization",
             "subject",
         ),
-        "progress",
+        *("progress", "artefacts"),
     },
     # Findings draw themselves in a notebook (picture).
     "discovery": {
         *("checkpoint", "stream", "watch", "editing", "branch", "scoring", "subject", "address", "record"),
-        *("picture", "progress"),
+        *("picture", "progress", "findings", "artefacts"),
     },
     # What it writes it opens again and runs (stream), folder by folder as every format does (formats).
     "pruning": {
         *("taps", "checkpoint", "scoring", "record", "address", "stream", "formats", "subject", "progress"),
+        "artefacts",
     },
-    "adaptation": {"taps", "checkpoint", "editing", "scoring", "subject", "record", "progress"},
+    "adaptation": {"taps", "checkpoint", "editing", "scoring", "subject", "record", "progress", "artefacts"},
     # Causal questions take super weights out (editing), or sub-layers (pruning), and say what that costs (scoring).
     "interpretability": {
         *("taps", "subject", "record", "picture", "editing", "address", "scoring", "pruning", "progress"),
+        *("findings", "artefacts"),
     },
-    "lab": {"interpretability", "scoring", "subject", "record", "progress"},
-    # The paper's experiments use everything that was built to find, edit and score; only the command line runs
-    # them. `watch` shows Figure 3 its products, `harness` runs the tasks of Table 1.
+    "lab": {"interpretability", "scoring", "subject", "record", "progress", "artefacts", "jobs"},
+    # The paper's experiments use everything that was built to find, edit and score. `watch` shows Figure 3 its
+    # products, `harness` runs the tasks of Table 1.
     "reproductions": {
         *(
             "discovery",
@@ -92,10 +102,13 @@ LAW: dict[str, set[str]] = {
         ),
         *("index", "watch", "harness", "progress"),
     },
-    "reports": {"record", "index"},
+    "reports": {"record", "index", "findings", "artefacts"},
     # What `import superweights` teaches transformers: the model types of ours.
     "plugin": {"formats", "pruning"},
 }
+# The whole jobs stand above all rooms; the command line knows them, and of the rooms only what it parses and prints.
+ROOMS = set(LAW) | {"explorer"}
+CLI = {"verbs", "record", "findings", "progress", "subject"}
 FREE = {"cli", "explorer", "__main__", "__init__"}
 
 pytestmark = pytest.mark.unit

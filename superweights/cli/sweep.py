@@ -202,9 +202,9 @@ def _default_store(setups: Sequence[Setup]) -> str:
 
 
 def _export(setups: Sequence[Setup], store: Path, out: Path) -> None:
-    from superweights.sweeps import Store
+    from superweights.sweeps import SWEEP, Store
 
-    with Store(store, {setup.task.fingerprint: setup.task.name for setup in setups}) as opened:
+    with Store(store, {setup.task.fingerprint: setup.task.name for setup in setups}, SWEEP) as opened:
         console.write_out(out, "".join(f"{line}\n" for line in opened.export()))
 
 
