@@ -7,12 +7,10 @@ so a store belongs to one machine.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import random
 import sqlite3
-import tempfile
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +23,7 @@ from superweights.artefacts.shape import shaped
 from superweights.errors import SuperweightsError
 from superweights.jobs.kind import Kind
 from superweights.jobs.owner import is_gone, process_of
+from superweights.jobs.sqlite_errors import is_busy, unusable
 from superweights.record import to_json_line, versions
 
 # 2: settled rows carry a checksum, and the tables refuse values of another type.
@@ -267,7 +266,7 @@ class Store:
             try:
                 return self._prepare_once(models)
             except sqlite3.OperationalError as error:
-                if not _is_busy(error) or time.monotonic() > until:
+                if not is_busy(error) or time.monotonic() > until:
                     raise
             time.sleep(random.uniform(0.005, 0.1))  # so that two do not go on in step
 
@@ -355,7 +354,7 @@ class Store:
         try:
             yield
         except sqlite3.OperationalError as error:
-            said, hint = _unusable(error, self.path)
+            said, hint = unusable(error, self.path)
             raise SuperweightsError(f"{self.path} cannot be used: {said}.", hint=hint) from error
         except sqlite3.DatabaseError as error:
             raise SuperweightsError(
@@ -384,33 +383,3 @@ def _columns(result: Any | SuperweightsError) -> tuple[Any, ...]:
 def _checksum(key: str, *settled: str | None) -> str:
     """A hash of a row's key and of what it is settled with: SQLite does not notice a changed number."""
     return hashlib.sha256(json.dumps([key, *settled]).encode()).hexdigest()[:32]
-
-
-def _is_busy(error: sqlite3.OperationalError) -> bool:
-    """Whether another connection is in the way, for now."""
-    busy = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
-    return (error.sqlite_errorcode & 0xFF) in busy
-
-
-def _unusable(error: sqlite3.OperationalError, path: Path) -> tuple[str, str]:
-    """What is wrong, and what to do: a disk that is full has several names in SQLite."""
-    code = error.sqlite_errorcode & 0xFF
-    perhaps = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
-    if code == sqlite3.SQLITE_FULL or (code in perhaps and _is_full(path.parent)):
-        return "the disk is full", "free some space; what is done is kept."
-    if _is_busy(error):
-        return (
-            str(error),
-            "another program holds it, or it lies on a network file system; put it on a local disk.",
-        )
-    return str(error), "check that its folder exists and that you may write there."
-
-
-def _is_full(folder: Path) -> bool:
-    """Whether not even a small file can be written there, though the folder is there and ours to write in."""
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"\0" * 65536)
-    except OSError as error:
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return False

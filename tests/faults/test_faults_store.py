@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-import superweights.jobs.store as store_module
+from superweights.jobs import sqlite_errors
 from superweights.address import Address
 from superweights.artefacts.stopping import Terminated, stopped_by_sigterm
 from superweights.editing import zero
@@ -234,7 +234,7 @@ def test_a_full_disk_is_called_that_whatever_sqlite_calls_it(tmp_path, monkeypat
     def full(*_, **__):
         raise OSError(named, os.strerror(named))
 
-    monkeypatch.setattr(store_module.tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(sqlite_errors.tempfile, "TemporaryFile", full)
     with pytest.raises(SuperweightsError, match="the disk is full") as caught:
         Store(tmp_path / "nowhere" / "s.sqlite", MODELS, SWEEP)
     assert "free some space" in caught.value.hint
