@@ -14,6 +14,7 @@ from small import embedded_folder
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
+import superweights.verbs.sweep
 from superweights.address import Address
 from superweights.checkpoint import open_checkpoint
 from superweights.cli import run
@@ -289,6 +290,18 @@ def test_the_command_prints_json_lines_and_goes_on_from_its_store(folder, tmp_pa
 
 
 @pytest.mark.tiny
+def test_an_interrupt_says_where_the_results_are_kept(folder, tmp_path, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(superweights.verbs.sweep, "measure", interrupted)
+    words = ["--weights", WEIGHTS[0], "--window", 12, "--windows", 3, "--store", tmp_path / "s.sqlite"]
+    assert command(folder, *words) == 130
+    said = "".join(capsys.readouterr().err.split())
+    assert f"keptin{tmp_path / 's.sqlite'}:" in said
+
+
+@pytest.mark.tiny
 def test_the_command_prints_a_table_and_says_what_failed(folder, tmp_path, capsys):
     wrong = Address(WEIGHTS[0].tensor, (99, 99))
     words = ["--weights", WEIGHTS[0], "--weights", wrong, "--window", 12, "--windows", 3]
@@ -330,7 +343,7 @@ def test_the_weights_come_from_a_record_of_a_search_of_the_same_checkpoint(folde
     [
         (["--grid", "spiral"], "no grid called 'spiral'"),
         (["--plot", "curve.png"], "Cannot draw into curve.png"),
-        (["--plot", "nowhere/curve.svg"], "Cannot draw into nowhere/curve.svg"),
+        (["--plot", "nowhere/curve.svg"], "Cannot write nowhere/curve.svg"),
         (["--weights", "not an address"], "'not an address' is not an address"),
         (["--from", "nowhere.json"], "There is no file nowhere.json"),
         (["--score", "taste", "--weights", "a.0.b[1, 2]"], "no score called 'taste'"),
