@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from superweights.jobs import Store
+from superweights.sweeps.cell import SWEEP
 from superweights.sweeps.outcomes import Outcome
 from superweights.sweeps.plot import draw
 from superweights.sweeps.setup import Setup
-from superweights.sweeps.store import Store
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,7 @@ class Swept:
 
     def export(self) -> str:
         """Every cell of the store as JSON lines, those of other sweeps over the same models too."""
-        with Store(self.store, {s.task.fingerprint: s.task.name for s in self.setups}) as opened:
+        with Store(self.store, {s.task.fingerprint: s.task.name for s in self.setups}, SWEEP) as opened:
             return "".join(f"{line}\n" for line in opened.export())
 
 

@@ -101,11 +101,9 @@ def _looked_at(model: Any, window: int, windows: int, seed: int, progress: Progr
 
 def _searched(source: Any, seed: int, progress: Progress) -> tuple[Record, list[Any]]:
     """The record of a search, and the super weights that it found, the costliest first."""
-    from superweights.discovery import Search, find  # to be replaced by the verb find
+    from superweights.discovery import Search
+    from superweights.verbs.find import find, found_record
 
-    loading = {"dtype": source.dtype, "device": source.device}
-    found = find(source.name, Search(seed=seed), progress=progress, **loading)
+    found = find(source, Search(seed=seed), progress=progress)
     by_cost = sorted(found.super_weights, key=lambda each: -(each.effect.value if each.effect else 0.0))
-    scores = (found.base_loss, *((found.joint,) if found.joint else ()))
-    record = Record.of("find", source.name, seed=seed, scores=scores, findings=found.to_json())
-    return record, [weight.address for weight in by_cost]
+    return found_record(found), [weight.address for weight in by_cost]
