@@ -64,10 +64,11 @@ LAW: dict[str, set[str]] = {
     # Findings draw themselves in a notebook (picture).
     "discovery": {
         *("checkpoint", "stream", "watch", "editing", "branch", "scoring", "subject", "address", "record"),
-        *("picture", "progress"),
+        *("picture", "progress", "artefacts"),
     },
     # What it writes it opens again and runs (stream), folder by folder as every format does (formats).
     "pruning": {
+        "artefacts",
         *("taps", "checkpoint", "scoring", "record", "address", "stream", "formats", "subject", "progress"),
     },
     "adaptation": {"taps", "checkpoint", "editing", "scoring", "subject", "record", "progress"},
@@ -92,7 +93,7 @@ LAW: dict[str, set[str]] = {
         ),
         *("index", "watch", "harness", "progress"),
     },
-    "reports": {"record", "index"},
+    "reports": {"artefacts", "record", "index"},
     # What `import superweights` teaches transformers: the model types of ours.
     "plugin": {"formats", "pruning"},
 }

@@ -6,6 +6,7 @@ import importlib.util
 import os
 from pathlib import Path
 
+from superweights.artefacts.manifest import verify
 from superweights.checkpoint.checkpoint import Checkpoint
 from superweights.checkpoint.folder import open_folder
 from superweights.checkpoint.pickled import ENDINGS, PickleStore, check_allowed
@@ -68,6 +69,7 @@ def _open_path(path: Path, allow_pickle: bool) -> tuple[Store, Settings]:
         alone = _only_gguf(path)
         if alone is not None:
             return _open_gguf(alone)
+        verify(path)
         settings = FolderSettings(path)
         return open_folder(path, allow_pickle=allow_pickle), settings
     if path.suffix == ".gguf":

@@ -132,14 +132,8 @@ def _factors(written: str) -> tuple[float, ...]:
 
 def _read_record(path: Path) -> Record:
     from superweights.record import Record
-    from superweights.subject.text import read_text
 
-    try:
-        return Record.from_json(read_text(path).text)
-    except (ValueError, KeyError, TypeError) as error:
-        raise SuperweightsError(
-            f"{path} is no record.", hint="give a file written by superweights find --out."
-        ) from error
+    return Record.read(path)
 
 
 def _save(found: Reproduction, svg: Path | None, out: Path | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,17 +59,16 @@ def _known(checkpoint: Checkpoint) -> list[Address]:
 
 
 def _recorded(checkpoint: Checkpoint, path: Path) -> list[Address]:
+    from superweights.artefacts.shape import shaped
     from superweights.record import Record, SuperWeight
-    from superweights.subject.text import read_text
 
-    try:
-        record = Record.from_json(read_text(path).text)
-        weights = [SuperWeight.from_json(each) for each in record.findings["candidates"]]
-        fingerprint = record.inputs["fingerprint"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise SuperweightsError(
-            f"{path} is no record of a search.", hint="make one with superweights find MODEL --out FILE."
-        ) from error
+    hint = "make one with superweights find MODEL --out FILE."
+    record = Record.read(path)
+    if "candidates" not in record.findings or "fingerprint" not in record.inputs:
+        raise SuperweightsError(f"{path} is no record of a search.", hint=hint)
+    held = record.findings["candidates"]
+    weights = shaped(tuple[SuperWeight, ...], held, f"{path}, candidates", hint)
+    fingerprint = record.inputs["fingerprint"]
     if fingerprint != checkpoint.fingerprint():
         raise SuperweightsError(
             f"{path} is about another checkpoint (fingerprint {str(fingerprint)[:12]}, and {checkpoint.name} "

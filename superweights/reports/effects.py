@@ -17,13 +17,15 @@ def curves(records: Sequence[Record]) -> list[Block]:
         groups: dict[tuple[str, ...], dict[float, dict[str, Any]]] = {}
         for row in _rows(record):
             factors = {edit.get("factor") for edit in row.get("edits", ())}
-            if len(factors) == 1 and None not in factors and row.get("perplexity"):
+            drawn = (row.get("perplexity") or {}).get("value") is not None
+            if len(factors) == 1 and None not in factors and drawn:
                 weights = tuple(edit["address"] for edit in row["edits"])
                 groups.setdefault(weights, {})[float(next(iter(factors)))] = row["perplexity"]  # type: ignore[arg-type]
         for weights, points in groups.items():
             if len(points) > 2:
-                base = record.findings.get("base", {}).get("perplexity")
-                lines.append((_named(record, weights), {**points, **({1.0: base} if base else {})}))
+                base = (record.findings.get("base") or {}).get("perplexity") or {}
+                known = base.get("value") is not None
+                lines.append((_named(record, weights), {**points, **({1.0: base} if known else {})}))
     if not lines:
         return []
     x = joined_x([list(points) for _, points in lines])
