@@ -121,8 +121,8 @@ def verify(folder: Path, *names: str, thoroughly: bool = False) -> Manifest | No
     """The manifest of a folder that holds what it says; None for a folder without one.
 
     Sizes of all files (or of those of `names`), hashes of those up to one MiB and of the first MiB of the others are
-    compared; with `thoroughly` every byte, which takes as long as reading them. Files beside those are no fault: people put them
-    there. Raises `SuperweightsError` naming the first file that is missing or is another.
+    compared; with `thoroughly` every byte, which takes as long as reading them. Files beside those are no fault.
+    Raises `SuperweightsError` naming the first file that is missing or is another.
     """
     manifest = read_manifest(folder)
     files = {} if manifest is None else manifest.files

@@ -64,9 +64,9 @@ def shaped(form: type[T], data: Any, where: str, hint: str, fields: Fields = "kn
     """`data`, as JSON gives it, as the type `form`: a dataclass, or what stands in the fields of one.
 
     Fields are read by their annotations: str, bool, int, float (finite; a whole number will do), None, unions, Literal,
-    list, tuple, dict with str keys, Any, dataclasses (those with a `parse` also as one string), and `Annotated`
-    with `Between`. `fields`, at every depth: "known" ones may be left out where they have a
-    default, "whole" ones may not, and with "some" what an object holds beyond them is passed over.
+    list, tuple, dict with str keys, Any, dataclasses (those with a `parse` also as one string; one that is made already
+    stays as it is), and `Annotated` with `Between`. `fields`, at every depth: "known" ones may be left out where
+    they have a default, "whole" ones may not, and with "some" what an object holds beyond them is passed over.
 
     A dataclass with a classmethod `renewed` gets objects through it, for those that an older version wrote.
 
@@ -235,6 +235,8 @@ def _fielded(form: Any, mode: Fields) -> _Reader:
     }
 
     def read(value: Any, place: str) -> Any:
+        if isinstance(value, form):
+            return value
         if not isinstance(value, Mapping):
             raise _MisfitError(place, "an object", value)
         value = form.renewed(value) if hasattr(form, "renewed") else value

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated
 
 import torch
 
 from superweights.address import Address
-from superweights.artefacts.reading import parse_json
+from superweights.artefacts.reading import parse_json, read_text
 from superweights.artefacts.shape import Between, shaped
 from superweights.checkpoint import Checkpoint
 from superweights.errors import SuperweightsError
@@ -35,6 +36,12 @@ class Plan:
         """The plan that rounds every one of `tensors` (name to axis of output channels) by `scheme`."""
         axes = {name: axis for name, axis in tensors.items() if axis}
         return cls(dict.fromkeys(tensors, scheme), tuple(dict.fromkeys(keep)), axes)
+
+    @classmethod
+    def read(cls, path: Path) -> Plan:
+        """The plan in a file that `--save-plan` or `superweights plan --save` wrote. Errors as `from_json`."""
+        hint = "superweights quantize --save-plan FILE writes one."
+        return cls.from_json(read_text(Path(path), hint=hint), str(path))
 
     def check(self, checkpoint: Checkpoint) -> None:
         """Raise `SuperweightsError` where the plan does not fit `checkpoint`: an absent tensor, a shape that its

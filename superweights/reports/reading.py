@@ -8,6 +8,7 @@ from pathlib import Path
 from superweights.artefacts.reading import parse_lines, read_text
 from superweights.artefacts.shape import shaped
 from superweights.errors import SuperweightsError
+from superweights.findings import typed
 from superweights.record import Record
 from superweights.reports.findings import SCHEMAS
 
@@ -27,7 +28,7 @@ def read_records(paths: Iterable[Path]) -> list[Record]:
             command = record.command.split(" ")[0]
             if command in SCHEMAS:
                 shaped(SCHEMAS[command], record.findings, f"{path}, findings", _HINT, "some")
-            records.append(record)
+            records.append(typed(record, f"{path}, findings"))
     if not records:
         raise SuperweightsError(
             "There are no records to report.", hint="superweights find MODEL --out found.json writes one."
