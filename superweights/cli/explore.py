@@ -27,8 +27,12 @@ def explore(
     host: Annotated[
         str, typer.Option(help="Another address than this machine's own needs --token.")
     ] = "127.0.0.1",
-    token: Annotated[
-        str | None, typer.Option(help="The password that people must enter (user: explorer).")
+    token: Annotated[str | None, typer.Option(help="The token that people must enter.")] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file that holds the token; arguments can be seen by others. Or SUPERWEIGHTS_TOKEN."
+        ),
     ] = None,
     open_browser: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the page in a browser.")
@@ -46,10 +50,15 @@ def explore(
     from superweights.checkpoint import open_checkpoint
     from superweights.errors import SuperweightsError
     from superweights.explorer import Explorer
-    from superweights.explorer.page import build, serve
+    from superweights.explorer.page import build
+    from superweights.explorer.serving import chosen_token, listening, serve
     from superweights.stream import streaming
 
-    with open_checkpoint(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code) as checkpoint:
+    word = chosen_token(token, token_file)
+    with (
+        listening(host, port, word) as listener,
+        open_checkpoint(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code) as checkpoint,
+    ):
         tokenizer = checkpoint.tokenizer()
         if tokenizer is None:
             raise SuperweightsError(
@@ -59,7 +68,7 @@ def explore(
         chosen = _weights(checkpoint, weights or [], from_)
         with streaming(checkpoint, dtype=dtype, device=device, resident=True) as loaded:
             page = build(Explorer(loaded, tokenizer, _named(checkpoint, chosen, seed)), checkpoint.name)
-            for address in serve(page, host, port, token):
+            for address in serve(page, listener, host, word):
                 console.notes.print(f"{address} (stop with Ctrl-C)", highlight=False)
                 if open_browser:
                     typer.launch(address)
