@@ -56,6 +56,8 @@ LAW: dict[str, set[str]] = {
     "quantization": {"checkpoint", "address", "record"},
     # Which module a tensor of the file becomes is known to the loader, `stream`.
     "formats": {"quantization", "checkpoint", "address", "stream"},
+    # Each quantizer's files, decoded by the library that owns the format; ours among them (formats).
+    "decoding": {"checkpoint", "formats"},
     # Plain SVG: lines and heat maps, for whoever has something to show.
     "picture": set(),
     # Causal questions take super weights out (edit, address), or sub-layers (prune), and say what that costs (score).
@@ -69,8 +71,8 @@ LAW: dict[str, set[str]] = {
     "reports": {"record", "index"},
     # What rounding each matrix costs, and the plan that a bit budget gives: quantize itself runs no model.
     "budget": {"checkpoint", "address", "record", "stream", "scoring", "quantization"},
-    # A quantized checkpoint beside the original: read by its own tensors, run in the original's model.
-    "audits": {"checkpoint", "address", "record", "stream", "taps", "scoring", "formats", "quantization"},
+    # A quantized checkpoint beside the original: decoded by its format's owner, run in the original's model.
+    "audits": {"checkpoint", "address", "record", "stream", "taps", "scoring", "decoding"},
     # The paper's experiments use everything that was built to find, edit and score; only the command line runs
     # them. `watch` shows Figure 3 its products, `harness` runs the tasks of Table 1.
     "reproductions": {
