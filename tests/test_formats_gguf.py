@@ -74,6 +74,17 @@ def mixed(checkpoint, keep=()) -> Plan:
 
 
 @pytest.mark.tiny
+@pytest.mark.parametrize(("name", "number"), [("Q8_0", 7), ("Q4_0", 2), ("Q4_1", 3)])
+def test_the_file_says_of_which_type_most_of_it_is(name, number, tiny, tmp_path):
+    with open_checkpoint(str(tiny)) as source:
+        plan = Plan.uniform(linear_tensors(source), SCHEMES[name])
+        write_gguf(source, plan, tmp_path / "q.gguf")
+    fields = gguf.GGUFReader(tmp_path / "q.gguf").fields
+    assert fields["general.file_type"].contents() == number == gguf.LlamaFileType[f"MOSTLY_{name}"]
+    assert fields["general.quantization_version"].contents() == gguf.GGML_QUANT_VERSION
+
+
+@pytest.mark.tiny
 def test_rounded_tensors_are_the_plans_and_all_others_stay_byte_for_byte(tiny, tmp_path):
     to = tmp_path / "rounded.gguf"
     with open_checkpoint(str(tiny)) as source:
