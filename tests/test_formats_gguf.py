@@ -100,9 +100,9 @@ def test_rounded_tensors_are_the_plans_and_all_others_stay_byte_for_byte(tiny, t
                 assert torch.equal(read.read(name), wanted), name
     before, after = gguf.GGUFReader(tiny), gguf.GGUFReader(to)
     own = ("general.file_type", "general.quantization_version")
-    assert {n: f.contents() for n, f in before.fields.items() if not n.startswith("GGUF.") and n not in own} == {
-        n: f.contents() for n, f in after.fields.items() if not n.startswith("GGUF.") and n not in own
-    }
+    assert {
+        n: f.contents() for n, f in before.fields.items() if not n.startswith("GGUF.") and n not in own
+    } == {n: f.contents() for n, f in after.fields.items() if not n.startswith("GGUF.") and n not in own}
     assert not list(tmp_path.glob(".*partial"))
 
 
