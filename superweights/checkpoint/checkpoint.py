@@ -104,6 +104,10 @@ class Checkpoint:
             at = at * n + i
         return float(self._store.read_span(name, at, at + 1)[0])
 
+    def check(self, address: Address) -> None:
+        """Raise for an address that the checkpoint does not have: no such tensor, or an index outside its shape."""
+        address.check_shape(self._check(address.tensor).shape)
+
     def prefetch(self, names: Iterable[str]) -> None:
         """Bring these tensors near: local files are read ahead, remote ones fetched in few requests."""
         self._store.prefetch([self._check(name).name for name in names])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -31,24 +33,14 @@ def recipe(
 
     Example: superweights recipe embedded --for llama.cpp
     """
-    import json
-    from dataclasses import asdict
+    from superweights.verbs.recipe import recipe as verb
 
-    from superweights.checkpoint import open_checkpoint
-    from superweights.cli.weights import chosen_weights
-    from superweights.formats.recipes import TOOLS, NoRecipe, recipes, write_recipe
-
-    with open_checkpoint(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code) as checkpoint:
-        found = recipes(checkpoint, chosen_weights(checkpoint, weights, from_), tool or tuple(TOOLS))
-    if to is not None:
-        write_recipe(found, to)
+    source = options.source(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+    recipes = verb(source, tool or (), weights or (), record=from_, to=to)
     if as_json:
-        console.print_line(json.dumps([asdict(each) for each in found]))
+        console.print_line(json.dumps([asdict(each) for each in recipes]))
         return
-    for each in found:
+    for each in recipes:
         console.data.print(f"[bold]{each.tool}[/]", highlight=False)
-        lines = (
-            [f"none: {each.reason}", each.hint] if isinstance(each, NoRecipe) else [each.text, *each.notes]
-        )
-        for line in lines:
+        for line in each.lines():
             console.data.print(f"  {console.plain(line)}", soft_wrap=True, highlight=False)

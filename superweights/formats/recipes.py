@@ -7,7 +7,6 @@ been run by the tools (benchmarks/recipes.py), or checked against their parser.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ import torch
 from torch import nn
 
 from superweights.address import Address
+from superweights.artefacts.file import write_text
+from superweights.artefacts.place import check_new
 from superweights.checkpoint import Checkpoint
 from superweights.errors import SuperweightsError
 from superweights.formats.gguf_names import gguf_names
@@ -41,6 +42,10 @@ class Recipe:
     file: str | None = None
     notes: tuple[str, ...] = ()
 
+    def lines(self) -> list[str]:
+        """What a person is shown."""
+        return [self.text, *self.notes]
+
 
 @dataclass(frozen=True)
 class NoRecipe:
@@ -49,6 +54,10 @@ class NoRecipe:
     tool: str
     reason: str
     hint: str
+
+    def lines(self) -> list[str]:
+        """What a person is shown."""
+        return [f"none: {self.reason}", self.hint]
 
 
 @dataclass(frozen=True)
@@ -119,14 +128,8 @@ def write_recipe(found: Sequence[Recipe | NoRecipe], to: Path) -> None:
         raise SuperweightsError(
             f"{only.tool} reads no such file.", hint="paste what is printed without --to."
         )
-    if to.exists():
-        raise SuperweightsError(f"{to} exists already.", hint="give the name of a new file.")
-    partial = to.with_name(f".{to.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(only.file, encoding="utf-8")
-        os.replace(partial, to)
-    finally:
-        partial.unlink(missing_ok=True)
+    check_new(to, "file")
+    write_text(to, only.file)
 
 
 def _spared(checkpoint: Checkpoint, addresses: Sequence[Address]) -> _Spared:
@@ -135,7 +138,7 @@ def _spared(checkpoint: Checkpoint, addresses: Sequence[Address]) -> _Spared:
             "There is no weight to protect.", hint="superweights find names those that matter."
         )
     for address in addresses:
-        checkpoint.element(address.tensor, address.index)
+        checkpoint.check(address)
     tensors = tuple(dict.fromkeys(address.tensor for address in addresses))
     skeleton = Skeleton(checkpoint, torch.float32, torch.device("cpu"))
     linears = {
