@@ -54,20 +54,11 @@ LAW: dict[str, set[str]] = {
         *("editing", "scoring", "record", "address", "stream", "checkpoint", "branch", "subject", "picture"),
         *("progress", "artefacts", "jobs"),
     },
-    # A quantized checkpoint beside the original: read by its own tensors, run in the original's model.
+    # Each quantizer's files, decoded by the library that owns the format; ours among them (formats).
+    "decoding": {"checkpoint", "formats"},
+    # A quantized checkpoint beside the original: decoded by its format's owner, run in the original's model.
     "audits": {
-        *(
-            "checkpoint",
-            "address",
-            "record",
-            "stream",
-            "taps",
-            "scoring",
-            "formats",
-            "quantization",
-            "subject",
-        ),
-        *("progress", "artefacts"),
+        *("checkpoint", "address", "record", "stream", "taps", "scoring", "decoding", "subject", "progress"),
     },
     # Findings draw themselves in a notebook (picture).
     "discovery": {

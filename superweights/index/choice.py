@@ -82,7 +82,7 @@ def choose_weights(
     """
     addresses = Address.several(given)
     for address in addresses:
-        checkpoint.element(address.tensor, address.index)
+        checkpoint.check(address)
     believed = [match for match in look_up(checkpoint) if _believed(match, checkpoint)]
     names = tuple(dict.fromkeys(match.known.model for match in believed))
     if record is not None and not addresses:
