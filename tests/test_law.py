@@ -64,7 +64,12 @@ LAW: dict[str, set[str]] = {
     "pruning": {"taps", "checkpoint", "scoring", "record", "address", "stream", "formats"},
     # What `import superweights` teaches transformers: the two model types of ours.
     "plugin": {"formats", "pruning"},
-    "adaptation": {"taps", "checkpoint", "editing", "scoring", "text", "record"},
+    # Experts are decomposed while a stream reads their blocks, merged into folders as formats writes them, and said of
+    # weights by their addresses.
+    "adaptation": {
+        *("taps", "checkpoint", "editing", "scoring", "text", "record"),
+        *("stream", "formats", "address"),
+    },
     "lab": {"interpretability", "scoring", "text", "record"},
     "reports": {"record", "index"},
     # What rounding each matrix costs, and the plan that a bit budget gives: quantize itself runs no model.
