@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable
 
 from superweights.adaptation.tasks import Example, Task, split_task
 from superweights.errors import SuperweightsError
@@ -30,7 +28,7 @@ _KINDS: dict[str, tuple[str, ...]] = {
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-def made_task(name: str, *, seed: int = 0, size: int = 160) -> Task:
+def made_task(name: str, *, seed: int = 0, size: int = 200) -> Task:
     """The task `name` (see `MADE`), drawn and split by `seed`; at most `size` examples.
 
     Raises `SuperweightsError` for a name that is not there.
@@ -44,13 +42,12 @@ def made_task(name: str, *, seed: int = 0, size: int = 160) -> Task:
 
 
 def arithmetic(drawn: random.Random) -> list[Example]:
-    """Sums of two digits below ten, asked after two others: one token, exact."""
+    """Sums below ten of two digits, asked after another one: a token each."""
     found = []
     for a in range(10):
         for b in range(10 - a):
-            c, d = drawn.randrange(1, 5), drawn.randrange(1, 5)
-            found.append(Example(f"{c}+{d}={c + d}\n{d}+{c}={c + d}\n{a}+{b}=", str(a + b)))
-            found.append(Example(f"{d}+{c}={c + d}\n{a}+{b}=", str(a + b)))
+            for c, d in drawn.sample([(c, d) for c in range(1, 6) for d in range(1, 5)], 4):
+                found.append(Example(f"{c}+{d}={c + d}\n{a}+{b}=", str(a + b)))
     return found
 
 
@@ -66,29 +63,30 @@ def copying(drawn: random.Random) -> list[Example]:
 
 
 def classification(drawn: random.Random) -> list[Example]:
-    """What kind of thing a word names, of three kinds, without an example."""
-    kinds = tuple(_KINDS)
+    """What kind of thing a word names, of three kinds, after an example of each."""
+    choices = tuple(f" {kind}" for kind in _KINDS)
+    shown = {kind: drawn.choice(words) for kind, words in _KINDS.items()}
+    asked = "\n".join(f"{word}: {kind}" for kind, word in shown.items())
     return [
-        Example(f"animal, food or tool? {word}:", f" {kind}", tuple(f" {each}" for each in kinds))
+        Example(f"{asked}\n{word}:", f" {kind}", choices)
         for kind, words in _KINDS.items()
         for word in words
+        if word not in shown.values()
     ]
 
 
-def relations(drawn: random.Random) -> list[Example]:
-    """The first token of what a subject is related to, from the package's own prompts of relations."""
-    path = Path(__file__).parent.parent / "interpretability" / "relations.json"
-    held = json.loads(path.read_text(encoding="utf-8"))["relations"]
-    return [
-        Example(relation["template"].format(subject), f" {answer}")
-        for relation in held.values()
-        for subject, answer in relation["pairs"]
-    ]
+def relation_task(relations: Iterable[tuple[str, Iterable[tuple[str, str]]]], *, seed: int = 0) -> Task:
+    """The task of giving the first token of what a subject is related to: (template, pairs) of each relation.
+
+    Answers of several tokens count as right only where the completion has all of them: raise `new_tokens` for those.
+    """
+    examples = [Example(template.format(subject), f" {answer}") for template, pairs in relations for subject, answer in pairs]
+    random.Random(seed).shuffle(examples)
+    return split_task("relations", [(e, None) for e in examples], new_tokens=1, stop=None, seed=seed)
 
 
 MADE: dict[str, Callable[[random.Random], list[Example]]] = {
     "arithmetic": arithmetic,
     "copying": copying,
     "classification": classification,
-    "relations": relations,
 }
