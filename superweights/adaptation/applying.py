@@ -85,7 +85,9 @@ def beside(module: nn.Module, factors: Factors, z: Tensor) -> Iterator[None]:
         key = (x.device, x.dtype)
         if key not in kept:
             cast = held.to(x.device, x.dtype)
-            kept[key] = Factors(cast.U, held.sigma.to(x.device), cast.Vh, held.method, held.error, held.energy)
+            kept[key] = Factors(
+                cast.U, held.sigma.to(x.device), cast.Vh, held.method, held.error, held.energy
+            )
         return kept[key]
 
     handle = module.register_forward_hook(add)

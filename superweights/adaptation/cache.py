@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from superweights.adaptation.factors import Factors, decompose
 from superweights.adaptation.matrices import Matrix, weight_of
+from superweights.stream import device_of
 
 Progress = Callable[[str, int, int], None]
 VERSION = 1
@@ -73,13 +75,13 @@ def decompose_streamed(
         found[matrix.path] = remembered(weight, rank, held, matrix.path)
         progress(matrix.path, len(found), len(matrices))
 
-    stream = model.superweights_stream
-    stream.on_load.append(take)  # type: ignore[union-attr]
+    stream: Any = model.superweights_stream
+    stream.on_load.append(take)
     try:
         with torch.no_grad():
-            model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=stream.skeleton.device), use_cache=False)  # type: ignore[union-attr]
+            model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=device_of(model)), use_cache=False)
     finally:
-        stream.on_load.remove(take)  # type: ignore[union-attr]
+        stream.on_load.remove(take)
     missing = [matrix.path for matrix in matrices if matrix.path not in found]
     assert not missing, f"{missing[0]} was never read"
     return {matrix.path: found[matrix.path] for matrix in matrices}
@@ -108,16 +110,20 @@ def _read(file: Path) -> Factors | None:
     try:
         with safe_open(file, framework="pt") as held:
             told: Mapping[str, str] = held.metadata() or {}
-            parts = [held.get_tensor(name) for name in ("U", "sigma", "Vh")]
+            U, sigma, Vh = (held.get_tensor(name) for name in ("U", "sigma", "Vh"))
     except SafetensorError:
         return None  # cut short by a full disk long ago: made anew
-    return Factors(*parts, told["method"], json.loads(told["error"]), json.loads(told["energy"]))
+    return Factors(U, sigma, Vh, told["method"], json.loads(told["error"]), json.loads(told["energy"]))
 
 
 def _write(factors: Factors, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    told = {"method": factors.method, "error": json.dumps(factors.error), "energy": json.dumps(factors.energy)}
+    told = {
+        "method": factors.method,
+        "error": json.dumps(factors.error),
+        "energy": json.dumps(factors.energy),
+    }
     try:
         save_file({"U": factors.U, "sigma": factors.sigma, "Vh": factors.Vh}, partial, metadata=told)
         os.replace(partial, file)

@@ -15,7 +15,7 @@ from superweights.adaptation.applying import composed_weight, standing_in, turne
 from superweights.adaptation.expert import Expert
 from superweights.adaptation.factors import Factors
 from superweights.adaptation.matrices import is_packed
-from superweights.adaptation.speaking import Completion, Reader, complete, score
+from superweights.adaptation.speaking import Reader, complete, score
 from superweights.adaptation.tasks import Example
 from superweights.errors import SuperweightsError
 
@@ -139,7 +139,9 @@ class Experts:
         return held
 
 
-def classification_examples(tasks: Mapping[str, Sequence[Example]], experts: Mapping[str, str]) -> list[Example]:
+def classification_examples(
+    tasks: Mapping[str, Sequence[Example]], experts: Mapping[str, str]
+) -> list[Example]:
     """Examples that teach a classifier expert: each task's prompts as they are put in the first pass, answer its name.
 
     `experts` are names and what they are for, `other` among them if it is to be learnt.
@@ -158,15 +160,7 @@ def _label_scores(model: nn.Module, pairs: Sequence[tuple[Sequence[int], Sequenc
     if all(len(label) == 1 for _, label in pairs):
         log_p = score(model, [(pairs[0][0], [0])]).log_p[0]
         return log_p[torch.tensor([label[0] for _, label in pairs])].cpu()
-    return _after_common_prompt(model, pairs)
-
-
-def _after_common_prompt(model: Any, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Tensor:
-    """The same for labels of several tokens: the labels' tokens are scored in one batch beside their prompt."""
     scored = score(model, pairs)
     each = scored.of_tokens().cpu()
     sizes = torch.tensor([len(label) for _, label in pairs])
     return torch.zeros(len(pairs)).index_add_(0, scored.row.cpu(), each) / sizes
-
-
-__all__ = ["OTHER", "Answer", "Choice", "Completion", "Experts", "classification_examples", "classifying_prompt"]

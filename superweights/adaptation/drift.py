@@ -1,4 +1,4 @@
-"""Two checkpoints of one family, weight by weight: what fine-tuning (or a merge) moved, and what became of super weights.
+"""Two checkpoints of one family, weight by weight: what fine-tuning moved, and what became of super weights.
 
 No model runs: tensors are read one at a time from both.
 """
@@ -86,7 +86,9 @@ def drift(
     Differences are taken in float32 of what each stores. Raises `SuperweightsError` for two checkpoints that share no
     tensor of one shape, and for an address that the base lacks.
     """
-    shared = [n for n in base.tensors if n in tuned.tensors and base.tensors[n].shape == tuned.tensors[n].shape]
+    shared = [
+        n for n in base.tensors if n in tuned.tensors and base.tensors[n].shape == tuned.tensors[n].shape
+    ]
     if not shared:
         raise SuperweightsError(
             f"{tuned.name} and {base.name} have no tensor in common.",

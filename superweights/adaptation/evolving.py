@@ -65,7 +65,9 @@ def evolve(fitness: Fitness, size: int, search: Search = Search()) -> Found:
         members = (mean + spread * torch.randn(search.population, size, generator=generator)).clamp(0, 1)
         if best is not None:
             members[0] = best[1]
-        ranked = sorted(((fitness(member), member) for member in members), key=lambda each: each[0], reverse=True)
+        ranked = sorted(
+            ((fitness(member), member) for member in members), key=lambda each: each[0], reverse=True
+        )
         if best is None or ranked[0][0] > best[0]:
             best = ranked[0]
         history.append(best[0])

@@ -70,7 +70,9 @@ def save_expert(expert: Expert, to: Path) -> Path:
     try:
         z = {path: each.detach().to("cpu", torch.float32).contiguous() for path, each in expert.z.items()}
         told = {key: value for key, value in asdict(_without_z(expert)).items() if key != "z"}
-        save_file(z, partial / FILE, metadata={"expert": json.dumps({**told, "version": VERSION}, default=str)})
+        save_file(
+            z, partial / FILE, metadata={"expert": json.dumps({**told, "version": VERSION}, default=str)}
+        )
         (partial / TOLD).write_text(json.dumps(told, indent=1, default=str) + "\n", encoding="utf-8")
         os.replace(partial, to)
     finally:
@@ -89,7 +91,8 @@ def load_expert(folder: Path) -> Expert:
     file = Path(folder) / FILE
     if not file.is_file():
         raise SuperweightsError(
-            f"{folder} holds no {FILE}.", hint="superweights adapt train makes experts; name the folder of one."
+            f"{folder} holds no {FILE}.",
+            hint="superweights adapt train makes experts; name the folder of one.",
         )
     try:
         with safe_open(file, framework="pt") as held:
@@ -98,7 +101,9 @@ def load_expert(folder: Path) -> Expert:
     except (SafetensorError, json.JSONDecodeError) as error:
         raise SuperweightsError(f"{file} is damaged: {error}", hint="train the expert again.") from error
     if not isinstance(told, dict) or told.pop("version", None) != VERSION or not z:
-        raise SuperweightsError(f"{file} is no expert of this version.", hint="pip install --upgrade superweights.")
+        raise SuperweightsError(
+            f"{file} is no expert of this version.", hint="pip install --upgrade superweights."
+        )
     wrong = [path for path, each in z.items() if each.dim() != 1 or not torch.isfinite(each).all()]
     if wrong:
         raise SuperweightsError(f"The z of {wrong[0]} in {file} is nan or infinite.", hint="train it again.")
@@ -111,12 +116,15 @@ def load_experts(folder: Path) -> tuple[Expert, ...]:
     held = [p for p in sorted(folder.iterdir()) if (p / FILE).is_file()] if folder.is_dir() else []
     if not held:
         raise SuperweightsError(
-            f"{folder} holds no experts.", hint="superweights adapt train MODEL --task FILE --to FOLDER/NAME makes one."
+            f"{folder} holds no experts.",
+            hint="superweights adapt train MODEL --task FILE --to FOLDER/NAME makes one.",
         )
     return tuple(load_expert(path) for path in held)
 
 
-def combined(experts: Sequence[Expert], alpha: Sequence[float] | Mapping[str, Sequence[float]]) -> dict[str, Tensor]:
+def combined(
+    experts: Sequence[Expert], alpha: Sequence[float] | Mapping[str, Sequence[float]]
+) -> dict[str, Tensor]:
     """`sum_k alpha_k z_k` for every matrix that an expert turns; experts leave what they do not turn at z = 1.
 
     `alpha` has one number per expert, or one list of them per matrix. Source: Transformer², section 3.2 (few-shot):
@@ -134,13 +142,15 @@ def combined(experts: Sequence[Expert], alpha: Sequence[float] | Mapping[str, Se
         weights = alpha.get(path, ()) if isinstance(alpha, Mapping) else alpha
         if len(weights) != len(experts):
             raise SuperweightsError(
-                f"There are {len(experts)} experts and {len(weights)} alphas for {path}.", hint="give one per expert."
+                f"There are {len(experts)} experts and {len(weights)} alphas for {path}.",
+                hint="give one per expert.",
             )
         parts = [expert.z.get(path) for expert in experts]
         size = next(len(part) for part in parts if part is not None)
         if any(part is not None and len(part) != size for part in parts):
             raise SuperweightsError(
-                f"The experts turn different numbers of singular values of {path}.", hint="give them the same --rank."
+                f"The experts turn different numbers of singular values of {path}.",
+                hint="give them the same --rank.",
             )
         found[path] = _sum(weights, [torch.ones(size) if part is None else part for part in parts])
     return found
@@ -171,4 +181,6 @@ def random_like(z: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
 
 def _without_z(expert: Expert) -> Expert:
     """The expert without its tensors, which `asdict` would copy."""
-    return Expert(expert.name, {}, expert.base, expert.fingerprint, expert.about, expert.rank, dict(expert.made))
+    return Expert(
+        expert.name, {}, expert.base, expert.fingerprint, expert.about, expert.rank, dict(expert.made)
+    )

@@ -46,7 +46,9 @@ class Singular:
     term is added beside the layer, and nothing of the matrix's size is made. Both are the same function.
     """
 
-    def __init__(self, model: nn.Module, factors: Mapping[str, Factors], z: Mapping[str, Tensor] | None = None):
+    def __init__(
+        self, model: nn.Module, factors: Mapping[str, Factors], z: Mapping[str, Tensor] | None = None
+    ):
         self.model, self.factors = model, dict(factors)
         start = {path: torch.ones(len(each)) for path, each in factors.items()} if z is None else z
         self.parameters = {path: nn.Parameter(each.detach().clone().float()) for path, each in start.items()}
@@ -128,13 +130,18 @@ class Sparse:
 class LowRank:
     """PEFT's LoRA on some matrices. `close` takes its layers out of the model again."""
 
-    def __init__(self, model: nn.Module, paths: Sequence[str], rank: int, *, alpha: float | None = None, seed: int = 0):
+    def __init__(
+        self, model: nn.Module, paths: Sequence[str], rank: int, *, alpha: int | None = None, seed: int = 0
+    ):
         try:
             from peft import LoraConfig, get_peft_model
         except ModuleNotFoundError as error:
             raise SuperweightsError("LoRA needs peft.", hint="pip install 'superweights[adapt]'") from error
         settings: Any = LoraConfig(
-            r=rank, lora_alpha=alpha or rank, target_modules=list(paths), task_type="CAUSAL_LM"  # type: ignore[arg-type]
+            r=rank,
+            lora_alpha=alpha or rank,
+            target_modules=list(paths),
+            task_type="CAUSAL_LM",  # type: ignore[arg-type]
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

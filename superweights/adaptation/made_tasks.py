@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from superweights.adaptation.tasks import Example, Task, split_task
 from superweights.errors import SuperweightsError
 
-_KINDS: dict[str, tuple[str, ...]] = {
-    "animal": (
-        *("dog", "cat", "horse", "cow", "lion", "tiger", "bear", "wolf", "sheep", "goat", "mouse", "rabbit", "fox", "pig"),
-        *("duck", "eagle", "shark", "whale", "snake", "frog", "monkey", "camel", "zebra", "deer", "owl", "bee", "ant"),
-        *("spider", "crab", "penguin", "donkey", "turtle", "hawk", "otter", "moose", "crow"),
-    ),
-    "food": (
-        *("bread", "cheese", "rice", "apple", "banana", "soup", "pasta", "cake", "butter", "honey", "potato", "tomato"),
-        *("carrot", "onion", "orange", "grape", "lemon", "salad", "pizza", "cookie", "bean", "corn", "peach", "cherry"),
-        *("sugar", "milk", "yogurt", "sausage", "pancake", "waffle", "mango", "spinach", "garlic", "biscuit", "jam", "pie"),
-    ),
-    "tool": (
-        *("hammer", "saw", "drill", "wrench", "knife", "shovel", "rake", "axe", "pliers", "chisel", "ladder", "nail"),
-        *("screw", "rope", "broom", "mop", "scissors", "needle", "clamp", "file", "level", "crowbar", "hoe", "spade"),
-        *("tongs", "vise", "mallet", "plane", "anvil", "torch", "pump", "lever", "brush", "bucket", "tape", "sickle"),
-    ),
-}
+_WORDS = Path(__file__).parent / "kinds_of_words.json"
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -34,7 +20,9 @@ def made_task(name: str, *, seed: int = 0, size: int = 200) -> Task:
     Raises `SuperweightsError` for a name that is not there.
     """
     if name not in MADE:
-        raise SuperweightsError(f"There is no task called {name!r}.", hint=f"choose one of {', '.join(MADE)}.")
+        raise SuperweightsError(
+            f"There is no task called {name!r}.", hint=f"choose one of {', '.join(MADE)}."
+        )
     drawn = random.Random(f"{name} {seed}")
     examples = MADE[name](drawn)
     drawn.shuffle(examples)
@@ -64,12 +52,13 @@ def copying(drawn: random.Random) -> list[Example]:
 
 def classification(drawn: random.Random) -> list[Example]:
     """What kind of thing a word names, of three kinds, after an example of each."""
-    choices = tuple(f" {kind}" for kind in _KINDS)
-    shown = {kind: drawn.choice(words) for kind, words in _KINDS.items()}
+    kinds = {kind: words.split() for kind, words in json.loads(_WORDS.read_text(encoding="utf-8")).items()}
+    choices = tuple(f" {kind}" for kind in kinds)
+    shown = {kind: drawn.choice(words) for kind, words in kinds.items()}
     asked = "\n".join(f"{word}: {kind}" for kind, word in shown.items())
     return [
         Example(f"{asked}\n{word}:", f" {kind}", choices)
-        for kind, words in _KINDS.items()
+        for kind, words in kinds.items()
         for word in words
         if word not in shown.values()
     ]
@@ -80,7 +69,11 @@ def relation_task(relations: Iterable[tuple[str, Iterable[tuple[str, str]]]], *,
 
     Answers of several tokens count as right only where the completion has all of them: raise `new_tokens` for those.
     """
-    examples = [Example(template.format(subject), f" {answer}") for template, pairs in relations for subject, answer in pairs]
+    examples = [
+        Example(template.format(subject), f" {answer}")
+        for template, pairs in relations
+        for subject, answer in pairs
+    ]
     random.Random(seed).shuffle(examples)
     return split_task("relations", [(e, None) for e in examples], new_tokens=1, stop=None, seed=seed)
 

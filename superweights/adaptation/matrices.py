@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,15 +73,16 @@ def weight_of(model: nn.Module, matrix: Matrix) -> Tensor:
     Raises `SuperweightsError` for weights that are not in memory, and for quantized layers that do not give theirs.
     """
     module = model.get_submodule(matrix.path)
-    dequantize = getattr(module, "dequantize", None)
+    dequantize: Any = getattr(module, "dequantize", None)
     if callable(dequantize):
-        held: Tensor = dequantize(torch.float32)
+        held: Any = dequantize(torch.float32)
     else:
         held = dense_parameter(module, matrix.path)
         if held.is_meta:
             address = layout_of(model).address_of(f"{matrix.path}.weight", (0, 0))
             raise SuperweightsError(
-                f"{address.tensor} is not in memory.", hint="open the model resident, or decompose it block by block."
+                f"{address.tensor} is not in memory.",
+                hint="open the model resident, or decompose it block by block.",
             )
     held = held.detach().T if matrix.transposed and not callable(dequantize) else held.detach()
     return held.to("cpu", torch.float32, copy=True).contiguous()
@@ -89,7 +91,8 @@ def weight_of(model: nn.Module, matrix: Matrix) -> Tensor:
 def dense_parameter(module: nn.Module, path: str) -> nn.Parameter:
     """The parameter that a Linear or Conv1D multiplies with. Raises `SuperweightsError` where it is quantized."""
     weight = getattr(module, "weight", None)
-    if not isinstance(weight, nn.Parameter) or not weight.is_floating_point() or weight.dim() != 2:
+    dense = isinstance(weight, nn.Parameter) and weight.is_floating_point() and weight.dim() == 2
+    if weight is None or not dense:
         raise SuperweightsError(
             f"{path} is a {type(module).__name__}, whose quantized weights cannot be decomposed.",
             hint="give the unquantized checkpoint, or one packed by superweights quantize.",

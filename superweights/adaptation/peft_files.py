@@ -20,7 +20,9 @@ from superweights.adaptation.matrices import Matrix
 from superweights.errors import SuperweightsError
 
 
-def write_psoft(expert: Expert, factors: Mapping[str, Factors], matrices: Sequence[Matrix], to: Path) -> list[Path]:
+def write_psoft(
+    expert: Expert, factors: Mapping[str, Factors], matrices: Sequence[Matrix], to: Path
+) -> list[Path]:
     """The folders of PSOFT adapters that hold the expert's function; `to` itself where all ranks are alike.
 
     PSOFT computes `W + U diag(sigma) (R - I) Vh` with `R = diag(b) Cayley(Q) diag(a)`; with Q = 0, b left out and
@@ -35,7 +37,8 @@ def write_psoft(expert: Expert, factors: Mapping[str, Factors], matrices: Sequen
     for path in expert.z:
         if known[path].transposed:
             raise SuperweightsError(
-                f"{path} is a Conv1D, and PEFT's PSOFT takes linear layers only.", hint="export --as lora, or merge."
+                f"{path} is a Conv1D, and PEFT's PSOFT takes linear layers only.",
+                hint="export --as lora, or merge.",
             )
         if factors[path].method != "full":
             raise SuperweightsError(
@@ -76,7 +79,10 @@ def write_lora(
         kept = order[: min(rank, len(order))]
         a, b = torch.zeros(rank, held.Vh.shape[1]), torch.zeros(len(held.U), rank)
         a[: len(kept)], b[:, : len(kept)] = held.Vh[kept], held.U[:, kept] * strength[kept]
-        state[f"base_model.model.{path}.lora_A.weight"], state[f"base_model.model.{path}.lora_B.weight"] = a, b
+        state[f"base_model.model.{path}.lora_A.weight"], state[f"base_model.model.{path}.lora_B.weight"] = (
+            a,
+            b,
+        )
         squares = strength.double().square()
         total += squares.sum().item()
         missed += squares[order[len(kept) :]].sum().item()
@@ -88,8 +94,6 @@ def write_lora(
 
 def write_supertuning(learner: Sparse, base: str, to: Path) -> Path:
     """Write a support and how far it moved as a PEFT Supertuning adapter. All layers must move as many weights."""
-    from peft import SupertuningConfig
-
     counts = {len(each) for each in learner.support.values()}
     sizes = {learner.model.get_submodule(path).weight.numel() for path in learner.support}  # type: ignore[union-attr, operator]
     if len(counts) > 1 or len(sizes) > 1:
@@ -98,7 +102,7 @@ def write_supertuning(learner: Sparse, base: str, to: Path) -> Path:
             hint="write the merged model instead.",
         )
     count, size = counts.pop(), sizes.pop()
-    config = SupertuningConfig(
+    config = _peft().SupertuningConfig(
         target_modules=list(learner.support), sparsity=1 - (count + 0.5) / size, base_model_name_or_path=base,
         task_type="CAUSAL_LM", inference_mode=True,
     )  # fmt: skip
@@ -120,7 +124,9 @@ def _fill_psoft(folder: Path, rank: int, z: Mapping[str, Tensor], base: str) -> 
     )  # fmt: skip
     # PEFT warns of what is not stored, so Q is, as zeros of half the width.
     nothing = torch.zeros(rank * (rank - 1) // 2, dtype=torch.float16)
-    state = {f"base_model.model.{path}.psoft_R.vector_a": each.float().contiguous() for path, each in z.items()}
+    state = {
+        f"base_model.model.{path}.psoft_R.vector_a": each.float().contiguous() for path, each in z.items()
+    }
     state |= {f"base_model.model.{path}.psoft_R.weight": nothing.clone() for path in z}
     _fill(folder, config, state)
 
@@ -136,7 +142,9 @@ def _peft() -> Any:
     try:
         import peft
     except ModuleNotFoundError as error:
-        raise SuperweightsError("Writing PEFT adapters needs peft.", hint="pip install 'superweights[adapt]'") from error
+        raise SuperweightsError(
+            "Writing PEFT adapters needs peft.", hint="pip install 'superweights[adapt]'"
+        ) from error
     return peft
 
 

@@ -34,7 +34,9 @@ class Reader:
         """The token ids of a prompt."""
         if self.chat:
             turn = [{"role": "user", "content": text}]
-            return list(self.tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False))
+            return list(
+                self.tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False)
+            )
         return list(self.tokenizer(text)["input_ids"])
 
     def answer(self, text: str) -> list[int]:
@@ -167,7 +169,9 @@ def in_parts(
 def _check_rows(model: nn.Module, rows: list[list[int]], new_tokens: int) -> None:
     longest, context = max(map(len, rows), default=0), context_of(model)
     if not rows or min(map(len, rows)) < 1:
-        raise SuperweightsError("There is no prompt, or an empty one.", hint="give a prompt of a token or more.")
+        raise SuperweightsError(
+            "There is no prompt, or an empty one.", hint="give a prompt of a token or more."
+        )
     if context is not None and longest + new_tokens > context:
         raise SuperweightsError(
             f"A prompt of {longest} tokens and {new_tokens} new ones do not fit the context of {context}.",

@@ -45,7 +45,9 @@ def support(
     return _grouped(_extreme(weights, count, largest=kind == "largest"))
 
 
-def largest_each(model: nn.Module, matrices: Sequence[Matrix], count: int, *, top: bool = True) -> dict[str, Tensor]:
+def largest_each(
+    model: nn.Module, matrices: Sequence[Matrix], count: int, *, top: bool = True
+) -> dict[str, Tensor]:
     """Flat indices of the `count` largest (or smallest) weights of each matrix: PEFT's Supertuning support."""
     found = {}
     for matrix in matrices:
@@ -64,7 +66,8 @@ def _placed(
         path = parameter.removesuffix(".weight")
         if path not in weights:
             raise SuperweightsError(
-                f"{address} lies in none of the matrices that are trained.", hint="choose its layer and part too."
+                f"{address} lies in none of the matrices that are trained.",
+                hint="choose its layer and part too.",
             )
         row, column = index
         found.append((path, row * weights[path].shape[1] + column))
@@ -91,7 +94,9 @@ def _extreme(weights: Mapping[str, Tensor], count: int, *, largest: bool) -> lis
     candidates = []
     for path, weight in weights.items():
         top = torch.topk(weight.abs().float().flatten(), min(count, weight.numel()), largest=largest)
-        candidates += [(value, path, at) for value, at in zip(top.values.tolist(), top.indices.tolist(), strict=True)]
+        candidates += [
+            (value, path, at) for value, at in zip(top.values.tolist(), top.indices.tolist(), strict=True)
+        ]
     candidates.sort(key=lambda each: (-each[0] if largest else each[0], each[1], each[2]))
     return [(path, at) for _, path, at in candidates[:count]]
 

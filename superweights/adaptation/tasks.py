@@ -79,7 +79,9 @@ def split_task(
     """The task of these examples, each with its split or None; those without one are dealt out by `seed`."""
     listed = list(examples)
     prompts = [example.prompt for example, _ in listed]
-    twice = next((p for p in prompts if prompts.count(p) > 1), None) if len(set(prompts)) < len(prompts) else None
+    twice = (
+        next((p for p in prompts if prompts.count(p) > 1), None) if len(set(prompts)) < len(prompts) else None
+    )
     if twice is not None:
         raise SuperweightsError(
             f"Task {name} has the prompt {twice!r} twice.", hint="a prompt must not stand in two splits."
@@ -112,7 +114,9 @@ def _example(line: str, where: str) -> tuple[Example, str | None]:
     if not isinstance(prompt, str) or not prompt or isinstance(answer, dict | list | None.__class__):
         raise SuperweightsError(f"{where} needs a prompt and an answer that are text.", hint=_HINT)
     if split is not None and split not in SPLITS:
-        raise SuperweightsError(f"{where} has the split {split!r}.", hint=f"write one of {', '.join(SPLITS)}.")
+        raise SuperweightsError(
+            f"{where} has the split {split!r}.", hint=f"write one of {', '.join(SPLITS)}."
+        )
     if choices and str(answer) not in map(str, choices):
         raise SuperweightsError(f"{where}: the answer {answer!r} is none of its choices.", hint=_HINT)
     return Example(prompt, str(answer), tuple(map(str, choices))), split
@@ -177,7 +181,7 @@ def _from_file(file: Path, function: str) -> Reward:
     found = getattr(module, function, None)
     if not callable(found):
         raise SuperweightsError(f"{file} has no function {function!r}.", hint="write FILE.py:FUNCTION.")
-    return found
+    return found  # type: ignore[return-value]  # what it gives is checked at each call
 
 
 def _checked(reward: Reward, name: str) -> Reward:
@@ -187,7 +191,8 @@ def _checked(reward: Reward, name: str) -> Reward:
         given = reward(completion, example)
         if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
             raise SuperweightsError(
-                f"{name} gave {given!r} for the completion {completion!r}.", hint="it must return a finite number."
+                f"{name} gave {given!r} for the completion {completion!r}.",
+                hint="it must return a finite number.",
             )
         return float(given)
 
@@ -199,5 +204,6 @@ def disjoint(shots: Sequence[Example], test: Sequence[Example]) -> None:
     shared = {e.prompt for e in shots} & {e.prompt for e in test}
     if shared:
         raise SuperweightsError(
-            f"The shot {sorted(shared)[0]!r} is also a test prompt.", hint="take shots from the training split."
+            f"The shot {sorted(shared)[0]!r} is also a test prompt.",
+            hint="take shots from the training split.",
         )

@@ -74,7 +74,7 @@ class Manner:
         fine = all(math.isfinite(x) and x >= 0 for x in numbers) and self.rate > 0 and self.clip > 0
         if not fine or min(self.steps, self.batch, self.every, self.patience) < 1:
             raise SuperweightsError(
-                "Steps, batch, every and patience must be 1 or more, rate and clip above 0, kl and temperature 0 or more.",
+                "Steps, batch, every and patience are 1 or more, rate and clip above 0, kl and temperature 0 or more.",
                 hint="leave an option out to have the paper's value.",
             )
 
@@ -166,7 +166,13 @@ class Training:
                 self.progress("training", state.step, self.manner.steps)
         notes = () if state.best_step else ("no step was better than the base on the validation split.",)
         return Trained(
-            state.best_numbers, state.base, state.best, state.best_step, tuple(state.steps), tuple(state.checks), notes
+            state.best_numbers,
+            state.base,
+            state.best,
+            state.best_step,
+            tuple(state.steps),
+            tuple(state.checks),
+            notes,
         )
 
     def _started(self) -> _State:
@@ -178,9 +184,9 @@ class Training:
                 seen = rewarded(self.model, self.reader, self.task, self.task.train[:_LOOKED_AT], self.reward)
                 if len(seen.unique()) == 1:
                     raise SuperweightsError(
-                        f"Every reward of task {self.task.name} is {seen[0].item():g} before training: there is nothing "
-                        "to learn from.",
-                        hint="check the reward and the prompts, make the task easier or harder, or train supervised.",
+                        f"Every reward of task {self.task.name} is {seen[0].item():g} before training: there is "
+                        "nothing to learn from.",
+                        hint="check the reward and the prompts, choose an easier or harder task, or train supervised.",
                     )
         state.checks.append((0, state.base))
         return state
@@ -205,7 +211,9 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         examples = self._batch(number)
         loss, kl, rewards = self._gradients(examples, number)
-        if not math.isfinite(loss) or any(p.grad is not None and not p.grad.isfinite().all() for p in self.parameters):
+        if not math.isfinite(loss) or any(
+            p.grad is not None and not p.grad.isfinite().all() for p in self.parameters
+        ):
             raise SuperweightsError(
                 f"The loss of step {number + 1} is {loss}: nan or infinity in the model or its gradients.",
                 hint="use a lower --rate; what was best until then is kept, and the same command goes on from it.",
@@ -238,7 +246,9 @@ class Training:
                 first = len(rewards)
                 chosen, worth = asked.worth(scored, slice(first, first + len(part)))
                 rewards += worth
-                part_loss = -(torch.tensor(worth, device=chosen.device)[scored.row] * chosen).sum() / len(examples)
+                part_loss = -(torch.tensor(worth, device=chosen.device)[scored.row] * chosen).sum() / len(
+                    examples
+                )
                 if reference is not None:
                     apart = kl_of(scored.log_p, reference, self.manner.kl_direction).sum() / len(examples)
                     part_loss, kl = part_loss + self.manner.kl * apart, kl + apart.item()
@@ -258,7 +268,9 @@ class Training:
     def _asked(self, examples: list[Example], number: int) -> _Asked:
         """The completions of a batch and how they are rewarded."""
         if self.manner.method == "supervised":
-            return _Asked([self._answered(e) for e in examples], lambda scored, rows: [1.0] * (rows.stop - rows.start))
+            return _Asked(
+                [self._answered(e) for e in examples], lambda scored, rows: [1.0] * (rows.stop - rows.start)
+            )
         if self.task.new_tokens == 1:
             return _OneToken(self, examples, number)
         said = self._completions(examples, number)
