@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +17,8 @@ from superweights.adaptation.matrices import Matrix, matrices_of
 from superweights.adaptation.speaking import Reader
 from superweights.checkpoint import Checkpoint, open_checkpoint
 from superweights.errors import SuperweightsError
+from superweights.progress import Progress, silent
 from superweights.stream import streaming
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class Bench:
 
 
 @contextmanager
-def opened(opening: Opening, progress: Progress = lambda label, done, total: None) -> Iterator[Bench]:
+def opened(opening: Opening, progress: Progress = silent) -> Iterator[Bench]:
     """The bench of a checkpoint. Raises `SuperweightsError` for one without a tokenizer: tasks are text."""
     with open_checkpoint(
         opening.model, allow_pickle=opening.allow_pickle, trust_remote_code=opening.trust_remote_code

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,9 +15,9 @@ from torch import Tensor, nn
 
 from superweights.adaptation.factors import Factors, decompose
 from superweights.adaptation.matrices import Matrix, weight_of
-from superweights.stream import device_of
+from superweights.progress import Progress, silent
+from superweights.subject import device_of, stream_of
 
-Progress = Callable[[str, int, int], None]
 VERSION = 1
 
 
@@ -35,7 +34,7 @@ def decompositions(
     *,
     rank: int | None = None,
     folder: Path | None = None,
-    progress: Progress = lambda label, done, total: None,
+    progress: Progress = silent,
 ) -> dict[str, Factors]:
     """The factors of each matrix by its path, taken from `folder` (None: `cache_folder()`) or made and kept there.
 
@@ -56,7 +55,7 @@ def decompose_streamed(
     *,
     rank: int | None = None,
     folder: Path | None = None,
-    progress: Progress = lambda label, done, total: None,
+    progress: Progress = silent,
 ) -> dict[str, Factors]:
     """The factors of each matrix of a streamed model, made while its block is in memory: one pass over two tokens.
 
@@ -75,7 +74,8 @@ def decompose_streamed(
         found[matrix.path] = remembered(weight, rank, held, matrix.path)
         progress(matrix.path, len(found), len(matrices))
 
-    stream: Any = model.superweights_stream
+    stream = stream_of(model)
+    assert stream is not None, "asked of streamed models"
     stream.on_load.append(take)
     try:
         with torch.no_grad():

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from superweights.adaptation.matrices import dense_parameter
-from superweights.address import Address, layout_of
+from superweights.address import Address
 from superweights.editing import Edit, edited, weight_value
 from superweights.record import Score
 from superweights.scoring import loss_change, loss_per_window
+from superweights.subject import layout_of
 
 # The model under an adaptation, entered for each measurement.
 Adapted = Callable[[], AbstractContextManager[Any]]

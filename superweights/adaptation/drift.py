@@ -5,7 +5,7 @@ No model runs: tensors are read one at a time from both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,8 +15,8 @@ from torch import Tensor
 from superweights.address import Address
 from superweights.checkpoint import Checkpoint
 from superweights.errors import SuperweightsError
+from superweights.progress import Progress, silent
 
-Progress = Callable[[str, int, int], None]
 # How many of the weights that moved most are listed of all tensors together.
 _MOST = 10
 
@@ -79,7 +79,7 @@ def drift(
     base: Checkpoint,
     addresses: Sequence[Address] = (),
     *,
-    progress: Progress = lambda label, done, total: None,
+    progress: Progress = silent,
 ) -> Drift:
     """How far `tuned` is from `base`, tensor by tensor, and what became of the weights at `addresses`.
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from superweights.address import layout_of
 from superweights.errors import SuperweightsError
+from superweights.subject import layout_of
 from superweights.taps import Site, SiteMap, sites_of
 
 PARTS = ("mlp", "attention", "both")
@@ -135,10 +135,10 @@ def _belongs(path: str, attention: str | None, beside: str | None) -> bool:
 
 
 def _attention(sites: SiteMap, layer: int) -> str | None:
-    """The module inside which attention runs."""
-    for kind in ("weights", "q"):
+    """The module inside which attention runs, or another token mixer whose output is what attention's would be."""
+    for kind in ("weights", "q", "attn_write"):
         place = sites.places.get(Site(kind, layer))
-        if place is not None:
+        if place is not None and (kind != "attn_write" or place.edge == "output"):
             return place.path
     return None
 

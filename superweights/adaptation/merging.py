@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from superweights.adaptation.matrices import Matrix
 from superweights.checkpoint import Checkpoint
 from superweights.errors import SuperweightsError
 from superweights.formats.writing import Form, Written, write_folder, write_settings
+from superweights.progress import Progress
 from superweights.stream.skeleton import Skeleton
 
 _README = """# A model with an expert merged in
@@ -21,8 +22,6 @@ _README = """# A model with an expert merged in
 superweights turned singular values of this checkpoint's matrices (`W + U diag(sigma (z - 1)) V^T`, Transformer²,
 arXiv 2501.06252) and wrote the result in the original types. The expert: {name}, {about}.
 """
-
-Progress = Callable[[str, int, int], None]
 
 
 def merge(

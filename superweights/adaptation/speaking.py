@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from superweights.adaptation.tasks import Example, Reward, Task
 from superweights.errors import SuperweightsError
-from superweights.scoring.head import context_of, device_of
+from superweights.subject import context_of, device_of
 
 # Tokens that go through the model at once.
 TOKENS = 2048

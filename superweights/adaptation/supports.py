@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from superweights.adaptation.matrices import Matrix, dense_parameter
-from superweights.address import Address, layout_of
+from superweights.address import Address
 from superweights.errors import SuperweightsError
+from superweights.subject import layout_of
 
 KINDS = ("super", "largest", "smallest", "random")
 

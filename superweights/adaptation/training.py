@@ -32,8 +32,8 @@ from superweights.adaptation.speaking import (
 )
 from superweights.adaptation.tasks import Example, Reward, Task
 from superweights.errors import SuperweightsError
+from superweights.progress import Progress, silent
 
-Progress = Callable[[str, int, int], None]
 METHODS, DIRECTIONS = ("reinforce", "supervised"), ("paper", "code")
 # As many training prompts are answered before the first step, to see whether there is anything to learn.
 _LOOKED_AT = 64
@@ -144,7 +144,7 @@ class Training:
         *,
         state: Path | None = None,
         identity: str = "",
-        progress: Progress = lambda label, done, total: None,
+        progress: Progress = silent,
     ):
         self.model, self.reader, self.task, self.learner = model, reader, task, learner
         self.reward, self.manner, self.progress = reward, manner, progress
