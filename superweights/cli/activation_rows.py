@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from superweights.cli.scoring import Reading, Source
 from superweights.errors import SuperweightsError
 from superweights.progress import Progress, labelled
+from superweights.subject import Reading, Source
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -54,7 +54,7 @@ def measure_activations(
     progress("opening", 0, 1)
     opened = {"allow_pickle": source.allow_pickle, "trust_remote_code": source.trust_remote_code}
     with (
-        open_checkpoint(source.model, **opened) as checkpoint,
+        open_checkpoint(source.name, **opened) as checkpoint,
         streaming(checkpoint, dtype=source.dtype, device=source.device) as model,
     ):
         rows, calibrating = _windows(checkpoint, text, other, reading)
