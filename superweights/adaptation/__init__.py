@@ -7,7 +7,7 @@
 """
 
 from superweights.adaptation.applying import turned
-from superweights.adaptation.bench import Bench, Opening, opened
+from superweights.adaptation.bench import Bench, benched
 from superweights.adaptation.cache import decompose_streamed, decompositions
 from superweights.adaptation.consequences import Consequences, consequences
 from superweights.adaptation.dispatch import OTHER, Answer, Choice, Experts, classification_examples
@@ -47,7 +47,6 @@ __all__ = [
     "LowRank",
     "Manner",
     "Matrix",
-    "Opening",
     "Reader",
     "Search",
     "Singular",
@@ -55,6 +54,7 @@ __all__ = [
     "Task",
     "Trained",
     "Training",
+    "benched",
     "classification_examples",
     "combined",
     "complete",
@@ -70,7 +70,6 @@ __all__ = [
     "matrices_of",
     "merge",
     "mix_by_shots",
-    "opened",
     "random_like",
     "read_task",
     "reward_named",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +15,11 @@ from superweights.adaptation.expert import Expert
 from superweights.adaptation.factors import Factors
 from superweights.adaptation.matrices import Matrix, matrices_of
 from superweights.adaptation.speaking import Reader
-from superweights.checkpoint import Checkpoint, open_checkpoint
+from superweights.checkpoint import Checkpoint
 from superweights.errors import SuperweightsError
 from superweights.progress import Progress, silent
-from superweights.stream import streaming
-
-
-@dataclass(frozen=True)
-class Opening:
-    """How a model is opened: its name, dtype and device, and whether prompts are put as a chat."""
-
-    model: str | None = None
-    dtype: str = "auto"
-    device: str = "auto"
-    chat: bool = False
-    allow_pickle: bool = False
-    trust_remote_code: bool = False
+from superweights.stream.opening import opening
+from superweights.subject import Source
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,19 +71,15 @@ class Bench:
 
 
 @contextmanager
-def opened(opening: Opening, progress: Progress = silent) -> Iterator[Bench]:
-    """The bench of a checkpoint. Raises `SuperweightsError` for one without a tokenizer: tasks are text."""
-    with open_checkpoint(
-        opening.model, allow_pickle=opening.allow_pickle, trust_remote_code=opening.trust_remote_code
-    ) as checkpoint:
-        tokenizer: Any = checkpoint.tokenizer()
-        if tokenizer is None:
-            raise SuperweightsError(
-                f"{checkpoint.name} has no tokenizer, and prompts are text.",
-                hint="put tokenizer.json beside the weights.",
-            )
-        with streaming(checkpoint, dtype=opening.dtype, device=opening.device, resident=True) as model:
-            yield Bench(checkpoint, model, Reader(tokenizer, opening.chat), progress)
+def benched(model: Any = None, *, chat: bool = False, progress: Progress = silent) -> Iterator[Bench]:
+    """The bench of a model: a name, a path, an open checkpoint, or a `Source`; its weights stay in memory.
+
+    Raises `SuperweightsError` for one without a tokenizer: tasks are text.
+    """
+    source = replace(Source.of(model), resident=True)
+    progress("opening", 0, 1)
+    with opening(source) as opened:
+        yield Bench(opened.checkpoint, opened.model, Reader(opened.tokenizer, chat), progress)
 
 
 def unfinished(to: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -71,6 +72,7 @@ class Result:
     """One arm on one task with one seed: mean rewards on the test split of the base and of the arm.
 
     `parameters` is how many numbers were free, `best_step` the step that the validation split chose (0: the base).
+    `under` is a hash of all that it was made under: model, manner, matrices, rates.
     """
 
     task: str
@@ -80,6 +82,7 @@ class Result:
     reward: float
     parameters: int
     best_step: int
+    under: str = ""
 
     @property
     def gain(self) -> float:
@@ -99,11 +102,14 @@ def compare(
 ) -> list[Result]:
     """The result of every arm on every task with every seed: 5 seeds of a task are 5 splits of it.
 
-    Each result is appended to the file `kept` as it is there, and those that it holds already are not run again.
+    Each result is appended to the file `kept` as it is there, and those that it holds already, made under the same
+    circumstances, are not run again.
     """
+    under = _circumstances(bench, arms, manner)
     matrices = bench.matrices(arms.part, arms.layers)
     factors = bench.factors(matrices)
-    found = _held(kept)
+    found = [result for result in _held(kept) if result.under == under and result.arm in arms.arms]
+    found = [result for result in found if result.task in names and result.seed in seeds]
     known = {(r.task, r.arm, r.seed) for r in found}
     runs = [(name, seed) for name in names for seed in seeds]
     for done, (name, seed) in enumerate(runs):
@@ -115,8 +121,8 @@ def compare(
         )
         for result in one.results():
             if (name, result.arm, seed) not in known:
-                found.append(result)
-                _keep(kept, result)
+                found.append(replace(result, under=under))
+                _keep(kept, found[-1])
     return found
 
 
@@ -218,6 +224,13 @@ def over_seeds(name: str, values: Sequence[float]) -> Score:
         return Score(name, mean, "of answers", len(values))
     variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
     return Score(name, mean, "of answers", len(values), math.sqrt(variance / len(values)))
+
+
+def _circumstances(bench: Bench, arms: Arms, manner: Manner) -> str:
+    """A hash of what every result of a comparison depends on but its task, arm and seed."""
+    told = {**asdict(arms), "arms": None, "addresses": [str(address) for address in arms.addresses]}
+    held = json.dumps([bench.checkpoint.fingerprint(), told, asdict(replace(manner, seed=0))], sort_keys=True)
+    return hashlib.sha256(held.encode()).hexdigest()[:12]
 
 
 def _held(kept: Path | None) -> list[Result]:

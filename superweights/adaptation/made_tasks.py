@@ -7,14 +7,14 @@ import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from superweights.adaptation.tasks import Example, Task, split_task
+from superweights.adaptation.tasks import Example, Task, read_task, split_task
 from superweights.errors import SuperweightsError
 
 _WORDS = Path(__file__).parent / "kinds_of_words.json"
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-def made_task(name: str, *, seed: int = 0, size: int = 200) -> Task:
+def made_task(name: str, *, seed: int = 0, size: int = 130) -> Task:
     """The task `name` (see `MADE`), drawn and split by `seed`; at most `size` examples.
 
     Raises `SuperweightsError` for a name that is not there.
@@ -27,6 +27,18 @@ def made_task(name: str, *, seed: int = 0, size: int = 200) -> Task:
     examples = MADE[name](drawn)
     drawn.shuffle(examples)
     return split_task(name, [(e, None) for e in examples[:size]], new_tokens=1, stop=None, seed=seed)
+
+
+def task_named(name: str, *, new_tokens: int = 8, stop: str | None = "\n", seed: int = 0) -> Task:
+    """The made task of this name, or the task in the file of this name (which `new_tokens` and `stop` are about)."""
+    if name in MADE:
+        return made_task(name, seed=seed)
+    if not Path(name).exists():
+        raise SuperweightsError(
+            f"There is no file {name}, and no task of that name.",
+            hint=f"the made tasks are {', '.join(MADE)}.",
+        )
+    return read_task(Path(name), new_tokens=new_tokens, stop=stop, seed=seed)
 
 
 def arithmetic(drawn: random.Random) -> list[Example]:
