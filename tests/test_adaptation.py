@@ -64,7 +64,10 @@ def test_z_of_one_is_the_base_bit_for_bit(model, factors):
 
 def test_z_near_one_is_the_base_to_1e_5_where_it_is_composed(model, factors):
     base = model(IDS).logits
-    z = {path: torch.ones(len(each)).index_fill_(0, torch.tensor([0]), 1 + 1e-7) for path, each in factors.items()}
+    z = {
+        path: torch.ones(len(each)).index_fill_(0, torch.tensor([0]), 1 + 1e-7)
+        for path, each in factors.items()
+    }
     with turned(model, factors, z) as composed:
         assert len(composed) == len(factors)
         assert (model(IDS).logits - base).abs().max() < 1e-5
@@ -101,7 +104,9 @@ def test_the_gradient_of_z_is_sigma_u_g_v(model, factors, tokens):
     model.zero_grad(set_to_none=True)
     for path, held in factors.items():
         U, sigma, Vh = held.U.double(), held.sigma.double(), held.Vh.double()
-        wanted = torch.stack([s * u @ gradients[path].double() @ v for u, s, v in zip(U.T, sigma, Vh, strict=True)])
+        wanted = torch.stack(
+            [s * u @ gradients[path].double() @ v for u, s, v in zip(U.T, sigma, Vh, strict=True)]
+        )
         assert torch.allclose(learner.parameters[path].grad.double(), wanted, rtol=1e-3, atol=1e-6), path
 
 
@@ -223,7 +228,9 @@ def test_randomized_factors_tell_an_error_that_is_theirs():
 
 
 def test_components_that_are_noise_are_left_alone():
-    weight = torch.outer(torch.arange(1.0, 9), torch.arange(1.0, 7)) + torch.outer(torch.ones(8), torch.ones(6))
+    weight = torch.outer(torch.arange(1.0, 9), torch.arange(1.0, 7)) + torch.outer(
+        torch.ones(8), torch.ones(6)
+    )
     assert len(decompose(weight)) == 2
 
 
@@ -340,7 +347,10 @@ def test_what_is_no_expert_is_refused_and_nothing_is_overwritten(factors, tmp_pa
 def test_a_z_of_another_length_is_refused_and_the_model_left_alone(model, factors):
     base = model(IDS).logits
     path = next(iter(factors))
-    with pytest.raises(SuperweightsError, match="singular values"), turned(model, factors, {path: torch.ones(3)}):
+    with (
+        pytest.raises(SuperweightsError, match="singular values"),
+        turned(model, factors, {path: torch.ones(3)}),
+    ):
         pytest.fail("entered")
     assert torch.equal(model(IDS).logits, base)
 

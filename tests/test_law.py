@@ -74,7 +74,7 @@ LAW: dict[str, set[str]] = {
     # weights by their addresses.
     "adaptation": {
         *("taps", "checkpoint", "editing", "scoring", "subject", "record", "progress"),
-        *("stream", "formats", "address"),
+        *("stream", "formats", "address", "artefacts"),
     },
     # Causal questions take super weights out (editing), or sub-layers (pruning), and say what that costs (scoring).
     "interpretability": {

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from superweights.adaptation.factors import Factors, decompose
 from superweights.adaptation.matrices import Matrix, weight_of
+from superweights.artefacts.file import new_file
 from superweights.progress import Progress, silent
 from superweights.subject import device_of, stream_of
 
@@ -117,15 +118,10 @@ def _read(file: Path) -> Factors | None:
 
 
 def _write(factors: Factors, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
     told = {
         "method": factors.method,
         "error": json.dumps(factors.error),
         "energy": json.dumps(factors.energy),
     }
-    try:
+    with new_file(file, replace=True) as partial:
         save_file({"U": factors.U, "sigma": factors.sigma, "Vh": factors.Vh}, partial, metadata=told)
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -60,11 +60,6 @@ class Arms:
             )
         if set(self.arms) & set(CONTROLS) and "svf" not in self.arms:
             raise SuperweightsError("Random and shuffled z are controls of svf.", hint="add svf to the arms.")
-        if "super" in self.arms and not self.addresses:
-            raise SuperweightsError(
-                "No super weight is known here.",
-                hint="name some with --weights, or give the record of a search.",
-            )
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from superweights.artefacts.folder import new_folder
+from superweights.artefacts.manifest import Work, digest_of
 from superweights.errors import SuperweightsError
 
 FILE, TOLD = "expert.safetensors", "expert.json"
@@ -44,6 +45,13 @@ class Expert:
         """How many numbers it consists of."""
         return sum(len(each) for each in self.z.values())
 
+    def digest(self) -> str:
+        """A hash of every z, for telling one from another."""
+        held = hashlib.sha256()
+        for path, each in sorted(self.z.items()):
+            held.update(path.encode() + each.detach().cpu().float().contiguous().numpy().tobytes())
+        return held.hexdigest()
+
     def check_base(self, fingerprint: str, name: str) -> None:
         """Raise `SuperweightsError` unless it was made for the checkpoint with this fingerprint."""
         if self.fingerprint != fingerprint:
@@ -60,30 +68,16 @@ def save_expert(expert: Expert, to: Path) -> Path:
     Raises `SuperweightsError` for a folder that holds anything, and for z that is not finite.
     """
     to = Path(to)
-    check_new(to)
     wrong = [path for path, each in expert.z.items() if not torch.isfinite(each).all()]
     if wrong:
         raise SuperweightsError(f"The z of {wrong[0]} is nan or infinite.", hint="train with a lower rate.")
-    to.parent.mkdir(parents=True, exist_ok=True)
-    partial = to.with_name(f".{to.name}.{os.getpid()}.expert")
-    partial.mkdir()
-    try:
-        z = {path: each.detach().to("cpu", torch.float32).contiguous() for path, each in expert.z.items()}
-        told = {key: value for key, value in asdict(_without_z(expert)).items() if key != "z"}
-        save_file(
-            z, partial / FILE, metadata={"expert": json.dumps({**told, "version": VERSION}, default=str)}
-        )
-        (partial / TOLD).write_text(json.dumps(told, indent=1, default=str) + "\n", encoding="utf-8")
-        os.replace(partial, to)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    z = {path: each.detach().to("cpu", torch.float32).contiguous() for path, each in expert.z.items()}
+    told = {key: value for key, value in asdict(_without_z(expert)).items() if key != "z"}
+    header = json.dumps({**told, "version": VERSION}, default=str)
+    with new_folder(to, Work("expert", expert.fingerprint, digest_of(header, expert.digest()))) as draft:
+        save_file(z, draft.path / FILE, metadata={"expert": header})
+        (draft.path / TOLD).write_text(json.dumps(told, indent=1, default=str) + "\n", encoding="utf-8")
     return to
-
-
-def check_new(to: Path) -> None:
-    """Raise `SuperweightsError` where an expert's folder cannot be made, before the work that should fill it."""
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise SuperweightsError(f"{to} is not an empty folder.", hint="give the name of a new folder.")
 
 
 def load_expert(folder: Path) -> Expert:

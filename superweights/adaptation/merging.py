@@ -68,7 +68,7 @@ def merge(
         about = expert.about or "no description"
         write_settings(checkpoint, folder, lambda config: None, _README.format(name=expert.name, about=about))
 
-    work = f"expert {expert.name} {sum(z.double().sum().item() for z in expert.z.values())!r}"
+    work = f"expert {expert.name} {expert.digest()}"
     return write_folder(checkpoint, Path(to), Form(work, "model", store), settings, progress=progress)
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +11,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from superweights.adaptation.expert import Expert, check_new
+from superweights.adaptation.expert import Expert
 from superweights.adaptation.factors import Factors
 from superweights.adaptation.learners import Sparse
 from superweights.adaptation.matrices import Matrix
+from superweights.artefacts.folder import new_folder
+from superweights.artefacts.manifest import Work, digest_of
 from superweights.errors import SuperweightsError
 
 
@@ -48,7 +48,6 @@ def write_psoft(
     by_rank: dict[int, dict[str, Tensor]] = {}
     for path, z in expert.z.items():
         by_rank.setdefault(len(z), {})[path] = z
-    check_new(to)
     whole = {} if len(by_rank) == 1 else {rank: f"rank-{rank}" for rank in by_rank}
 
     def fill(folder: Path) -> None:
@@ -57,7 +56,7 @@ def write_psoft(
             below.mkdir(exist_ok=True)
             _fill_psoft(below, rank, z, expert.base)
 
-    _at_once(to, fill)
+    _at_once(to, expert, "psoft", fill)
     return [to / name for name in whole.values()] or [to]
 
 
@@ -86,9 +85,8 @@ def write_lora(
         squares = strength.double().square()
         total += squares.sum().item()
         missed += squares[order[len(kept) :]].sum().item()
-    check_new(to)
     config = _lora_config(rank, list(expert.z), any(known[path].transposed for path in expert.z), expert.base)
-    _at_once(to, lambda folder: _fill(folder, config, state))
+    _at_once(to, expert, f"lora {rank}", lambda folder: _fill(folder, config, state))
     return (missed / total) ** 0.5 if total else 0.0
 
 
@@ -111,8 +109,7 @@ def write_supertuning(learner: Sparse, base: str, to: Path) -> Path:
         name = f"base_model.model.{path}"
         state[f"{name}.supertuning_values"] = moved.detach().clone()
         state[f"{name}.supertuning_indices"] = learner.support[path].to(torch.int32)
-    check_new(to)
-    _at_once(to, lambda folder: _fill(folder, config, state))
+    _at_once(to, None, "supertuning", lambda folder: _fill(folder, config, state))
     return to
 
 
@@ -156,13 +153,9 @@ def _fill(folder: Path, config: Any, state: dict[str, Tensor]) -> None:
     save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def _at_once(to: Path, fill: Any) -> None:
+def _at_once(to: Path, expert: Expert | None, form: str, fill: Callable[[Path], None]) -> None:
     """The folder `to`, filled beside it and put in its place when all is written."""
-    to.parent.mkdir(parents=True, exist_ok=True)
-    partial = to.with_name(f".{to.name}.{os.getpid()}.partial")
-    partial.mkdir()
-    try:
-        fill(partial)
-        os.replace(partial, to)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    source = "" if expert is None else expert.fingerprint
+    plan = digest_of(form, "" if expert is None else expert.digest())
+    with new_folder(to, Work("adapter", source, plan)) as draft:
+        fill(draft.path)

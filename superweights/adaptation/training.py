@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -31,6 +30,7 @@ from superweights.adaptation.speaking import (
     score,
 )
 from superweights.adaptation.tasks import Example, Reward, Task
+from superweights.artefacts.file import new_file
 from superweights.errors import SuperweightsError
 from superweights.progress import Progress, silent
 
@@ -301,19 +301,14 @@ class Training:
         """Write where the run is, in one step."""
         if self.file is None:
             return
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.file.with_name(f".{self.file.name}.{os.getpid()}.partial")
         held = {
             "identity": self.identity,
             "numbers": self._numbers(),
             "optimizer": self.optimizer.state_dict(),
             "state": {**vars(state), "steps": [asdict(step) for step in state.steps]},
         }
-        try:
+        with new_file(self.file, replace=True) as partial:
             torch.save(held, partial)
-            os.replace(partial, self.file)
-        finally:
-            partial.unlink(missing_ok=True)
 
     def _resumed(self) -> _State | None:
         """The state that a stopped run of the same training left, its numbers and moments put back; or None."""

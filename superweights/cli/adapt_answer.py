@@ -35,11 +35,10 @@ def answer(
 
     Example: superweights adapt answer embedded --experts experts --prompt '2+3=' --new-tokens 1
     """
-    from superweights.subject import Source
     from superweights.verbs.adapt_answer import adapt_answer
 
     console.check_out(out)
-    source = Source(model, dtype, device, allow_pickle, trust_remote_code)
+    source = options.source(model, dtype, device, allow_pickle, trust_remote_code)
     with console.progress() as bar:
         record = adapt_answer(
             *(source, experts, prompt),

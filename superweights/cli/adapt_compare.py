@@ -51,7 +51,6 @@ def compare(
     from superweights.adaptation.made_tasks import task_named
     from superweights.adaptation.training import Manner
     from superweights.address import Address
-    from superweights.subject import Source
     from superweights.verbs.adapt_compare import adapt_compare
 
     console.check_out(out)
@@ -62,7 +61,7 @@ def compare(
     manner = Manner(steps=steps, batch=batch, every=every)
     with console.progress() as bar:
         record = adapt_compare(
-            *(Source(model, device=device), tasks.split(","), chosen),
+            *(options.source(model, device=device), tasks.split(","), chosen),
             seeds=seeds, reward=reward, manner=manner, kept=kept, progress=bar,
             draw=lambda name, seed: task_named(name, seed=seed),
         )  # fmt: skip

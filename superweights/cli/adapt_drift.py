@@ -27,14 +27,11 @@ def drift(
 
     Example: superweights adapt drift smollm2-arithmetic --against embedded
     """
-    from superweights.checkpoint import opened_checkpoint
-    from superweights.cli.weights import weights_if_any
-    from superweights.subject import Source
     from superweights.verbs.drift import drift as verb
 
     console.check_out(out)
-    with opened_checkpoint(Source(against)) as base, console.progress() as bar:
-        record = verb(model, base, weights_if_any(base, weights, from_), progress=bar)
+    with console.progress() as bar:
+        record = verb(model, against, weights or (), record=from_, progress=bar)
     finish(record, as_json, out, _show)
 
 

@@ -30,17 +30,14 @@ def effects(
 
     Example: superweights adapt effects embedded experts/arithmetic
     """
-    from superweights.checkpoint import opened_checkpoint
-    from superweights.cli.weights import chosen_weights
-    from superweights.subject import Reading, Source
+    from superweights.subject import Reading
     from superweights.verbs.adapt_effects import adapt_effects
 
     console.check_out(out)
     reading = Reading(text, window, windows, None, bos)
-    with opened_checkpoint(Source(model)) as checkpoint, console.progress() as bar:
-        chosen = chosen_weights(checkpoint, weights, from_)
-        source = Source(checkpoint, device=device)
-        record = adapt_effects(source, expert, chosen, reading, seed=seed, progress=bar)
+    source = options.source(model, device=device)
+    with console.progress() as bar:
+        record = adapt_effects(source, expert, weights or (), reading, record=from_, seed=seed, progress=bar)
     finish(record, as_json, out, _show)
 
 

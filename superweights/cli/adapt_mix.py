@@ -39,7 +39,6 @@ def mix(
     """
     from superweights.adaptation.evolving import Search
     from superweights.adaptation.made_tasks import task_named
-    from superweights.subject import Source
     from superweights.verbs.adapt_mix import adapt_mix
 
     console.check_out(out)
@@ -47,7 +46,7 @@ def mix(
     search = Search(population, iterations=iterations, seed=seed)
     with console.progress() as bar:
         record = adapt_mix(
-            *(Source(model, dtype, device), experts, asked, to),
+            *(options.source(model, dtype, device), experts, asked, to),
             shots=shots, reward=reward, search=search, about=about, chat=chat, progress=bar,
         )  # fmt: skip
     finish(record, as_json, out, _show)

@@ -54,13 +54,12 @@ def train(
     """
     from superweights.adaptation.made_tasks import task_named
     from superweights.adaptation.training import Manner
-    from superweights.subject import Source
     from superweights.verbs.adapt_train import adapt_train
 
     console.check_out(out)
     asked = task_named(task, new_tokens=new_tokens, stop=stop, seed=seed)
     manner = Manner(method, steps, batch, rate, clip, kl, kl_direction, temperature, every, patience, seed)
-    source = Source(model, dtype, device, allow_pickle, trust_remote_code)
+    source = options.source(model, dtype, device, allow_pickle, trust_remote_code)
     how: dict[str, Any] = {
         "part": part,
         "layers": own.numbers(layers),

@@ -27,11 +27,10 @@ def merge(
 
     Example: superweights adapt merge embedded experts/arithmetic --to smollm2-arithmetic
     """
-    from superweights.subject import Source
     from superweights.verbs.adapt_write import adapt_write
 
     console.check_out(out)
-    source = Source(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+    source = options.source(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
     with console.progress() as bar:
         record = adapt_write(source, expert, to, "dense", progress=bar)
     finish(record, as_json, out, _show)
@@ -54,11 +53,10 @@ def export(
 
     Example: superweights adapt export embedded experts/arithmetic --to arithmetic-psoft
     """
-    from superweights.subject import Source
     from superweights.verbs.adapt_write import adapt_write
 
     console.check_out(out)
-    source = Source(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+    source = options.source(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
     with console.progress() as bar:
         record = adapt_write(source, expert, to, form, rank=rank, progress=bar)
     finish(record, as_json, out, _show)

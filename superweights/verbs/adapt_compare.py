@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from superweights.adaptation.made_tasks import made_task
 from superweights.adaptation.tasks import Task, reward_named
 from superweights.adaptation.training import Manner
 from superweights.findings.adaptation import Compared
+from superweights.index.choice import some_weights
 from superweights.progress import Progress, silent
 from superweights.record import Record
 
@@ -34,6 +35,8 @@ def adapt_compare(
     Results are kept in the file `kept` as they come, and a stopped comparison goes on from there.
     """
     with benched(model, progress=progress) as bench:
+        if "super" in arms.arms:
+            arms = replace(arms, addresses=some_weights(bench.checkpoint, arms.addresses).addresses)
         results = compare(bench, draw, tasks, range(seeds), arms, reward_named(reward), manner, kept)
         rows = [
             {

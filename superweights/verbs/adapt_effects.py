@@ -14,6 +14,7 @@ from superweights.adaptation.consequences import consequences
 from superweights.adaptation.expert import load_expert
 from superweights.address import Address
 from superweights.findings.adaptation import AdaptationEffects
+from superweights.index.choice import some_weights
 from superweights.interpretability.asking import ask
 from superweights.interpretability.massive.question import MassiveReduction
 from superweights.interpretability.sinks.question import SinkReduction
@@ -25,18 +26,21 @@ from superweights.subject import Reading
 def adapt_effects(
     model: Any,
     expert: Path | str,
-    weights: Sequence[Address | str] | Address | str,
+    weights: Sequence[Address | str] | Address | str = (),
     reading: Reading = Reading(window=64, windows=16),  # noqa: B008 - frozen
     *,
+    record: Record | Path | str | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Record:
-    """A record of `findings.AdaptationEffects`: `weights` before and after the expert, and the profile of each.
+    """A record of `findings.AdaptationEffects`: the weights before and after the expert, and the profile of each.
 
-    The profile is what `superweights anatomy sinks` and `massive` say in sum, on the same windows.
+    The weights are those named, else those of a `record` that `find` wrote, else the known ones. The profile is what
+    `superweights anatomy sinks` and `massive` say in sum, on the same windows.
     """
-    addresses, held = Address.several(weights), load_expert(Path(expert))
+    held = load_expert(Path(expert))
     with benched(model, progress=progress) as bench:
+        addresses = some_weights(bench.checkpoint, weights, record).addresses
         factors = bench.factors_of(held)
         windows = reading.cut(bench.reader.tokenizer)
         adapted = lambda: turned(bench.model, factors, held.z)  # noqa: E731

@@ -8,9 +8,10 @@ from typing import Any
 from superweights.adaptation.applying import turned
 from superweights.adaptation.bench import benched
 from superweights.adaptation.evolving import Search, mix_by_shots
-from superweights.adaptation.expert import Expert, check_new, combined, load_experts, save_expert
+from superweights.adaptation.expert import Expert, combined, load_experts, save_expert
 from superweights.adaptation.speaking import rewarded
 from superweights.adaptation.tasks import Task, reward_named
+from superweights.artefacts.place import check_new
 from superweights.findings.adaptation import ExpertsMixed
 from superweights.progress import Progress, silent
 from superweights.record import Record
@@ -34,7 +35,7 @@ def adapt_mix(
     The shots are the first of the task's training split, so that no test prompt is among them.
     """
     to, judge = Path(to), reward_named(reward)
-    check_new(to)
+    check_new(to, "folder")
     held = load_experts(Path(experts))
     with benched(model, chat=chat, progress=progress) as bench:
         factors = bench.factors_of(*held)

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from superweights.adaptation.bench import Bench, benched, unfinished
-from superweights.adaptation.expert import Expert, check_new, save_expert
+from superweights.adaptation.expert import Expert, save_expert
 from superweights.adaptation.learners import Singular
 from superweights.adaptation.speaking import rewarded
 from superweights.adaptation.tasks import Reward, Task, reward_named
 from superweights.adaptation.training import Manner, Trained, Training
+from superweights.artefacts.place import check_new
 from superweights.findings.adaptation import ExpertTrained
 from superweights.progress import Progress, silent
 from superweights.record import Record
@@ -41,7 +42,7 @@ def adapt_train(
     >>> record = adapt_train("embedded", read_task("sums.jsonl"), "experts/sums")     # doctest: +SKIP
     """
     to, judge = Path(to), reward_named(reward)
-    check_new(to)
+    check_new(to, "folder")
     with benched(model, chat=chat, progress=progress) as bench:
         learner = Singular(bench.model, bench.factors(bench.matrices(part, layers), rank))
         fingerprint, state = bench.checkpoint.fingerprint(), unfinished(to)
