@@ -59,6 +59,7 @@ LAW: dict[str, set[str]] = {
     # A quantized checkpoint beside the original: decoded by its format's owner, run in the original's model.
     "audits": {
         *("checkpoint", "address", "record", "stream", "taps", "scoring", "decoding", "subject", "progress"),
+        "artefacts",
     },
     # Findings draw themselves in a notebook (picture).
     "discovery": {
@@ -70,7 +71,12 @@ LAW: dict[str, set[str]] = {
         *("taps", "checkpoint", "scoring", "record", "address", "stream", "formats", "subject", "progress"),
         "artefacts",
     },
-    "adaptation": {"taps", "checkpoint", "editing", "scoring", "subject", "record", "progress", "artefacts"},
+    # Experts are decomposed while a stream reads their blocks, merged into folders as formats writes them, and said of
+    # weights by their addresses.
+    "adaptation": {
+        *("taps", "checkpoint", "editing", "scoring", "subject", "record", "progress"),
+        *("stream", "formats", "address", "artefacts"),
+    },
     # Causal questions take super weights out (editing), or sub-layers (pruning), and say what that costs (scoring).
     "interpretability": {
         *("taps", "subject", "record", "picture", "editing", "address", "scoring", "pruning", "progress"),
