@@ -82,9 +82,21 @@ LAW: dict[str, set[str]] = {
         *("taps", "subject", "record", "picture", "editing", "address", "scoring", "pruning", "progress"),
         *("findings", "artefacts"),
     },
-    "lab": {"interpretability", "scoring", "subject", "record", "progress", "artefacts", "jobs"},
-    # The paper's experiments use everything that was built to find, edit and score. `watch` shows Figure 3 its
-    # products, `harness` runs the tasks of Table 1.
+    # A run is profiled by anatomy's own reductions, searched by discovery, rounded by quantization, shown by reports.
+    "lab": {
+        *(
+            "interpretability",
+            "taps",
+            "scoring",
+            "record",
+            "discovery",
+            "quantization",
+            "reports",
+            "progress",
+        ),
+        *("artefacts", "jobs", "subject"),
+    },
+    # The paper's experiments use everything that was built to find, edit and score. `watch` shows Figure 3 its products, `harness` runs the tasks of Table 1.
     "reproductions": {
         *(
             "discovery",
@@ -101,7 +113,7 @@ LAW: dict[str, set[str]] = {
     },
     "reports": {"record", "index", "findings", "artefacts"},
     # What `import superweights` teaches transformers: the model types of ours.
-    "plugin": {"formats", "pruning"},
+    "plugin": {"formats", "pruning", "lab"},
 }
 # The whole jobs stand above all rooms. The command line knows them, and of the rooms only what it parses and prints:
 # options become nouns of `subject`, records and findings are printed, files are checked before the work.
