@@ -27,9 +27,10 @@ def teach_transformers() -> None:
 
 def _register(table: Any) -> None:
     from superweights.formats.packed.config import PackedModelConfig
+    from superweights.lab.tokenformer.config import TokenFormerConfig
     from superweights.pruning.config import PrunedModelConfig
 
-    for config in (PackedModelConfig, PrunedModelConfig):
+    for config in (PackedModelConfig, PrunedModelConfig, TokenFormerConfig):
         table.AutoConfig.register(config.model_type, config, exist_ok=True)
 
 

@@ -62,10 +62,11 @@ LAW: dict[str, set[str]] = {
     "interpretability": {"taps", "text", "record", "picture", "editing", "address", "scoring", "pruning"},
     # What it writes it opens again and runs (stream), folder by folder as every format does (formats).
     "pruning": {"taps", "checkpoint", "scoring", "record", "address", "stream", "formats"},
-    # What `import superweights` teaches transformers: the two model types of ours.
-    "plugin": {"formats", "pruning"},
+    # What `import superweights` teaches transformers: the model types of ours.
+    "plugin": {"formats", "pruning", "lab"},
     "adaptation": {"taps", "checkpoint", "editing", "scoring", "text", "record"},
-    "lab": {"interpretability", "scoring", "text", "record"},
+    # A folder is opened (checkpoint) before it is grown.
+    "lab": {"interpretability", "scoring", "text", "record", "checkpoint"},
     "reports": {"record", "index"},
     # What rounding each matrix costs, and the plan that a bit budget gives: quantize itself runs no model.
     "budget": {"checkpoint", "address", "record", "stream", "scoring", "quantization"},

@@ -1,0 +1,1 @@
+"""Models grown here: designs, measured alike, and judged."""
