@@ -130,6 +130,44 @@ def test_the_law_has_no_cycles():
         reach(room, frozenset())
 
 
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_no_two_files_import_each_other_even_in_a_roundabout_way():
+    """Imports inside functions and for type checkers count: a circle of files is one file in several pieces."""
+    files = {module_of(path): path for path in FILES}
+
+    def imported(path: Path) -> set[str]:
+        found: set[str] = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                parts = {f"{node.module}.{alias.name}" for alias in node.names}
+                # `from room import file` names the file; `from room import thing` names the room's __init__
+                found |= {part if part in files else str(node.module) for part in parts}
+        return found & files.keys() - {module_of(path)}
+
+    graph = {name: imported(path) for name, path in files.items()}
+    assert not circles(graph)
+
+
+def circles(graph: dict[str, set[str]]) -> list[str]:
+    """The nodes that lie on a circle: what is left when everything without further imports is taken away, both ways."""
+    left = dict(graph)
+    while True:
+        used = set().union(*left.values()) if left else set()
+        ends = {name for name, targets in left.items() if not targets & left.keys() or name not in used}
+        if not ends:
+            return sorted(left)
+        left = {name: targets - ends for name, targets in left.items() if name not in ends}
+
+
+def test_a_circle_of_three_files_is_seen():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}, "e": set()}) == ["a", "b", "c"]
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_files_and_functions_keep_to_their_size(path):
     source = path.read_text()

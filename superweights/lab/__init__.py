@@ -1,1 +1,1 @@
-"""Models grown here: designs, measured alike, and judged."""
+"""Models grown here: parts, optimizers, recipes, training, comparison."""

@@ -16,9 +16,9 @@ from superweights.errors import SuperweightsError
 from superweights.formats.writing import Form, Progress, discard, write_folder, write_settings
 from superweights.pruning.absent import Gaps
 from superweights.pruning.checking import Reading, check, probe, read
-from superweights.pruning.config import GAPS, marked
 from superweights.pruning.dropped import Dropped
 from superweights.pruning.leaving_out import without
+from superweights.pruning.mark import GAPS, marked
 from superweights.pruning.sublayers import gaps_of, sublayers_of
 from superweights.scoring.head import device_of, vocabulary_of
 from superweights.stream import streaming

@@ -26,11 +26,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from superweights.errors import SuperweightsError
-from superweights.interpretability.answer import Answer
 from superweights.interpretability.body import Body
 from superweights.interpretability.chunks import check_causal, query_slices, repeated
 from superweights.interpretability.rows import PerRow
-from superweights.interpretability.sinks_answer import Head, Sinks
+from superweights.interpretability.sinks.answer import Head, Sinks
 from superweights.interpretability.study import Study
 from superweights.taps import Site, Tap
 
@@ -178,10 +177,3 @@ def _quiet_heads(norms: PerRow) -> tuple[Head, ...]:
 def reduction(study: Study) -> SinkReduction:
     """The reduction for `study`."""
     return SinkReduction()
-
-
-def investigate(study: Study) -> Answer:
-    """What becomes of the sinks without the study's super weights; see `sinks_causal`."""
-    from superweights.interpretability.sinks_causal import sinks_without
-
-    return sinks_without(study)

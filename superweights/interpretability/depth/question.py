@@ -21,8 +21,8 @@ from torch.nn import functional
 from superweights.errors import SuperweightsError
 from superweights.interpretability.answer import Sheet
 from superweights.interpretability.body import Body
+from superweights.interpretability.depth.skipping import Removal, removal_effects
 from superweights.interpretability.pairs import Pairs
-from superweights.interpretability.skipping import Removal, removal_effects
 from superweights.interpretability.study import Study
 from superweights.interpretability.words_of import number
 from superweights.picture import Panel, Series, heat_map, line_chart

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from superweights.interpretability.answer import Sheet
-from superweights.interpretability.massive_events import Event
+from superweights.interpretability.massive.events import Event
 from superweights.picture import Panel, Series, line_chart
 from superweights.record import Score
 

@@ -20,10 +20,9 @@ import torch
 from torch import Tensor
 
 from superweights.errors import SuperweightsError
-from superweights.interpretability.answer import Answer
 from superweights.interpretability.body import Body
 from superweights.interpretability.chunks import check_causal, query_slices, repeated
-from superweights.interpretability.contributions_answer import MEASURES, Contributions
+from superweights.interpretability.contributions.answer import MEASURES, Contributions
 from superweights.interpretability.rows import PerRow
 from superweights.interpretability.study import Study
 from superweights.taps import Site, Tap
@@ -246,10 +245,3 @@ def _hidden(layer: int, reason: str) -> SuperweightsError:
 def reduction(study: Study) -> ContributionReduction:
     """The reduction for `study`."""
     return ContributionReduction()
-
-
-def investigate(study: Study) -> Answer:
-    """Which measure finds the tokens that matter; see `contributions_causal`."""
-    from superweights.interpretability.contributions_causal import contributions_tested
-
-    return contributions_tested(study)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from superweights.errors import SuperweightsError
 from superweights.interpretability.answer import Sheet
+from superweights.interpretability.attention_ablation.ablating import MODES, attention_replaced
 from superweights.interpretability.body import Body
-from superweights.interpretability.replacing import MODES, attention_replaced
 from superweights.interpretability.study import Study
 from superweights.interpretability.words_of import number
 from superweights.picture import Panel, Series, line_chart

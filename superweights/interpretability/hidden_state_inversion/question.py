@@ -23,7 +23,7 @@ from torch import Tensor
 from superweights.errors import SuperweightsError
 from superweights.interpretability.answer import Sheet
 from superweights.interpretability.body import Body
-from superweights.interpretability.reading_back import Trained, Training, train_reader
+from superweights.interpretability.hidden_state_inversion.reader import Trained, Training, train_reader
 from superweights.interpretability.study import Study
 from superweights.interpretability.words_of import number
 from superweights.picture import Panel, Series, line_chart

@@ -21,10 +21,10 @@ from superweights.interpretability.answer import Sheet
 from superweights.interpretability.asking import ask
 from superweights.interpretability.body import Body
 from superweights.interpretability.interventions import DRAWS, Bench, Change, Outcome, sheet_of, tapped
-from superweights.interpretability.massive import MassiveReduction
-from superweights.interpretability.massive_answer import Massive
+from superweights.interpretability.massive.answer import Massive
+from superweights.interpretability.massive.question import MassiveReduction
+from superweights.interpretability.massive.wemask import masked_sink
 from superweights.interpretability.study import Study
-from superweights.interpretability.wemask import masked_sink
 from superweights.picture import Panel
 from superweights.record import Score
 from superweights.taps import Site, SuperActivation, Tap, assigned, record_activations, tapping, zeroed
@@ -72,7 +72,7 @@ class MassiveTested:
         return self.massive.panels()
 
 
-def massive_tested(study: Study, position: int = 0) -> MassiveTested:
+def investigate(study: Study, position: int = 0) -> MassiveTested:
     """The massive activations of the token at `position`, and what they do.
 
     Half of the windows are scored, the others give the means. Raises `SuperweightsError` for one window.

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from superweights.errors import SuperweightsError
 from superweights.interpretability.answer import Sheet
 from superweights.interpretability.asking import ask
-from superweights.interpretability.contributions import ContributionReduction
-from superweights.interpretability.contributions_answer import MEASURES, Contributions
+from superweights.interpretability.contributions.answer import MEASURES, Contributions
+from superweights.interpretability.contributions.question import ContributionReduction
 from superweights.interpretability.interventions import DRAWS
 from superweights.interpretability.rows import score_of
 from superweights.interpretability.study import Study
@@ -67,7 +67,7 @@ class ContributionsTested:
         return self.contributions.panels()
 
 
-def contributions_tested(study: Study, share: float = SHARE) -> ContributionsTested:
+def investigate(study: Study, share: float = SHARE) -> ContributionsTested:
     """The contributions, and the comparison of measures on the study's texts: `share` of the tokens are taken.
 
     The last token is never taken out: it makes the prediction.

@@ -17,8 +17,8 @@ from superweights.interpretability.interventions import (
     silenced,
     tapped,
 )
-from superweights.interpretability.sinks import SinkReduction
-from superweights.interpretability.sinks_answer import Sinks
+from superweights.interpretability.sinks.answer import Sinks
+from superweights.interpretability.sinks.question import SinkReduction
 from superweights.interpretability.study import Study
 from superweights.picture import Panel, Series, line_chart
 from superweights.record import Score
@@ -65,7 +65,7 @@ class SinksWithout:
         )
 
 
-def sinks_without(study: Study) -> SinksWithout:
+def investigate(study: Study) -> SinksWithout:
     """The sinks before and after the study's super weights are set to zero: each alone, all together, and as
     many random weights of the same tensors.
 

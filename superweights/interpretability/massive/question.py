@@ -21,10 +21,9 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
 from superweights.errors import SuperweightsError
-from superweights.interpretability.answer import Answer
 from superweights.interpretability.body import Body
-from superweights.interpretability.massive_answer import Channel, LayerState, Massive
-from superweights.interpretability.massive_events import Written, events_of
+from superweights.interpretability.massive.answer import Channel, LayerState, Massive
+from superweights.interpretability.massive.events import Written, events_of
 from superweights.interpretability.moments import Moments
 from superweights.interpretability.rows import PerRow, score_of
 from superweights.interpretability.study import Study
@@ -237,10 +236,3 @@ def _channels(here: Moments | None) -> tuple[Channel, ...]:
 def reduction(study: Study) -> MassiveReduction:
     """The reduction for `study`."""
     return MassiveReduction()
-
-
-def investigate(study: Study) -> Answer:
-    """What massive activations do and how they are made; see `massive_causal`."""
-    from superweights.interpretability.massive_causal import massive_tested
-
-    return massive_tested(study)

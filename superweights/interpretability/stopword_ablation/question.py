@@ -20,7 +20,7 @@ from torch.nn import functional
 from superweights.errors import SuperweightsError
 from superweights.interpretability.answer import Sheet
 from superweights.interpretability.body import Body
-from superweights.interpretability.removing import members, remove, remove_random
+from superweights.interpretability.stopword_ablation.word_classes import members, remove, remove_random
 from superweights.interpretability.study import Study
 from superweights.interpretability.words_of import number
 from superweights.picture import Panel, Series, line_chart

@@ -20,11 +20,8 @@ import torch
 from torch import Tensor
 
 from superweights.errors import SuperweightsError
-from superweights.interpretability.average_precision import average_precision, chance
 from superweights.interpretability.body import Body
-from superweights.interpretability.relation_prompts import Relation, read_relations
-from superweights.interpretability.relation_tests import Examination
-from superweights.interpretability.relations_answer import (
+from superweights.interpretability.relations.answer import (
     Controls,
     Cumulativity,
     RelationNeurons,
@@ -32,8 +29,11 @@ from superweights.interpretability.relations_answer import (
     Unit,
     Zeroed,
 )
+from superweights.interpretability.relations.average_precision import average_precision, chance
+from superweights.interpretability.relations.examination import Examination
+from superweights.interpretability.relations.prompts import Relation, read_relations
+from superweights.interpretability.relations.units import unit_modules, unit_values, units_zeroed
 from superweights.interpretability.study import Study
-from superweights.interpretability.units import unit_modules, unit_values, units_zeroed
 from superweights.record import Score
 from superweights.scoring import loss_change, loss_per_window
 from superweights.scoring.error import mean_error

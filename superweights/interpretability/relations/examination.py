@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from superweights.errors import SuperweightsError
-from superweights.interpretability.relation_prompts import Relation
+from superweights.interpretability.relations.prompts import Relation
+from superweights.interpretability.relations.units import by_length
 from superweights.interpretability.study import Study
-from superweights.interpretability.units import by_length
 from superweights.record import Score
 from superweights.scoring import token_losses
 from superweights.scoring.error import mean_error

@@ -1,0 +1,39 @@
+"""How a lab model's weights start: by module, so that arms that differ in one part share all the others."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+from torch import nn
+
+from superweights.lab.architecture import Architecture
+from superweights.lab.models.linear import Writing
+
+
+def start(module: nn.Module, architecture: Architecture) -> None:
+    """The first values of one module's own parameters, drawn from torch's global generator."""
+    std = architecture.init_std
+    if isinstance(module, Writing) and architecture.init == "depth_scaled":
+        std /= math.sqrt(2 * architecture.layers)
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, 0.0, std)
+    elif "weight" in module._parameters:
+        nn.init.ones_(module.weight)  # type: ignore[arg-type]
+    reset = getattr(module, "reset", None)
+    if reset is not None:
+        reset(std)
+
+
+def start_by_name(model: nn.Module, architecture: Architecture, seed: int) -> None:
+    """Every module's first values, each drawn from a generator of its own, seeded by `seed` and its name."""
+    with torch.random.fork_rng(devices=[]):
+        for name, module in model.named_modules():
+            torch.manual_seed(seed_of(seed, name))
+            start(module, architecture)
+
+
+def seed_of(seed: int, name: str) -> int:
+    """A seed made of a seed and a name, the same on every machine."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "little")
