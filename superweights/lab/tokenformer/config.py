@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any, Literal
 
 from transformers.configuration_utils import PreTrainedConfig
@@ -12,6 +13,9 @@ from superweights.errors import SuperweightsError
 
 # The five Pattentions of a block: queries, keys, values and output of attention, and the feed-forward network.
 KINDS = ("q", "k", "v", "o", "ffn")
+
+# Where the classes are that this config builds; they tell transformers of themselves when they are imported.
+CLASSES = "superweights.lab.tokenformer.model"
 
 Scoring = Literal["l2_gelu", "gelu_l2", "softmax"]
 SCORINGS: tuple[Scoring, ...] = ("l2_gelu", "gelu_l2", "softmax")
@@ -63,8 +67,7 @@ class TokenFormerConfig(PreTrainedConfig):
         self.initializer_range = initializer_range
         self.use_cache = use_cache
         self._check()
-        import superweights.lab.tokenformer.model  # noqa: F401 - transformers now knows which class this builds
-
+        import_module(CLASSES)
         kwargs["tie_word_embeddings"] = tie_word_embeddings
         super().__init__(**kwargs)
 
