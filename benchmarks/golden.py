@@ -95,6 +95,16 @@ def run_all(to: Path, names: list[str]) -> None:
             print(f"{name}: exit {done.returncode}, {len(lines)} lines {said}", flush=True)
 
 
+def _values(printed: str) -> list[Any]:
+    """The JSON values that were printed, on a line each or one over many lines."""
+    found, at, decoder = [], 0, json.JSONDecoder()
+    while (rest := printed[at:]).strip():
+        at += len(rest) - len(rest.lstrip())
+        value, at = decoder.raw_decode(printed, at)
+        found.append(value)
+    return found
+
+
 def differences(a: Any, b: Any, at: str = "") -> Iterator[str]:
     """Each place where `a` and `b` are not the same."""
     if isinstance(a, dict) and isinstance(b, dict):

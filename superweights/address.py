@@ -72,8 +72,8 @@ _EXAMPLE = "write it like model.layers.11.mlp.down_proj.weight[507, 1229]"
 class Layout(Protocol):
     """Where the checkpoint's scalars live in a loaded model: names differ, experts are fused, linears transposed.
 
-    `stream` hangs one on every model it opens, as `model.superweights_layout`; a model without one keeps
-    the checkpoint's names and indices (`SameNames`).
+    `stream` announces one for every model that it opens (`subject.layout_of`); a model without one keeps the
+    checkpoint's names and indices (`SameNames`).
     """
 
     def parameter_of(self, address: Address) -> tuple[str, tuple[int, ...]]:
@@ -93,8 +93,3 @@ class SameNames:
 
     def address_of(self, parameter: str, index: tuple[int, ...]) -> Address:
         return Address(parameter, index)
-
-
-def layout_of(model: object) -> Layout:
-    """The layout that `model` carries, or `SameNames`."""
-    return getattr(model, "superweights_layout", None) or SameNames()

@@ -27,11 +27,11 @@ def teach_transformers() -> None:
 
 def _register(table: Any) -> None:
     from superweights.formats.packed.config import PackedModelConfig
-    from superweights.lab.models.config import LabConfig
+    from superweights.lab.models.opening import SavedLabConfig
     from superweights.lab.tokenformer.config import TokenFormerConfig
     from superweights.pruning.config import PrunedModelConfig
 
-    for config in (PackedModelConfig, PrunedModelConfig, LabConfig, TokenFormerConfig):
+    for config in (PackedModelConfig, PrunedModelConfig, SavedLabConfig, TokenFormerConfig):
         table.AutoConfig.register(config.model_type, config, exist_ok=True)
 
 

@@ -44,6 +44,37 @@ class Score:
         return self.value - half, self.value + half
 
 
+# The kinds of controls. What a file of schema 1 called each is known to `Control.from_json`.
+LARGEST, RANDOM_TENSOR, RANDOM_COLUMN, RANDOM_ROW = "largest", "random tensor", "random column", "random row"
+_KINDS_OF_OLD = {"largest other": LARGEST, "random": RANDOM_TENSOR, "others of its column": RANDOM_COLUMN,
+                 "others of its row": RANDOM_ROW}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Control:
+    """What weights that should not matter cost: which they are, and the rise of the loss without them.
+
+    `kind`: `random tensor`, `random column`, `random row` (drawn from the weight's own tensor, column, row), or
+    `largest`: the one largest other weight of the tensor, which may be a super weight itself and acquits nobody.
+    `score.name` says how many were zeroed together.
+    """
+
+    kind: str
+    score: Score
+
+    @property
+    def judges(self) -> bool:
+        """Whether a weight that costs no more than this control is acquitted by it."""
+        return self.kind != LARGEST
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Control:
+        """The control that was written; of a bare score, as schema 1 has them, the name tells the kind."""
+        if "kind" in data:
+            return cls(data["kind"], Score(**data["score"]))
+        return cls(_KINDS_OF_OLD.get(data["name"].partition(" ")[2], RANDOM_TENSOR), Score(**data))
+
+
 @dataclass(frozen=True)
 class SuperWeight:
     """A weight that makes a super activation, and what the model loses without it.
@@ -70,7 +101,7 @@ class SuperWeight:
     effect: Score | None = None
     kl: Score | None = None
     effect_with_others: Score | None = None
-    controls: tuple[Score, ...] = ()
+    controls: tuple[Control, ...] = ()
     verdict: str | None = None
     role: str | None = None
     kind: str = "weight"
@@ -100,7 +131,7 @@ class SuperWeight:
                 **data,
                 **scores,
                 "address": Address.parse(data["address"]),
-                "controls": tuple(Score(**score) for score in data.get("controls", ())),
+                "controls": tuple(Control.from_json(each) for each in data.get("controls", ())),
                 "seen_in": tuple(data.get("seen_in", ())),
             }
         )

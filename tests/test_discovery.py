@@ -18,13 +18,17 @@ from superweights.discovery import Findings, Search, find
 from superweights.discovery.proof import Bars, judge
 from superweights.discovery.published import PROMPT, find_as_published
 from superweights.errors import SuperweightsError
-from superweights.record import Score
+from superweights.record import LARGEST, RANDOM_COLUMN, RANDOM_ROW, RANDOM_TENSOR, Control, Score
 
 FIRST_SUPER_WEIGHT = Address("model.layers.11.mlp.down_proj.weight", (507, 1229))
 
 
-def nats(value, error, name="loss"):
-    return Score(name, value, "nats/token", 8, error)
+def nats(value, error):
+    return Score("loss", value, "nats/token", 8, error)
+
+
+def control(value, error, kind=RANDOM_TENSOR):
+    return Control(kind, nats(value, error))
 
 
 # --- verdicts, in closed form ---------------------------------------------------------------------------
@@ -34,12 +38,12 @@ def nats(value, error, name="loss"):
 @pytest.mark.parametrize(
     ("effect", "controls", "verdict"),
     [
-        (nats(2.0, 0.1), [nats(0.01, 0.001)], "critical"),
+        (nats(2.0, 0.1), [control(0.01, 0.001)], "critical"),
         (nats(0.8, 0.1), [], "partial"),  # its interval reaches below ln 2
-        (nats(0.3, 0.05), [nats(0.01, 0.01)], "partial"),
+        (nats(0.3, 0.05), [control(0.01, 0.01)], "partial"),
         (nats(0.3, 0.2), [], "benign"),  # cannot be told from nothing
-        (nats(0.3, 0.05), [nats(0.25, 0.05, "8 others of its row")], "benign"),  # its whole row is like that
-        (nats(0.3, 0.05), [nats(0.4, 0.05, "1 largest other")], "partial"),  # that may be a super weight too
+        (nats(0.3, 0.05), [control(0.25, 0.05, RANDOM_ROW)], "benign"),  # its whole row is like that
+        (nats(0.3, 0.05), [control(0.4, 0.05, LARGEST)], "partial"),  # that may be a super weight too
         (nats(-1.0, 0.1), [], "benign"),
     ],
 )
@@ -215,9 +219,8 @@ def test_the_residual_steps_are_where_they_were_measured(embedded):
 @pytest.mark.real
 def test_controls_of_the_super_weight_cost_nothing_like_it(embedded):
     first = next(c for c in embedded.candidates if c.address == FIRST_SUPER_WEIGHT)
-    kinds = {control.name.split(" ", 1)[1] for control in first.controls}
-    assert kinds == {"random", "largest other", "others of its column", "others of its row"}
-    judged = [c.value for c in first.controls if "largest" not in c.name]
+    assert {c.kind for c in first.controls} == {RANDOM_TENSOR, RANDOM_COLUMN, RANDOM_ROW, LARGEST}
+    judged = [c.score.value for c in first.controls if c.judges]
     assert max(judged) < 0.1 * first.effect.value
 
 
@@ -258,3 +261,15 @@ def test_the_published_procedure_finds_the_same_weight_and_false_pairs():
     assert by_address[FIRST_SUPER_WEIGHT].dominance == pytest.approx(0.72, abs=0.05)
     assert by_address[FIRST_SUPER_WEIGHT].verdict is None
     assert PROMPT == "Apple Inc. is a worldwide tech company."
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("8 random", RANDOM_TENSOR), ("1 largest other", LARGEST), ("8 others of its column", RANDOM_COLUMN)],
+)
+def test_a_control_of_an_old_record_gets_the_kind_that_its_label_told(name, kind):
+    old = {"name": name, "value": 0.1, "unit": "nats/token", "n": 8, "standard_error": 0.01}
+    read = Control.from_json(old)
+    assert (read.kind, read.score) == (kind, Score(**old))
+    assert Control.from_json(json.loads(json.dumps(dataclasses.asdict(read)))) == read

@@ -12,72 +12,93 @@ PACKAGE = Path(__file__).parent.parent / "superweights"
 # `errors` is known to every room. `record` knows `address`, because a result names the weights it is about.
 LAW: dict[str, set[str]] = {
     "errors": set(),
+    "progress": set(),
     "address": set(),
+    # Plain SVG: lines and heat maps, for whoever has something to show.
+    "picture": set(),
+    # What is written, and what is read back: the ground under every room that keeps something on a disk.
+    "artefacts": {"progress"},
+    # A result names the weights that it is about.
     "record": {"address"},
-    "checkpoint": {"address"},
-    "watch": {"address"},
-    "editing": {"address"},
-    "index": {"address"},
-    "text": {"record"},
-    # The rule by which a model's blocks are told: streaming and taps need it, and neither needs the other.
-    "blocks": set(),
-    "taps": {"blocks"},
-    "stream": {"checkpoint", "address", "blocks"},
+    # What a run is about: facts of a model, text and cut, batch and objective. It knows no checkpoint, opens nothing.
+    "subject": {"address", "record", "progress"},
+    "checkpoint": {"address", "subject"},
+    "watch": {"address", "subject"},
+    "editing": {"address", "subject"},
+    "index": {"address", "subject"},
+    "taps": {"subject"},
+    "stream": {"checkpoint", "address", "subject", "progress"},
     # Many edited versions of one model in a single pass; used by the discovery and by sweeps.
-    "branch": {"editing", "address", "stream"},
-    "scoring": {"record", "text"},
+    "branch": {"editing", "address", "stream", "subject"},
+    "scoring": {"record", "subject", "progress"},
     # lm-eval's own command opens the model itself: `--model superweights --model_args pretrained=...,edits=...`.
-    "harness": {"record", "checkpoint", "stream", "editing"},
+    "harness": {"record", "checkpoint", "stream", "editing", "subject"},
+    "quantization": {"checkpoint", "address", "record", "subject", "progress"},
+    # Which module a tensor of the file becomes is known to the loader, `stream`.
+    "formats": {"quantization", "checkpoint", "address", "stream", "subject", "progress"},
+    # What rounding each matrix costs, and the plan that a bit budget gives: quantize itself runs no model.
+    "budget": {
+        *("checkpoint", "address", "record", "stream", "scoring", "quantization", "subject", "progress"),
+    },
     # Its curves are drawn on the same axes as every other picture.
     "sweeps": {
-        "editing",
-        "scoring",
-        "record",
-        "address",
-        "stream",
-        "checkpoint",
-        "branch",
-        "text",
-        "picture",
+        *("editing", "scoring", "record", "address", "stream", "checkpoint", "branch", "subject", "picture"),
+        "progress",
+        "artefacts",
+    },
+    # A quantized checkpoint beside the original: read by its own tensors, run in the original's model.
+    "audits": {
+        *(
+            "checkpoint",
+            "address",
+            "record",
+            "stream",
+            "taps",
+            "scoring",
+            "formats",
+            "quantization",
+            "subject",
+        ),
+        "progress",
     },
     # Findings draw themselves in a notebook (picture).
     "discovery": {
-        "checkpoint",
-        "stream",
-        "watch",
-        "editing",
-        "branch",
-        "scoring",
-        "text",
-        "address",
-        "record",
-        "picture",
+        *("checkpoint", "stream", "watch", "editing", "branch", "scoring", "subject", "address", "record"),
+        *("picture", "progress"),
     },
-    "quantization": {"checkpoint", "address", "record"},
-    # Which module a tensor of the file becomes is known to the loader, `stream`.
-    "formats": {"quantization", "checkpoint", "address", "stream"},
-    # Plain SVG: lines and heat maps, for whoever has something to show.
-    "picture": set(),
-    # Causal questions take super weights out (edit, address), or sub-layers (prune), and say what that costs (score).
-    "interpretability": {"taps", "text", "record", "picture", "editing", "address", "scoring", "pruning"},
     # What it writes it opens again and runs (stream), folder by folder as every format does (formats).
-    "pruning": {"taps", "checkpoint", "scoring", "record", "address", "stream", "formats"},
-    # What `import superweights` teaches transformers: the model types of ours.
-    "plugin": {"formats", "pruning", "lab"},
-    "adaptation": {"taps", "checkpoint", "editing", "scoring", "text", "record"},
-    # A folder is opened (checkpoint) before it is grown.
-    "lab": {"interpretability", "scoring", "text", "record", "checkpoint"},
-    "reports": {"record", "index"},
-    # What rounding each matrix costs, and the plan that a bit budget gives: quantize itself runs no model.
-    "budget": {"checkpoint", "address", "record", "stream", "scoring", "quantization"},
-    # A quantized checkpoint beside the original: read by its own tensors, run in the original's model.
-    "audits": {"checkpoint", "address", "record", "stream", "taps", "scoring", "formats", "quantization"},
+    "pruning": {
+        *("taps", "checkpoint", "scoring", "record", "address", "stream", "formats", "subject", "progress"),
+    },
+    "adaptation": {"taps", "checkpoint", "editing", "scoring", "subject", "record", "progress"},
+    # Causal questions take super weights out (editing), or sub-layers (pruning), and say what that costs (scoring).
+    "interpretability": {
+        *("taps", "subject", "record", "picture", "editing", "address", "scoring", "pruning", "progress"),
+    },
+    # A run is profiled by anatomy's own reductions, searched by discovery, rounded by quantization, shown by reports.
+    "lab": {
+        *("interpretability", "taps", "scoring", "record", "discovery", "quantization", "reports", "progress"),
+        *("checkpoint", "subject"),
+    },
     # The paper's experiments use everything that was built to find, edit and score; only the command line runs
     # them. `watch` shows Figure 3 its products, `harness` runs the tasks of Table 1.
     "reproductions": {
-        *("discovery", "editing", "scoring", "text", "record", "address", "checkpoint", "stream", "branch"),
-        *("index", "watch", "harness"),
+        *(
+            "discovery",
+            "editing",
+            "scoring",
+            "subject",
+            "record",
+            "address",
+            "checkpoint",
+            "stream",
+            "branch",
+        ),
+        *("index", "watch", "harness", "progress"),
     },
+    "reports": {"record", "index"},
+    # What `import superweights` teaches transformers: the model types of ours.
+    "plugin": {"formats", "pruning", "lab"},
 }
 FREE = {"cli", "explorer", "__main__", "__init__"}
 

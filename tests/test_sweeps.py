@@ -238,7 +238,7 @@ def test_the_embedded_models_two_super_weights_cost_more_together_than_their_sum
         Address("model.layers.11.mlp.down_proj.weight", (507, 1229)),
         Address("model.layers.2.mlp.down_proj.weight", (507, 90)),
     ]
-    setup = prepare("embedded", plan_pairs(pair), Reading(length=64, count=8))
+    setup = prepare("embedded", plan_pairs(pair), Reading(window=64, windows=8))
     first, second, joint = sweep(setup, tmp_path / "s.sqlite")[1:]
     assert first.loss.interval()[0] > 1.0
     assert second.loss.interval()[0] > 0.0
@@ -279,7 +279,7 @@ def test_the_command_prints_json_lines_and_goes_on_from_its_store(folder, tmp_pa
     assert [line["n_edits"] for line in lines] == [0, 1, 1, 2]
     assert lines[1]["edits"] == [f"{WEIGHTS[0]}=0.0"]
     assert all(line["status"] == "done" and line["kl"]["n"] == 3 for line in lines)
-    assert lines[3]["beyond_sum"]["unit"] == "nats per token"
+    assert lines[3]["beyond_sum"]["unit"] == "nats/token"
     assert picture.read_text().startswith("<svg")
     assert command(folder, "--grid", "all", "--grid", "scale", "--out", out, "--score", "kl", *words) == 0
     again = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -149,7 +149,7 @@ def _rest(rest: str | None, format_: str) -> dict[str, Any]:
 
 def _read_plan(path: Path) -> Plan:
     from superweights.quantization.plan import Plan
-    from superweights.text import read_text
+    from superweights.subject.text import read_text
 
     return Plan.from_json(read_text(path).text)
 

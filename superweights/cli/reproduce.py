@@ -109,7 +109,7 @@ def _setting(
 ) -> Setting:
     from superweights.address import Address
     from superweights.reproductions import Setting
-    from superweights.text import read_passages, read_text
+    from superweights.subject.text import read_passages, read_text
 
     path, limit = lambada
     return Setting(
@@ -132,7 +132,7 @@ def _factors(written: str) -> tuple[float, ...]:
 
 def _read_record(path: Path) -> Record:
     from superweights.record import Record
-    from superweights.text import read_text
+    from superweights.subject.text import read_text
 
     try:
         return Record.from_json(read_text(path).text)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from superweights.cli import console, options
+from superweights.progress import Progress
 
 if TYPE_CHECKING:
-    from superweights.cli.scoring import Progress
     from superweights.record import Record
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from superweights.errors import SuperweightsError
+from superweights.progress import Progress, labelled
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -17,11 +18,10 @@ if TYPE_CHECKING:
     from superweights.editing import Change, Edit
     from superweights.record import Record
     from superweights.scoring import Variant
-    from superweights.text import Text
+    from superweights.subject.text import Text
 
 # A row of the table: what is changed, in words, and the edits that change it together.
 Rows = Sequence[tuple[str, Sequence["Edit"]]]
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def measure(
     """The record of the model's scores, as it is and under each row's edits."""
     from superweights.checkpoint import open_checkpoint
     from superweights.stream import streaming
-    from superweights.text import embedded_prose, read_text
+    from superweights.subject.text import embedded_prose, read_text
 
     text = read_text(reading.text) if reading.text is not None else embedded_prose()
     progress("opening", 0, 1)
@@ -101,8 +101,8 @@ def measure(
 
 def tokens_for(checkpoint: Checkpoint, text: Path | None, window: int, windows: int, seed: int) -> Tensor:
     """Windows of a text (None: built-in prose), or of random tokens where the checkpoint has no tokenizer."""
-    from superweights.text import embedded_prose, raw_prompts, read_text
-    from superweights.text import windows as cut
+    from superweights.subject.text import embedded_prose, raw_prompts, read_text
+    from superweights.subject.text import windows as cut
 
     tokenizer = checkpoint.tokenizer()
     if tokenizer is None:
@@ -117,7 +117,7 @@ class _Scoring:
         self, model: nn.Module, tokenizer: Any, text: Text, reading: Reading, rows: Rows, seed: int, progress
     ):
         from superweights.scoring import Variant
-        from superweights.text import read_passages, windows
+        from superweights.subject.text import read_passages, windows
 
         self._model, self._tokenizer, self._text, self._reading = model, tokenizer, text, reading
         self._rows, self._seed, self._progress = rows, seed, progress
@@ -227,7 +227,7 @@ class _Scoring:
 
     def _prompts(self) -> Any:
         """What the token shift is measured after: the passages without their last words, or the windows."""
-        from superweights.text import encode, without_last_word
+        from superweights.subject.text import encode, without_last_word
 
         if not self._passages:
             return self._windows[:, :64]
@@ -238,7 +238,7 @@ class _Scoring:
         import torch
 
         from superweights.scoring import bits_per_byte
-        from superweights.text import window_bytes
+        from superweights.subject.text import window_bytes
 
         found = {"perplexity": asdict(perplexity), "bits_per_byte": None, "losses": list(losses)}
         if getattr(self._tokenizer, "is_fast", False):
@@ -251,8 +251,8 @@ class _Scoring:
     def _names(self) -> list[str]:
         return [name for name, _ in self._rows]
 
-    def _reporter(self, label: str) -> Callable[[int, int], None]:
-        return lambda done, total: self._progress(label, done, total)
+    def _reporter(self, label: str) -> Progress:
+        return labelled(self._progress, label)
 
 
 def _record(

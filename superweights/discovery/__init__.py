@@ -14,9 +14,12 @@ from superweights.discovery.findings import Findings, Search
 from superweights.discovery.hunt import Hunt
 from superweights.discovery.proof import Bars
 from superweights.errors import SuperweightsError
-from superweights.stream import device_of, streaming
+from superweights.progress import Progress
+from superweights.stream import streaming
 from superweights.stream.blocks import find_blocks
-from superweights.text import PROMPTS, Text, embedded_prose, raw_prompts, token_prompts, windows
+from superweights.subject import context_of, device_of
+from superweights.subject.facts import vocabulary_by_config
+from superweights.subject.text import PROMPTS, Text, embedded_prose, raw_prompts, token_prompts, windows
 
 __all__ = ["Findings", "Search", "find"]
 
@@ -29,7 +32,7 @@ def find(
     *,
     text: Text | None = None,
     token_ids: Tensor | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
     **loading: Any,
 ) -> Findings:
     """The super weights of `checkpoint` (a name or an open one; None: the embedded model), each with its proof.
@@ -97,9 +100,9 @@ def _prompts(model, tokenizer, token_ids: Tensor | None, search: Search) -> tupl
     """The rows to search on, `[rows, tokens]`, and what to say about them."""
     if token_ids is not None:
         return token_ids.to(device_of(model)), ()
-    length = min(search.prompt_length, _context(model) or search.prompt_length)
+    length = min(search.prompt_length, context_of(model) or search.prompt_length)
     if tokenizer is None:
-        vocabulary = model.config.get_text_config().vocab_size
+        vocabulary = vocabulary_by_config(model.config)
         ids = raw_prompts(vocabulary, 8, length, search.seed)
         return ids.to(device_of(model)), ("no tokenizer: searched and judged on random token ids.",)
     prompts = search.prompts or PROMPTS
@@ -118,14 +121,8 @@ def _check_blocks(model, checkpoint: Checkpoint) -> None:
         )
 
 
-def _context(model) -> int | None:
-    """How many tokens the model reads at most; None where its config does not say."""
-    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return longest if isinstance(longest, int) and longest > 0 else None
-
-
 def _windows(model, tokenizer, text: Text, search: Search) -> Tensor:
-    longest = _context(model)
+    longest = context_of(model)
     if longest is not None and search.length > longest:
         raise SuperweightsError(
             f"Windows of {search.length} tokens are longer than the model's context of {longest}.",

@@ -8,15 +8,17 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from superweights.address import Address, layout_of
+from superweights.address import Address
 from superweights.branch import Branch, Branching, Visit, branching
 from superweights.checkpoint import Checkpoint
 from superweights.discovery.findings import Search
-from superweights.discovery.proof import RANDOM, Effect, control_edits, judge, measure, score
+from superweights.discovery.proof import Effect, control_edits, judge, measure, score
 from superweights.discovery.residual import LayerSpike, channel_change, read_layer
 from superweights.discovery.spikes import Spike, SpikeReader
 from superweights.editing import Edit
-from superweights.record import Score, SuperWeight
+from superweights.progress import Progress
+from superweights.record import RANDOM_TENSOR, Control, Score, SuperWeight
+from superweights.subject import layout_of
 from superweights.watch import watching
 
 # A shared spike, made by several neurons together, is still worth a row where the residual stream steps.
@@ -45,7 +47,7 @@ class Candidate:
     effect: Score | None = None
     kl: Score | None = None
     with_others: Score | None = None
-    controls: list[Score] = field(default_factory=list)
+    controls: list[Control] = field(default_factory=list)
     on_text: bool = False
     loss: Tensor | None = None  # the loss rise of each row of the latest batch it was measured on
 
@@ -73,16 +75,19 @@ class Candidate:
 
 
 @dataclass(eq=False)
-class Control:
+class Comparison:
     """A branch without weights that should not matter, for all the candidates that it is a control of."""
 
     branch: Branch
-    name: str
+    kind: str
+    count: int
     members: list[Candidate]
 
     def note(self, effect: Effect) -> None:
         for candidate in self.members:
-            candidate.controls.append(score(self.name, effect.loss))
+            candidate.controls.append(
+                Control(self.kind, score(f"loss rise without {self.count}", effect.loss))
+            )
 
 
 @dataclass(eq=False)
@@ -110,7 +115,7 @@ class Hunt:
         model: nn.Module,
         checkpoint: Checkpoint,
         search: Search,
-        progress: Callable[[str, int, int], None],
+        progress: Progress,
         name_token: Callable[[int | None], str | None],
     ):
         self.model, self.checkpoint, self.search = model, checkpoint, search
@@ -195,7 +200,7 @@ class Hunt:
             rise = found[branch].loss - found[together].loss
             self.candidates[address].with_others = score("loss rise beside all that were removed", rise)
 
-    def _controls(self) -> list[Control]:
+    def _controls(self) -> list[Comparison]:
         """Weights that should not matter: for all, random ones of every tensor at once; for those that text has
         shown to matter also the largest other, others of the column and others of the row."""
         suspects = [c for c in self._suspects() if c.on_text]
@@ -206,13 +211,13 @@ class Hunt:
             if candidate.controls and candidate not in suspects:
                 continue
             for key, chosen in control_edits(self.checkpoint, candidate, self.search, avoid).items():
-                seen = any(key[0] in control.name for control in candidate.controls)
-                if seen or (key[0] != RANDOM and candidate not in suspects):
+                seen = any(control.kind == key[0] for control in candidate.controls)
+                if seen or (key[0] != RANDOM_TENSOR and candidate not in suspects):
                     continue
                 members.setdefault(key, []).append(candidate)
                 edits.setdefault(key, {}).update(dict.fromkeys(chosen))
         return [
-            Control(Branch(tuple(edits[key])), f"{len(edits[key])} {key[0]}", members[key]) for key in members
+            Comparison(Branch(tuple(edits[key])), key[0], len(edits[key]), members[key]) for key in members
         ]
 
     @contextmanager

@@ -15,8 +15,9 @@ from superweights.branch import Branch, Branching
 from superweights.checkpoint import Checkpoint
 from superweights.discovery.spikes import Spike
 from superweights.editing import Edit
-from superweights.record import Score
+from superweights.record import LARGEST, RANDOM_COLUMN, RANDOM_ROW, RANDOM_TENSOR, Control, Score
 from superweights.stream import give_back_memory
+from superweights.subject.facts import vocabulary_by_config
 
 
 class Suspect(Protocol):
@@ -38,8 +39,6 @@ class Sampling(Protocol):
 
 # How many bytes of logits are held at a time.
 _LOGIT_BYTES = 16 << 20
-# The kinds of controls.
-RANDOM, LARGEST, COLUMN, ROW = "random", "largest other", "others of its column", "others of its row"
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +93,7 @@ class Bars:
     partial: float = 0.05
 
 
-def judge(effect: Score, beside: Score | None, controls: Sequence[Score], bars: Bars) -> str:
+def judge(effect: Score, beside: Score | None, controls: Sequence[Control], bars: Bars) -> str:
     """`critical`, `partial` or `benign`, from the loss rise without the weight.
 
     The whole 95 % interval must lie above a bar, and above that of every control except the largest other
@@ -103,7 +102,7 @@ def judge(effect: Score, beside: Score | None, controls: Sequence[Score], bars: 
     A weight that another backs up is `partial` when its loss rise `beside` it, removed too, is critical.
     """
     low = effect.interval()[0]
-    above_controls = all(low > c.interval()[1] for c in controls if LARGEST not in c.name)
+    above_controls = all(low > c.score.interval()[1] for c in controls if c.judges)
     if low >= bars.critical and above_controls:
         return "critical"
     backed_up = beside is not None and beside.interval()[0] >= bars.critical
@@ -117,17 +116,17 @@ def control_edits(
 ) -> dict[tuple, tuple[Edit, ...]]:
     """Weights that should not matter, to be zeroed together, by what they have in common.
 
-    `(RANDOM,)`: `search.controls` random weights of the candidate's tensor. `(LARGEST, tensor)`: the one
+    `(RANDOM_TENSOR,)`: `search.controls` random weights of the candidate's tensor. `(LARGEST, tensor)`: the one
     largest other weight of it. Where it is known which axes of the stored tensor are output and input,
-    `(COLUMN, ...)` and `(ROW, ...)`: so many others of the candidate's column and row. Candidates with the
-    same key share the same weights.
+    `(RANDOM_COLUMN, ...)` and `(RANDOM_ROW, ...)`: so many others of the candidate's column and row. Candidates with
+    the same key share the same weights.
     """
     address, count = candidate.address, search.controls
     tensor = checkpoint.read(address.tensor)
     picker = torch.Generator().manual_seed(search.seed)
     draws = [torch.randint(n, (count,), generator=picker).tolist() for n in tensor.shape]
     chosen: dict[tuple, list[tuple[int, ...]]] = {
-        (RANDOM,): list(zip(*draws, strict=True)),
+        (RANDOM_TENSOR,): list(zip(*draws, strict=True)),
         (LARGEST, address.tensor): _largest(tensor, 1 + len(avoid)),
     }
     for kind, axis in _axes(candidate).items():
@@ -151,8 +150,8 @@ def _axes(candidate: Suspect) -> dict[str, int]:
     if len(index) < 2 or place[0] == place[1]:
         return {}
     if index[-2:] == place:
-        return {COLUMN: -2, ROW: -1}
-    return {COLUMN: -1, ROW: -2} if index[-2:] == place[::-1] else {}
+        return {RANDOM_COLUMN: -2, RANDOM_ROW: -1}
+    return {RANDOM_COLUMN: -1, RANDOM_ROW: -2} if index[-2:] == place[::-1] else {}
 
 
 def _largest(tensor: Tensor, count: int) -> list[tuple[int, ...]]:
@@ -167,7 +166,7 @@ def _moved(index: tuple[int, ...], axis: int, place: int) -> tuple[int, ...]:
 
 
 def _vocabulary(run: Branching) -> int:
-    return run.model.config.get_text_config().vocab_size
+    return vocabulary_by_config(run.model.config)
 
 
 def _log_probabilities(logits: Tensor) -> Tensor:

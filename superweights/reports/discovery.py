@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from superweights.record import Record
+from superweights.record import Control, Record
 from superweights.reports.blocks import Block, Chart, LayerMap, Paragraph, Series, Spot, Table, joined_x, over
 from superweights.reports.naming import model_of
 
@@ -102,7 +102,7 @@ def weights(records: Sequence[Record]) -> list[Block]:
                 c.get("verdict"),
                 _value(c.get("effect")),
                 (c.get("effect") or {}).get("standard_error"),
-                max((control["value"] for control in c.get("controls") or ()), default=None),
+                _control(c),
                 _value(c.get("effect_with_others")),
                 c["value"],
                 c.get("spike_in"),
@@ -176,6 +176,12 @@ def _candidates(record: Record) -> list[dict[str, Any]]:
 
 def _loss(candidate: dict[str, Any]) -> float:
     return (candidate.get("effect") or {}).get("value") or 0.0
+
+
+def _control(candidate: dict[str, Any]) -> float | None:
+    """The control that cost most, of those that could acquit the weight."""
+    controls = map(Control.from_json, candidate.get("controls") or ())
+    return max((each.score.value for each in controls if each.judges), default=None)
 
 
 def _value(score: dict[str, Any] | None) -> float | None:

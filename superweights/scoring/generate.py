@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from superweights.errors import SuperweightsError
-from superweights.scoring.head import Variant, check_windows, device_of
+from superweights.scoring.head import Variant
 from superweights.scoring.loss import as_variant
-from superweights.text import encode
+from superweights.subject import check_windows, device_of
+from superweights.subject.text import encode
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from superweights.errors import SuperweightsError
+from superweights.progress import Progress
 from superweights.record import Score
 from superweights.scoring.compare import kl_nats
 from superweights.scoring.error import bootstrap, mean_error
-from superweights.scoring.head import Predictions, Variant, check_windows, vocabulary_of
-from superweights.scoring.loss import Progress, as_variant
+from superweights.scoring.head import Predictions, Variant
+from superweights.scoring.loss import as_variant
 from superweights.scoring.words import pad_right
+from superweights.subject import check_windows, vocabulary_of
 
 # Declared, because "stop words" means whatever its author had in mind: function words and the punctuation
 # that goes with them. A token counts when it is one of these after trimming spaces and case.
@@ -101,7 +103,7 @@ def token_shift(
     for start in range(0, len(rows), batch_size):
         reader.read(rows[start : start + batch_size])
         if progress is not None:
-            progress(min(start + batch_size, len(rows)), len(rows))
+            progress("token shift", min(start + batch_size, len(rows)), len(rows))
     return reader.shift(top, seed)
 
 
@@ -145,7 +147,7 @@ class _Reader:
             **{name: tuple(named[token] for token in group) for name, group in groups.items()},
             entropy_base=_mean("entropy", h_base, "nats"),
             entropy_other=_mean("entropy", h_other, "nats"),
-            kl=_mean("KL(base || other)", kl, "nats per token"),
+            kl=_mean("KL(base || other)", kl, "nats/token"),
             stop_words_base=_mean("stop-word mass", stop_base, "probability"),
             stop_words_other=_mean("stop-word mass", stop_other, "probability"),
             stop_words_change=_mean("stop-word mass change", stop_other - stop_base, "probability"),

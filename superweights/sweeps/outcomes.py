@@ -82,7 +82,7 @@ def _outcome(setup: Setup, point: Point, key: str, entry: Entry | None, losses: 
         "done",
         perplexity=perplexity_of(here, seed=cell.seed),
         loss=loss_change(base, here) if base is not None and compared else None,
-        kl=_mean("KL(base || edited)", numbers.kl, "nats per token", cell.scores, "kl"),
+        kl=_mean("KL(base || edited)", numbers.kl, "nats/token", cell.scores, "kl"),
         agreement=_mean("top-1 agreement", numbers.agreement, "of positions", cell.scores, "agreement"),
         beyond_sum=_beyond_sum(cell.edits, losses) if compared else None,
     )
@@ -95,7 +95,7 @@ def _beyond_sum(edits: Sequence[Any], losses: dict[Any, Tensor]) -> Score | None
         return None
     base = losses[()]
     change = losses[tuple(edits)] - base - sum(single - base for single in singles if single is not None)
-    return Score("joint minus sum", change.mean().item(), "nats per token", len(change), mean_error(change))
+    return Score("joint minus sum", change.mean().item(), "nats/token", len(change), mean_error(change))
 
 
 def _mean(

@@ -27,6 +27,7 @@ from superweights.interpretability.hidden_state_inversion.reader import Trained,
 from superweights.interpretability.study import Study
 from superweights.interpretability.words_of import number
 from superweights.picture import Panel, Series, line_chart
+from superweights.progress import labelled
 from superweights.record import Score
 from superweights.scoring import STOP_WORDS
 from superweights.scoring.error import bootstrap_error
@@ -135,10 +136,13 @@ def investigate(study: Study, training: Training | None = None) -> Memory:
     (states,) = study.ask(States(at))
     prefixes = torch.stack([study.ids[row, i - PREFIX : i] for row, i in at.tolist()]).to(states.device)
     held = at[:, 0] % _HELD_OUT == _HELD_OUT - 1
-    report = lambda label: lambda done, total: study.progress(label, done, total)  # noqa: E731
-    reader = train_reader(study.model, states[~held], prefixes[~held], training, report("reader"))
+    reader = train_reader(
+        study.model, states[~held], prefixes[~held], training, labelled(study.progress, "reader")
+    )
     nothing = torch.zeros_like(states)
-    without = train_reader(study.model, nothing[~held], prefixes[~held], training, report("unconditional"))
+    without = train_reader(
+        study.model, nothing[~held], prefixes[~held], training, labelled(study.progress, "unconditional")
+    )
     given = reader.nats(states[held], prefixes[held])
     unconditional = without.nats(nothing[held], prefixes[held])
     others = reader.nats(_of_others(states[held], at[held, 0]), prefixes[held])

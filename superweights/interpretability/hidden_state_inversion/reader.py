@@ -11,7 +11,6 @@ tokens, or the few layers with massive activations would be all that the pooling
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from superweights.errors import SuperweightsError
+from superweights.progress import Progress, silent
+from superweights.subject import is_streamed
 
 
 @dataclass(frozen=True)
@@ -96,13 +97,13 @@ def train_reader(
     states: Tensor,
     prefixes: Tensor,
     training: Training,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> Trained:
     """A reader trained to say `prefixes [n, k]` from `states [n, L, d]`; `model` itself is left as it was.
 
     Raises `SuperweightsError` for a model that is not wholly in memory.
     """
-    if getattr(model, "superweights_stream", None) is not None or any(p.is_meta for p in model.parameters()):
+    if is_streamed(model) or any(p.is_meta for p in model.parameters()):
         raise SuperweightsError(
             "A streamed model cannot be trained through.", hint="use a machine that holds the whole model."
         )
@@ -126,7 +127,7 @@ def train_reader(
             loss = prefix_nats(speaker, reader(states[chosen]), prefixes[chosen]).mean()
             _step(optimizer, loss)
             curve.append(loss.item())
-            progress(step + 1, training.steps)
+            progress("training", step + 1, training.steps)
     return Trained(reader.eval(), speaker.requires_grad_(False) if training.copy else speaker, tuple(curve))
 
 

@@ -26,6 +26,7 @@ from superweights.interpretability.massive.question import MassiveReduction
 from superweights.interpretability.massive.wemask import masked_sink
 from superweights.interpretability.study import Study
 from superweights.picture import Panel
+from superweights.progress import labelled
 from superweights.record import Score
 from superweights.taps import Site, SuperActivation, Tap, assigned, record_activations, tapping, zeroed
 
@@ -89,7 +90,7 @@ def investigate(study: Study, position: int = 0) -> MassiveTested:
         study.model,
         study.ids[:half],
         study.batch_size,
-        lambda done, total: study.progress("losses", done, total),
+        labelled(study.progress, "losses"),
     )
     making, gain_share = _making(study, bench, massive)
     return MassiveTested(

@@ -17,8 +17,8 @@ from superweights.interpretability.study import Study
 from superweights.record import Score
 from superweights.scoring import token_losses
 from superweights.scoring.error import mean_error
-from superweights.scoring.head import device_of
-from superweights.text import encode
+from superweights.subject import device_of
+from superweights.subject.text import encode
 
 # The answer: so many greedy tokens must begin the object.
 _TOKENS = 2

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from superweights.errors import SuperweightsError
-from superweights.text import read_text
+from superweights.subject.text import read_text
 
 # Fewer pairs than this leave no positives on one of the two halves.
 _FEWEST = 4

@@ -284,5 +284,5 @@ def _elsewhere(exam: Examination, relation: Relation, ranking: Ranking, count: i
     change = None
     if neutral is not None and neutral_after is not None:
         rise = neutral_after - neutral
-        change = Score("loss change", rise.mean().item(), "nats per token", len(rise), mean_error(rise))
+        change = Score("loss change", rise.mean().item(), "nats/token", len(rise), mean_error(rise))
     return Controls(relation.name, count, reworded, reworded_after, change, loss_change(prose, prose_after))

@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from superweights.errors import SuperweightsError
 from superweights.interpretability.body import Body
-from superweights.scoring.head import device_of
+from superweights.subject import device_of
 from superweights.taps import Site
 
 POOLS = ("mean", "last")

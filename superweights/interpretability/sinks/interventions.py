@@ -21,6 +21,7 @@ from superweights.interpretability.sinks.answer import Sinks
 from superweights.interpretability.sinks.question import SinkReduction
 from superweights.interpretability.study import Study
 from superweights.picture import Panel, Series, line_chart
+from superweights.progress import labelled
 from superweights.record import Score
 
 _SHARE_OF_HEADS = 0.1
@@ -76,7 +77,7 @@ def investigate(study: Study) -> SinksWithout:
             "No super weight of this model is known, so none can be removed.",
             hint="name some with --weights 'TENSOR[i, j]', or give a record of superweights find with --from.",
         )
-    bench = Bench(study.model, study.ids, study.batch_size, _reporter(study, "losses"))
+    bench = Bench(study.model, study.ids, study.batch_size, labelled(study.progress, "losses"))
     sets: list[tuple[str, list[tuple[Address, ...]], bool]] = [("as it is", [()], False)]
     if len(study.weights) > 1:
         sets += [(f"without {weight}", [(weight,)], False) for weight in study.weights[:_MOST]]
@@ -134,7 +135,3 @@ def _numbers(sinks: Sinks) -> dict[str, float]:
 
 def _count(study: Study) -> str:
     return "it" if len(study.weights) == 1 else f"all {len(study.weights)}"
-
-
-def _reporter(study: Study, label: str):
-    return lambda done, total: study.progress(label, done, total)

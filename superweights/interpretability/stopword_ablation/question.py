@@ -27,7 +27,7 @@ from superweights.picture import Panel, Series, line_chart
 from superweights.record import Score
 from superweights.scoring.error import mean_error
 from superweights.scoring.loss import loss_change
-from superweights.text import encode
+from superweights.subject.text import encode
 
 # The share of each window that is its ending, and random draws for each control.
 _ENDING, _DRAWS = 0.25, 3
@@ -149,7 +149,7 @@ def investigate(study: Study) -> WordRemoval:
         study.progress("removing", done, len(ROWS))
         rows.append(_row(reading, base, name, classes, texts, study.seed))
     return WordRemoval(
-        Score("loss of the ending", base.losses.mean().item(), "nats per token", n, mean_error(base.losses)),
+        Score("loss of the ending", base.losses.mean().item(), "nats/token", n, mean_error(base.losses)),
         Score("accuracy on the ending", base.right.mean().item(), "of tokens", n, mean_error(base.right)),
         tuple(rows),
         window,
@@ -202,7 +202,7 @@ def _row(
         random_gone / len(texts) / _DRAWS,
         loss_change(base.losses, losses),
         _change("accuracy", base.right, right),
-        _change(f"{name}: loss beyond random", losses, real.losses, "nats per token"),
+        _change(f"{name}: loss beyond random", losses, real.losses, "nats/token"),
     )
 
 

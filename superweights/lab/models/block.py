@@ -33,18 +33,46 @@ class LabMLP(nn.Module):
 
 
 class LabBlock(GradientCheckpointingLayer):
-    """Attention and MLP around the residual stream [B, T, d]."""
+    """Attention and MLP around the residual stream [B, T, d], normed where the placement says.
+
+    pre: x + f(norm(x)); post: norm(x + f(x)); sandwich: x + norm(f(norm(x))); op: x + beta f(x), with one LayerNorm
+    before the first attention (He et al. 2405.19279). A norm that a placement does not have is None.
+    """
 
     def __init__(self, config: LabConfig, layer_idx: int):
         super().__init__()
         a = config.architecture
         self.self_attn = LabAttention(config, layer_idx)
         self.mlp = LabMLP(config)
-        self.input_layernorm = make_norm(a.norm, a.width, a.norm_epsilon)
-        self.post_attention_layernorm = make_norm(a.norm, a.width, a.norm_epsilon)
+        self.beta = a.beta
+        before, after = a.placement in ("pre", "sandwich"), a.placement in ("post", "sandwich")
+        factor = (layer_idx + 1) ** -0.5 if a.norm_scaling else 1.0
+
+        def norm(wanted: bool, factor: float = 1.0) -> nn.Module | None:
+            return make_norm(a.norm, a.width, a.norm_epsilon, factor) if wanted else None
+
+        self.input_layernorm = norm(before, factor)
+        self.post_attention_layernorm = norm(before, factor)
+        self.attention_norm = norm(after)
+        self.mlp_norm = norm(after)
+        self.post = a.placement == "post"
+        if a.placement == "op" and layer_idx == 0:
+            self.input_layernorm = make_norm("layer", a.width, a.norm_epsilon)
 
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
         """The residual stream after the block."""
-        written, _ = self.self_attn(self.input_layernorm(hidden_states), **kwargs)
-        hidden_states = hidden_states + written
-        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+        written, _ = self.self_attn(_normed(self.input_layernorm, hidden_states), **kwargs)
+        hidden_states = self._added(hidden_states, written, self.attention_norm)
+        written = self.mlp(_normed(self.post_attention_layernorm, hidden_states))
+        return self._added(hidden_states, written, self.mlp_norm)
+
+    def _added(self, stream: Tensor, written: Tensor, norm: nn.Module | None) -> Tensor:
+        """The stream with what a sub-layer wrote."""
+        if self.post:
+            return _normed(norm, stream + written)
+        written = _normed(norm, written)
+        return stream + (written if self.beta == 1 else self.beta * written)
+
+
+def _normed(norm: nn.Module | None, x: Tensor) -> Tensor:
+    return x if norm is None else norm(x)

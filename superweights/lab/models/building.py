@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from transformers.modeling_utils import PreTrainedModel
 
-from superweights.errors import SuperweightsError
 from superweights.lab.architecture import Architecture
 from superweights.lab.models.config import LabConfig
 from superweights.lab.models.model import LabForCausalLM
@@ -21,25 +20,7 @@ def build(architecture: Architecture, seed: int) -> PreTrainedModel:
     >>> build(Architecture(), seed=0).num_parameters() < 200_000
     True
     """
-    _check_built(architecture)
     model = LabForCausalLM(LabConfig.of(architecture))
     start_by_name(model, architecture, seed)
     model.tie_weights()
     return model.train()
-
-
-def _check_built(a: Architecture) -> None:
-    """Raises for dials that have a name and no code yet."""
-    later = (
-        "attention",
-        "null_value",
-        "lime",
-        "gate",
-        "qk_norm",
-        "placement",
-        "norm_scaling",
-        "embedding_scale",
-    )
-    for dial in later:
-        if getattr(a, dial) != getattr(Architecture(), dial):
-            raise SuperweightsError(f"{dial} = {getattr(a, dial)!r} is not built yet.", hint="leave it out.")

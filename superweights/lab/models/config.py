@@ -59,13 +59,6 @@ class LabConfig(PreTrainedConfig):
         self.parts = _parts(architecture)
         super().__post_init__(**kwargs)
 
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
-        """The config, with the classes of lab models known to transformers from here on."""
-        import superweights.lab.models.model  # noqa: F401 - registers them
-
-        return super().from_dict(config_dict, **kwargs)
-
     @property
     def architecture(self) -> Architecture:
         """The dials that this config holds, checked."""

@@ -15,7 +15,8 @@ from transformers.modeling_utils import PreTrainedModel, slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from superweights.lab.models.attention import FUSED, LabAttention
+from superweights.lab.models.attending import FUSED
+from superweights.lab.models.attention import LabAttention
 from superweights.lab.models.block import LabBlock
 from superweights.lab.models.config import LabConfig
 from superweights.lab.models.loss import next_token_loss
@@ -76,7 +77,7 @@ class LabModel(LabPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
         hidden: Tensor = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        if use_cache and past_key_values is None:
+        if use_cache and past_key_values is None and not self.training:
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
             seen = past_key_values.get_seq_length() if past_key_values is not None else 0
@@ -89,13 +90,17 @@ class LabModel(LabPreTrainedModel):
             position_ids=position_ids,
         )
         a = self.config.architecture
+        if a.scale_of_embedding != 1:
+            hidden = hidden * a.scale_of_embedding
         angles = turns(position_ids, a.d_head, a.rope_theta, hidden.dtype) if a.position == "rope" else None
+        memory = [None] * len(self.layers) if a.lime else None
         for block in self.layers:
             hidden = block(
                 hidden,
                 attention_mask=mask,
                 position_embeddings=angles,
                 past_key_values=past_key_values,
+                memory=memory,
                 **kwargs,
             )
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden), past_key_values=past_key_values)

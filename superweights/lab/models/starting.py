@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 
 import torch
@@ -10,6 +9,7 @@ from torch import nn
 
 from superweights.lab.architecture import Architecture
 from superweights.lab.models.linear import Writing
+from superweights.lab.seeding import seed_of
 
 
 def start(module: nn.Module, architecture: Architecture) -> None:
@@ -32,8 +32,3 @@ def start_by_name(model: nn.Module, architecture: Architecture, seed: int) -> No
         for name, module in model.named_modules():
             torch.manual_seed(seed_of(seed, name))
             start(module, architecture)
-
-
-def seed_of(seed: int, name: str) -> int:
-    """A seed made of a seed and a name, the same on every machine."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "little")

@@ -42,6 +42,7 @@ class OptimizerSpec:
     block: int = 64  # side of the shared rotation of the block, flat and global rotations
     largest_rotated: int = 4096  # a longer axis (the vocabulary's) is left as it is
     every: int = 10  # steps between two bases of soap and shampoo
+    router_rate: float = 10.0  # times learning_rate, of LIMe's routers (as in its paper)
     seed: int = 0  # of the rotations; each parameter's own seed is made of it and of the parameter's name
 
     def __post_init__(self) -> None:
@@ -57,7 +58,7 @@ class OptimizerSpec:
             )
         if not self.rotation and known:
             object.__setattr__(self, "rotation", known[0])
-        for name in ("learning_rate", "epsilon", "block", "largest_rotated", "every"):
+        for name in ("learning_rate", "epsilon", "block", "largest_rotated", "every", "router_rate"):
             if not getattr(self, name) > 0:
                 raise SuperweightsError(
                     f"{name} is {getattr(self, name)!r}.", hint="write a positive number."
