@@ -13,6 +13,7 @@ re-implementations copied the slip.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -56,6 +57,12 @@ class Address:
         if match is None or not index:
             raise SuperweightsError(f"{text!r} is not an address.", hint=_EXAMPLE)
         return cls(match["tensor"], index)
+
+    @classmethod
+    def several(cls, weights: Sequence[Address | str] | Address | str) -> list[Address]:
+        """Addresses from whatever a person gives: one or many, as text or as addresses."""
+        given = [weights] if isinstance(weights, Address | str) else weights
+        return [each if isinstance(each, Address) else cls.parse(each) for each in given]
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Raise `SuperweightsError` unless this index lies inside a tensor of `shape`."""

@@ -15,13 +15,23 @@ ModelOrEmbedded = Annotated[
     typer.Argument(help="Folder, .gguf or .safetensors file, org/name[@revision]; none: the embedded model."),
 ]
 TextFile = Annotated[Path | None, typer.Option(help="Text file to score, instead of built-in prose.")]
+Edits = Annotated[
+    list[str] | None,
+    typer.Option(help="TENSOR\\[i, j]=FACTOR (0 ablates) or TENSOR\\[i, j]:=VALUE; repeatable, made together."),
+]
+Weights = Annotated[list[str], typer.Argument(help="TENSOR\\[i, j] of one weight or several.")]
 Window = Annotated[int, typer.Option(min=2, help="Tokens in a window.")]
 Windows = Annotated[int, typer.Option(min=1, help="How many windows of the text.")]
 Stride = Annotated[
     int | None,
     typer.Option(min=1, help="Tokens from one window's start to the next's; each token is scored once."),
 ]
-Bos = Annotated[bool, typer.Option(help="Begin each window with the beginning-of-sequence token.")]
+Bos = Annotated[
+    str,
+    typer.Option(
+        help="Begin each window with the beginning-of-sequence token: auto (as the model's tokenizer does), yes, no."
+    ),
+]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Windows that go through the model at once.")]
 Dtype = Annotated[str, typer.Option(help="auto (as stored, never float16), float32, bfloat16, float16.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")]
@@ -34,7 +44,7 @@ Out = Annotated[Path | None, typer.Option(help="Also write the record to this fi
 NamedWeights = Annotated[
     list[str] | None,
     typer.Option(
-        "--weights", help="TENSOR[i, j]; repeatable. Without it: those of --from, or the known ones."
+        "--weights", help="TENSOR\\[i, j]; repeatable. Without it: those of --from, or the known ones."
     ),
 ]
 FromRecord = Annotated[

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from superweights.cli import console, options
-from superweights.cli.score import progress as progress_of
 from superweights.errors import SuperweightsError
 
 # The narrowest that a table is set, where nobody can widen the window: in a pipe.
@@ -93,7 +92,7 @@ def reproduce(
     setting = _setting(own, text, (lambada, limit), weight or [], record)
     with (
         open_checkpoint(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code) as checkpoint,
-        progress_of() as bar,
+        console.progress() as bar,
     ):
         found = reproduce(experiment, checkpoint, setting, progress=bar, dtype=dtype, device=device)
     _save(found, svg, out)

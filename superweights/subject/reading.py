@@ -10,6 +10,7 @@ from torch import Tensor
 
 from superweights.errors import SuperweightsError
 from superweights.subject.bos import resolve_bos
+from superweights.subject.facts import vocabulary_by_config
 from superweights.subject.text import Text, embedded_prose, raw_prompts, read_text, windows
 
 
@@ -63,9 +64,11 @@ class Reading:
             "bos": resolve_bos(tokenizer, self.bos),
         }
 
-    def tokens(self, tokenizer: Any, vocabulary: int, seed: int = 0) -> Tensor:
-        """As `cut`, or random token ids below `vocabulary` where there is no tokenizer (None)."""
+    def tokens_of(self, checkpoint: Any, seed: int = 0) -> Tensor:
+        """As `cut`, by the checkpoint's own tokenizer; random token ids where it has none."""
+        tokenizer = checkpoint.tokenizer()
         if tokenizer is None:
+            vocabulary = vocabulary_by_config(checkpoint.model_config())
             return raw_prompts(vocabulary, self.windows, self.window, seed)
         return self.cut(tokenizer)
 

@@ -24,8 +24,13 @@ class Source:
     resident: bool | None = None
     """Whether the whole model stays in memory (True), or a block at a time (False); None: where it fits."""
 
+    @classmethod
+    def of(cls, model: Any) -> Source:
+        """`model` as a source: itself, or what it names opened with the defaults."""
+        return model if isinstance(model, cls) else cls(model)
+
     @property
-    def trust(self) -> dict[str, bool]:
+    def trust(self) -> dict[str, Any]:
         """What `open_checkpoint` wants to know beside the name."""
         return {"allow_pickle": self.allow_pickle, "trust_remote_code": self.trust_remote_code}
 

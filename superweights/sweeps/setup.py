@@ -15,7 +15,6 @@ from superweights.errors import SuperweightsError
 from superweights.stream import streaming
 from superweights.stream.device import choose_dtype
 from superweights.subject import Reading, Source, resolve_bos
-from superweights.subject.facts import vocabulary_by_config
 from superweights.sweeps.cell import Cell, Cut
 from superweights.sweeps.measure import Bench
 from superweights.sweeps.plans import BASE, Point
@@ -105,7 +104,7 @@ def _cut(
     if ids is None and tokenizer is not None:
         text, bos, ids = reading.read(), resolve_bos(tokenizer, reading.bos), reading.cut(tokenizer)
     elif ids is None:
-        ids = reading.tokens(None, vocabulary_by_config(checkpoint.model_config()), seed)
+        ids = reading.tokens_of(checkpoint, seed)
         notes = ("no tokenizer: scored on random token ids.",)
     ids = ids.cpu().contiguous()
     digest = hashlib.sha256(ids.numpy().astype("<i8").tobytes()).hexdigest()
