@@ -27,11 +27,13 @@ def teach_transformers() -> None:
 
 def _register(table: Any) -> None:
     from superweights.formats.packed.config import PackedModelConfig
+    from superweights.lab.byte_latent.config import ByteLatentConfig
     from superweights.lab.models.opening import SavedLabConfig
     from superweights.lab.tokenformer.config import TokenFormerConfig
     from superweights.pruning.config import PrunedModelConfig
 
-    for config in (PackedModelConfig, PrunedModelConfig, SavedLabConfig, TokenFormerConfig):
+    ours = (PackedModelConfig, PrunedModelConfig, SavedLabConfig, TokenFormerConfig, ByteLatentConfig)
+    for config in ours:
         table.AutoConfig.register(config.model_type, config, exist_ok=True)
 
 

@@ -251,7 +251,7 @@ def test_a_planted_super_weight_is_found_in_a_saved_grown_folder(tmp_path):
     seen: list[torch.Tensor] = []
     hook = model.model.layers[1].ffn.value.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     from superweights.discovery import Search
-    from superweights.text import raw_prompts
+    from superweights.subject.reading import raw_prompts
 
     model(raw_prompts(96, 8, 12))
     hook.remove()
