@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from superweights.subject import Source
 
 Model = Annotated[
     str, typer.Argument(help="Folder, .gguf or .safetensors file, org/name[@revision], or 'embedded'.")
@@ -50,3 +53,20 @@ NamedWeights = Annotated[
 FromRecord = Annotated[
     Path | None, typer.Option("--from", help="Record of 'superweights find --out': its super weights.")
 ]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(help="Weights to keep exactly: known, none, or TENSOR\\[i, j]; repeatable."),
+]
+
+
+def source(
+    model: str | None,
+    dtype: str = "auto",
+    device: str = "auto",
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+) -> Source:
+    """The model that these options name."""
+    from superweights.subject.source import Source
+
+    return Source(model, dtype, device, allow_pickle, trust_remote_code)

@@ -27,11 +27,20 @@ from superweights.findings.effects import (
     TokenChange,
     TokenShift,
 )
+from superweights.findings.protection import (Alternative, Carrier, DropTold, Planned, PlannedMatrix, Protected, Pruned, Quantized)
 from superweights.findings.scan import Scan, Skipped, Spectrum, SuperNeuron, Suspect, TensorOutliers
 from superweights.findings.tasks import TaskScores
 from superweights.record import Record
 
 __all__ = [
+    "Alternative",
+    "Carrier",
+    "DropTold",
+    "Planned",
+    "PlannedMatrix",
+    "Protected",
+    "Pruned",
+    "Quantized",
     "FORMS",
     "Activations",
     "Continuation",
@@ -63,6 +72,9 @@ FORMS: dict[str, Any] = {
     "activations": Activations,
     "evaluate": TaskScores,
     "scan": Scan,
+    "quantize": Quantized,
+    "plan": Planned,
+    "prune": Pruned,
 }
 
 

@@ -65,6 +65,8 @@ class Match:
     """Where it lies in this checkpoint."""
     value: float | None = None
     """What this checkpoint holds there."""
+    agrees: bool | None = None
+    """Whether the number there is the known one, a little drift allowed; None where no value is known."""
     check: str | None = None
     """What holding it against the checkpoint has found, in a sentence; None where that was not asked for."""
 
@@ -198,7 +200,9 @@ def _of_model(model: str, places: dict[KnownWeight, Place], names: set[str]) -> 
         how = _how(place, agreeing > 0, named)
         if how is not None:
             at = None if place is None or place.index is None else Address(place.tensor, place.index)
-            yield Match(known, how, agreeing, len(valued), at, place.value if place else None)
+            value = place.value if place else None
+            agrees = None if place is None or place.moved is None else place.agrees
+            yield Match(known, how, agreeing, len(valued), at, value, agrees)
 
 
 def _how(place: Place | None, model_agrees: bool, named: bool) -> str | None:
