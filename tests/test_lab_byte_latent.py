@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -360,3 +362,10 @@ def test_all_stacks_are_matrices_to_round(model, tmp_path):
 def test_what_makes_no_patches_is_refused(wrong, said):
     with pytest.raises(SuperweightsError, match=said):
         wrong()
+
+
+def test_transformers_can_be_imported_after_us_in_any_order(tmp_path):
+    """Our config is a class of transformers' own, whose module must not be needed while its table is made."""
+    code = "import superweights; from transformers.models.auto.modeling_auto import AutoModelForCausalLM as A; print(A)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr[-500:]
