@@ -45,7 +45,31 @@ def growth(to: Path, seeds: int) -> None:
     print(f"mass of the new slots at the end: {Spread.of([run.new_mass for run in runs])}")
 
 
-JOBS = {"growth": growth}
+def patching(to: Path, seeds: int) -> None:
+    from superweights.lab.byte_latent.experiment import ARMS, PatchingSettings, patching_run
+    from superweights.lab.designs.rows import library_rows
+
+    settings, rows, runs, began = PatchingSettings(), library_rows(), [], time.process_time()
+    for seed in range(seeds):
+        runs.append(patching_run(rows, settings, seed, told))
+        keep(to, "patching", runs, settings, time.process_time() - began)
+    seen = settings.steps * settings.rows * settings.length
+    print(f"held-out bits per byte after {seen:,} bytes, {seeds} seeds: mean (least to most)")
+    print(
+        f"{'arm':22} {'bits per byte':26} {'noised':26} {'bytes/patch':>11} {'mult./byte':>11} {'parameters':>11}"
+    )
+    for arm in ARMS:
+        bits, noisy = (Spread.of([getattr(r, name)[arm] for r in runs]) for name in ("bits", "noised_bits"))
+        size, cost = (
+            Spread.of([getattr(r, n)[arm] for r in runs]).mean for n in ("patch", "multiplications")
+        )
+        print(f"{arm:22} {bits!s:26} {noisy!s:26} {size:11.2f} {cost:11,.0f} {runs[0].parameters[arm]:11,}")
+    for other in ARMS[1:]:
+        differences = [run.bits[other] - run.bits["entropy"] for run in runs]
+        print(f"{other} less entropy: {Spread.of(differences)}")
+
+
+JOBS = {"growth": growth, "patching": patching}
 
 
 def main() -> None:

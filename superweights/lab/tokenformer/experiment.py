@@ -40,8 +40,8 @@ class GrowthSettings:
     layers: int = 2
     slots: int = 16
     added: int = 80
-    base_steps: int = 1500
-    stage_steps: int = 300
+    base_steps: int = 700
+    stage_steps: int = 150
     rows: int = 8
     length: int = 128
     rate: float = 3e-3
@@ -56,8 +56,8 @@ class GrowthSettings:
 
 @dataclass(frozen=True)
 class GrowthRun:
-    """One seed. `losses[arm][step]`: held-out nats/byte. `parameters`: small and large. `new_mass`: the share of the new
-    slots in what all slots say, at the end of the first arm (mean over Pattentions)."""
+    """One seed. `losses[arm][step]`: held-out nats/byte. `parameters`: small and large. `new_mass`: the share of the
+    new slots in what all slots say, at the end of the first arm (mean over Pattentions)."""
 
     seed: int
     losses: dict[str, dict[int, float]]
