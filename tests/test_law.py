@@ -19,7 +19,7 @@ LAW: dict[str, set[str]] = {
     # What is written, and what is read back: the ground under every room that keeps something on a disk.
     "artefacts": {"progress"},
     # A result names the weights that it is about.
-    "record": {"address"},
+    "record": {"address", "artefacts"},
     # What each verb finds, without torch: what is measured fills it in, reports read it.
     "findings": {"record", "address", "artefacts", "picture"},
     # What a run is about: facts of a model, text and cut, batch and objective. It knows no checkpoint, opens nothing.
@@ -96,7 +96,8 @@ LAW: dict[str, set[str]] = {
         ),
         *("artefacts", "jobs", "subject"),
     },
-    # The paper's experiments use everything that was built to find, edit and score. `watch` shows Figure 3 its products, `harness` runs the tasks of Table 1.
+    # The paper's experiments use everything that was built to find, edit and score. `watch` shows
+    # Figure 3 its products, `harness` runs the tasks of Table 1.
     "reproductions": {
         *(
             "discovery",
