@@ -69,7 +69,8 @@ record = score("embedded", ["a.b[0, 1]=0"], Reading(windows=2))
 reveal_type(record)
 with open_checkpoint() as checkpoint:
     reveal_type(checkpoint)
-reveal_type(quantize("embedded", "somewhere"))
+quantized = quantize("embedded", "somewhere")
+reveal_type(quantized)
 """
 
 

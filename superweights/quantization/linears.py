@@ -57,7 +57,7 @@ def linears_of(model: nn.Module, scheme: ActivationScheme | None = None) -> tupl
             hint="the scheme skips all of them, or the model keeps its weights in fused experts.",
         )
     for linear in found:
-        if type(linear.module).__name__ not in ("Linear", "Conv1D", "NonDynamicallyQuantizableLinear"):
+        if type(linear.module).__name__ != "Conv1D" and type(linear.module).forward is not nn.Linear.forward:
             raise SuperweightsError(
                 f"{linear.name} is a {type(linear.module).__name__}: it is quantized or wrapped already.",
                 hint="open the original checkpoint, without a quantization config or adapters.",
