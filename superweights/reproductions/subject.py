@@ -78,7 +78,7 @@ class Subject:
 
     @property
     def bos(self) -> bool:
-        """Whether texts begin with the beginning-of-sequence token. Raises `SuperweightsError` for one there is not."""
+        """Whether windows begin with the beginning-of-sequence token."""
         return resolve_bos(self.tokenizer, self.setting.bos)
 
     @property
