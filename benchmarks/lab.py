@@ -43,7 +43,7 @@ AIMS = {
     "sigmoid": ("softmax", 0.75),
     "orthoadam, kron": ("softmax", 0.70),
 }
-WEIGHED = (
+WEIGHED = ("softmax", "transformers Llama", "x-transformers")  # whose memory is measured
     "softmax",
     "transformers Llama",
     "x-transformers",
