@@ -44,12 +44,6 @@ AIMS = {
     "orthoadam, kron": ("softmax", 0.70),
 }
 WEIGHED = ("softmax", "transformers Llama", "x-transformers")  # whose memory is measured
-    "softmax",
-    "transformers Llama",
-    "x-transformers",
-    "softmax1",
-    "softpick",
-)  # whose memory is measured
 Step = Callable[[], None]
 
 
