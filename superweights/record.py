@@ -8,6 +8,7 @@ import math
 import platform
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from html import escape
 from typing import Any
 
@@ -38,10 +39,45 @@ class Score:
         """Itself as a notebook shows it."""
         return f"<b>{escape(self.name)}</b> {escape(str(self))} (n = {self.n})"
 
-    def interval(self, z: float = 1.96) -> tuple[float, float]:
-        """The normal confidence interval (95 % by default); a point where no error is known."""
-        half = z * (self.standard_error or 0.0)
+    def interval(self) -> tuple[float, float]:
+        """The 95 % confidence interval by Student's quantile for `n` samples; a point where no error is known."""
+        half = student(self.n - 1) * self.standard_error if self.standard_error and self.n > 1 else 0.0
         return self.value - half, self.value + half
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Score:
+        """The score that was written; a number that JSON has no word for reads as nan."""
+        return cls(**{**data, "value": math.nan if data["value"] is None else data["value"]})
+
+
+@cache
+def student(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t for a whole number of degrees of freedom: 12.7 for 1, 1.96 for many.
+
+    By bisection of the distribution's closed form. Source: Abramowitz and Stegun, 26.7.3 and 26.7.4.
+    """
+    low, high = 1.9, 13.0
+    while high - low > 1e-9:
+        middle = (low + high) / 2
+        low, high = (middle, high) if _student_share(middle, freedom) < 0.95 else (low, middle)
+    return low
+
+
+def _student_share(t: float, freedom: int) -> float:
+    """How much of Student's distribution lies between -t and t."""
+    if freedom > 300:
+        return math.erf(t / math.sqrt(2)) - math.exp(-t * t / 2) * (t + t**3) / (
+            2 * freedom * math.sqrt(2 * math.pi)
+        )
+    angle = math.atan(t / math.sqrt(freedom))
+    cos2, odd = math.cos(angle) ** 2, freedom % 2
+    term = total = math.cos(angle) if odd else 1.0
+    for step in range(2 + odd, freedom - 1, 2):
+        term *= cos2 * (step - 1) / step
+        total += term
+    if odd:
+        return 2 / math.pi * (angle + (math.sin(angle) * total if freedom > 1 else 0.0))
+    return math.sin(angle) * total
 
 
 # The kinds of controls. What a file of schema 1 called each is known to `Control.from_json`.
@@ -56,11 +92,13 @@ class Control:
 
     `kind`: `random tensor`, `random column`, `random row` (drawn from the weight's own tensor, column, row), or
     `largest`: the one largest other weight of the tensor, which may be a super weight itself and acquits nobody.
-    `score.name` says how many were zeroed together.
+    `score.name` says how many were zeroed together. `beyond` is how much more the weight itself costs, window by
+    window (None where both were not measured on the same windows).
     """
 
     kind: str
     score: Score
+    beyond: Score | None = None
 
     @property
     def judges(self) -> bool:
@@ -71,8 +109,13 @@ class Control:
     def from_json(cls, data: dict[str, Any]) -> Control:
         """The control that was written; of a bare score, as schema 1 has them, the name tells the kind."""
         if "kind" in data:
-            return cls(data["kind"], Score(**data["score"]))
-        return cls(_KINDS_OF_OLD.get(data["name"].partition(" ")[2], RANDOM_TENSOR), Score(**data))
+            return cls(data["kind"], Score.from_json(data["score"]), _score(data.get("beyond")))
+        return cls(_KINDS_OF_OLD.get(data["name"].partition(" ")[2], RANDOM_TENSOR), Score.from_json(data))
+
+
+# The verdicts of super weights, the gravest first. Whoever reads a record asks `SuperWeight.matters`.
+MATTERS = ("critical", "joint", "partial")
+_SCORES = ("effect", "kl", "effect_with_others", "adds", "effect_at_mean")
 
 
 @dataclass(frozen=True)
@@ -86,11 +129,14 @@ class SuperWeight:
     the same rise for weights that should not matter. `role` says whether the product writes the residual
     spike or erases it. Unknown is None.
 
-    `verdict`: `critical`, `partial` or `benign` (it spikes, and little is lost without it); None before proof.
-    `effect_with_others` is what it adds to the loss when another is gone already (its name says which: the
-    strongest other candidate): far more than `effect` where they mask each other. Source: arXiv 2411.07191 for
-    the coordinates; the verdicts are ours, after arXiv 2503.22329, which found about half of all massive
-    activations harmless.
+    `verdict`: `critical`, `joint` (it is needed in a `group` that is critical together, though none of it is
+    alone), `partial`, `benign` (it spikes, and little is lost without it) or `undecided` (the windows did not tell);
+    None before proof. `adds` is what it adds to the loss of the rest of its group. `effect_with_others` is the
+    rise of the loss where the strongest other weight is gone already (its name says which): far more than `effect`
+    where it backs that one up. `effect_at_mean` is the rise where its contribution is not taken away but held at
+    its mean over other windows at the same position: what is lost of information, not of a constant. Source: arXiv
+    2411.07191 for the coordinates; the verdicts are ours, after arXiv 2503.22329, which found about half of
+    all massive activations harmless, and zero to overstate.
     """
 
     address: Address
@@ -113,6 +159,14 @@ class SuperWeight:
     position: int | None = None
     seen_in: tuple[str, ...] = ()
     round: int | None = None
+    group: str | None = None
+    adds: Score | None = None
+    effect_at_mean: Score | None = None
+
+    @property
+    def matters(self) -> bool:
+        """Whether it is a super weight: something is lost without it, alone or with others."""
+        return self.verdict in MATTERS
 
     def _repr_html_(self) -> str:
         """Itself as a notebook shows it."""
@@ -125,7 +179,7 @@ class SuperWeight:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> SuperWeight:
         """The super weight that `to_json` wrote."""
-        scores = {key: _score(data.get(key)) for key in ("effect", "kl", "effect_with_others")}
+        scores = {key: _score(data.get(key)) for key in _SCORES}
         return cls(
             **{
                 **data,
@@ -179,7 +233,7 @@ class Record:
     def from_json(cls, text: str) -> Record:
         """The record that `to_json` wrote."""
         data = json.loads(text)
-        return cls(**{**data, "scores": tuple(Score(**score) for score in data["scores"])})
+        return cls(**{**data, "scores": tuple(Score.from_json(score) for score in data["scores"])})
 
 
 def table_of(weights: Iterable[SuperWeight]) -> str:
@@ -221,7 +275,7 @@ def versions() -> dict[str, str]:
 
 
 def _score(data: dict[str, Any] | None) -> Score | None:
-    return None if data is None else Score(**data)
+    return None if data is None else Score.from_json(data)
 
 
 def _finite(value: Any) -> Any:

@@ -1,0 +1,114 @@
+"""The model's own protocol: how its texts begin, how they are cut into windows, and whether text fits the model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from superweights.discovery.findings import Search
+from superweights.errors import SuperweightsError
+from superweights.record import Score
+from superweights.stream import device_of
+from superweights.text import PROMPTS, Text, raw_prompts, token_prompts, windows
+
+# Of the loss of a model that knows nothing, ln(vocabulary): above the first share the text or the protocol hardly
+# fits the model, above the second nothing that is measured there says anything about it.
+_DOUBTFUL, _HOPELESS = 0.6, 0.9
+_LENGTH = 128
+BOS = ("auto", "yes", "no")
+
+
+def begins_with_bos(tokenizer: Any) -> bool:
+    """Whether the tokenizer, left to its own default, begins a text with the beginning-of-sequence token."""
+    bos = tokenizer.bos_token_id
+    ids = tokenizer("a", verbose=False)["input_ids"]
+    return bos is not None and bool(ids) and ids[0] == bos
+
+
+def bos_for(tokenizer: Any, asked: str) -> bool:
+    """Whether windows begin with the beginning-of-sequence token: as `asked` (auto, yes, no)."""
+    if asked not in BOS:
+        raise SuperweightsError(f"There is no --bos {asked}.", hint="use auto, yes or no.")
+    if asked == "yes" and tokenizer.bos_token_id is None:
+        raise SuperweightsError(
+            "This tokenizer has no beginning-of-sequence token.", hint="leave out --bos yes."
+        )
+    return asked == "yes" or (asked == "auto" and begins_with_bos(tokenizer))
+
+
+def prompts_for(model: Any, tokenizer: Any, search: Search, bos: bool) -> Tensor:
+    """The rows that are searched, `[rows, tokens]`: the prompts as the model reads them; without tokenizer random ids."""
+    length = min(search.prompt_length, context_of(model) or search.prompt_length)
+    if tokenizer is None:
+        vocabulary = model.config.get_text_config().vocab_size
+        return raw_prompts(vocabulary, 8, length, search.seed).to(device_of(model))
+    return token_prompts(tokenizer, length, bos=bos, prompts=search.prompts or PROMPTS).to(device_of(model))
+
+
+def windows_for(model: Any, tokenizer: Any, text: Text, search: Search, bos: bool) -> Tensor:
+    """Windows of `text`, `[n, length]`: as many as may be needed, or as the text has; at least the first block's."""
+    longest = context_of(model)
+    length = search.length or min(_LENGTH, longest or _LENGTH)
+    if longest is not None and length > longest:
+        raise SuperweightsError(
+            f"Windows of {length} tokens are longer than the model's context of {longest}.",
+            hint=f"use --length {longest} or less.",
+        )
+    cut = windows(tokenizer, text, length, search.windows, bos=bos)  # refused where the text has too few
+    wanted = max(search.most_windows, search.windows)
+    if wanted > search.windows:
+        cut = windows(tokenizer, text, length, bos=bos)[:wanted]
+    return cut.to(device_of(model))
+
+
+def blocks_of(rows: int, search: Search) -> Iterator[range]:
+    """The windows of each proving pass: a first block, then as many again as there were before; where there are
+    no more, the same ones for what has not seen them yet."""
+    first = min(search.windows or rows, rows)
+    start, stop = 0, first
+    for _ in range(search.budget):
+        yield range(start, stop)
+        if stop < rows:
+            start, stop = stop, min(2 * stop, rows)
+
+
+def context_of(model: Any) -> int | None:
+    """How many tokens the model reads at most; None where its config does not say."""
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return longest if isinstance(longest, int) and longest > 0 else None
+
+
+def doubt(loss: Score, model: Any, text: str) -> str | None:
+    """What to say where the model's own loss is so high that the text or the protocol may not fit it; None else.
+
+    Raises `SuperweightsError` where it predicts hardly better than one that knows nothing: there is nothing to lose.
+    """
+    known_nothing = math.log(model.config.get_text_config().vocab_size)
+    if not loss.value < _HOPELESS * known_nothing:
+        raise SuperweightsError(
+            f"The model predicts {text} hardly better than by chance: its loss is {loss}, and that of guessing "
+            f"{known_nothing:.3g}. Nothing it could lose would show there.",
+            hint="give text that it was trained on with --text, or change how texts begin with --bos yes or no.",
+        )
+    if loss.value < _DOUBTFUL * known_nothing:
+        return None
+    return (
+        f"the model's own loss on {text} is high, {loss} (guessing: {known_nothing:.3g}): the text, or how it begins "
+        "(--bos), may not fit it."
+    )
+
+
+def describe(token: int | None, tokenizer: Any) -> str | None:
+    """How a token id is shown to a person."""
+    if token is None:
+        return None
+    return f"id {token}" if tokenizer is None else tokenizer.decode([token])
+
+
+def cut_to(ids: Tensor, windows: range) -> Tensor:
+    """The rows of these windows."""
+    return ids[torch.tensor(windows, device=ids.device)] if len(windows) < len(ids) else ids
