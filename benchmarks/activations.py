@@ -33,7 +33,7 @@ from superweights.quantization.rounding import rounding_activations
 from superweights.scoring import loss_per_window, perplexity_of
 from superweights.scoring.error import bootstrap
 from superweights.stream import streaming
-from superweights.text import embedded_prose, read_text, windows
+from superweights.subject.text import embedded_prose, read_text, windows
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "activations.md"

@@ -104,8 +104,8 @@ def opened(tokens: int, windows: int):
 
     from superweights.checkpoint import open_checkpoint
     from superweights.stream import streaming
-    from superweights.text import embedded_prose
-    from superweights.text import windows as cut
+    from superweights.subject.text import embedded_prose
+    from superweights.subject.text import windows as cut
 
     @contextmanager
     def inside():

@@ -56,7 +56,7 @@ def prompts(tokenizer: Any) -> Any:
     import torch
 
     from superweights.discovery import Search
-    from superweights.text import token_prompts
+    from superweights.subject.text import token_prompts
 
     rows = token_prompts(tokenizer, Search().prompt_length)
     return torch.cat([rows, token_prompts(tokenizer, rows.shape[1], bos=True)])
@@ -119,7 +119,7 @@ def run_published(options: argparse.Namespace) -> dict[str, Any]:
 
     from superweights.discovery.published import PROMPT
     from superweights.scoring import perplexity
-    from superweights.text import embedded_prose, windows
+    from superweights.subject.text import embedded_prose, windows
 
     phases: dict[str, float] = {}
     model, tokenizer = load_embedded(phases)
@@ -166,7 +166,7 @@ def published_pairs(model: Any, ids: Any) -> list[tuple[str, int, int]]:
 
 
 def large_ids(options: argparse.Namespace) -> Any:
-    from superweights.text import raw_prompts
+    from superweights.subject.text import raw_prompts
 
     return raw_prompts(SHAPES[options.scale].vocabulary, 8, 12)
 

@@ -33,7 +33,7 @@ from superweights.quantization import Blocks, Scheme
 from superweights.quantization.plan import Plan
 from superweights.stream import give_back_memory
 from superweights.stream.linears import linear_tensors
-from superweights.text import embedded_prose
+from superweights.subject.text import embedded_prose
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "formats.md"
 MARKS = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"

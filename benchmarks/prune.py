@@ -27,7 +27,7 @@ from superweights.interpretability.redundancy import Redundancies, choose, choos
 from superweights.pruning import Dropped, carriers, drop_effects, prune
 from superweights.pruning.sublayers import sublayers_of
 from superweights.stream import streaming
-from superweights.text import embedded_prose, windows
+from superweights.subject.text import embedded_prose, windows
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "prune.md"
 MARKS = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"

@@ -29,7 +29,7 @@ from superweights.scoring import loss_per_window, perplexity_of
 from superweights.scoring.loss import loss_change
 from superweights.stream import streaming
 from superweights.stream.linears import linear_tensors
-from superweights.text import windows
+from superweights.subject.text import windows
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "quantize.md"
 MARKS = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"

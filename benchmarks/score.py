@@ -24,7 +24,7 @@ from torch.nn import functional
 from superweights.checkpoint import open_checkpoint
 from superweights.scoring import token_losses
 from superweights.stream import streaming
-from superweights.text import embedded_prose, read_text, windows
+from superweights.subject.text import embedded_prose, read_text, windows
 
 WAYS = ("superweights", "plain loop", "lm-evaluation-harness")
 

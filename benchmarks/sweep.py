@@ -26,9 +26,9 @@ from superweights.checkpoint import Checkpoint, open_checkpoint
 from superweights.editing import Edit, edited, scale, zero
 from superweights.scoring import token_losses
 from superweights.stream import streaming
+from superweights.subject.text import embedded_prose, windows
 from superweights.sweeps import SCALES
 from superweights.sweeps.measure import Bench
-from superweights.text import embedded_prose, windows
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "sweep.md"
 MARKS = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"

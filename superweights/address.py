@@ -13,6 +13,7 @@ re-implementations copied the slip.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -57,6 +58,12 @@ class Address:
             raise SuperweightsError(f"{text!r} is not an address.", hint=_EXAMPLE)
         return cls(match["tensor"], index)
 
+    @classmethod
+    def several(cls, weights: Sequence[Address | str] | Address | str) -> list[Address]:
+        """Addresses from whatever a person gives: one or many, as text or as addresses."""
+        given = [weights] if isinstance(weights, Address | str) else weights
+        return [each if isinstance(each, Address) else cls.parse(each) for each in given]
+
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Raise `SuperweightsError` unless this index lies inside a tensor of `shape`."""
         if len(self.index) != len(shape) or any(i >= n for i, n in zip(self.index, shape, strict=False)):
@@ -72,8 +79,8 @@ _EXAMPLE = "write it like model.layers.11.mlp.down_proj.weight[507, 1229]"
 class Layout(Protocol):
     """Where the checkpoint's scalars live in a loaded model: names differ, experts are fused, linears transposed.
 
-    `stream` hangs one on every model it opens, as `model.superweights_layout`; a model without one keeps
-    the checkpoint's names and indices (`SameNames`).
+    `stream` announces one for every model that it opens (`subject.layout_of`); a model without one keeps the
+    checkpoint's names and indices (`SameNames`).
     """
 
     def parameter_of(self, address: Address) -> tuple[str, tuple[int, ...]]:
@@ -93,8 +100,3 @@ class SameNames:
 
     def address_of(self, parameter: str, index: tuple[int, ...]) -> Address:
         return Address(parameter, index)
-
-
-def layout_of(model: object) -> Layout:
-    """The layout that `model` carries, or `SameNames`."""
-    return getattr(model, "superweights_layout", None) or SameNames()

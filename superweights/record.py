@@ -7,10 +7,11 @@ import json
 import math
 import platform
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cache
 from html import escape
-from typing import Any
+from pathlib import PurePath
+from typing import Any, Protocol
 
 from superweights.address import Address
 
@@ -201,21 +202,66 @@ class SuperWeights(tuple[SuperWeight, ...]):
         return table_of(self)
 
 
+class Origin(Protocol):
+    """What a record must know of the checkpoint that it is about."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def revision(self) -> str | None: ...
+
+    def fingerprint(self) -> str: ...
+
+
 @dataclass(frozen=True)
 class Record:
-    """A result with its origin: the command, what it read and at which revision, versions, seed, scores.
-
-    `findings` holds whatever the command reports besides plain scores (super weights, layer tables) as
-    JSON values.
-    """
+    """A result with its origin: enough to run it again."""
 
     command: str
+    """The command line's word, with what it was asked: `find`, `anatomy sinks`."""
     inputs: dict[str, str | None]
+    """What was read: always `name`, `revision` and `fingerprint` of the checkpoint; further names and hashes."""
     versions: dict[str, str]
+    """Of this package and of what its numbers depend on."""
     seed: int | None = None
+    """Seed of everything drawn; None where nothing is."""
     scores: tuple[Score, ...] = ()
-    findings: dict[str, Any] = field(default_factory=dict)
+    """The few numbers that sum it up."""
+    findings: Any = field(default_factory=dict)
+    """All that was found: a dataclass of `superweights.findings`; as JSON values in a record that was read back."""
     schema_version: int = SCHEMA_VERSION
+    """The version of this layout."""
+
+    @classmethod
+    def of(
+        cls,
+        command: str,
+        checkpoint: Origin,
+        *,
+        seed: int | None = None,
+        scores: Iterable[Score] = (),
+        findings: Any = None,
+        programs: dict[str, str] | None = None,
+        **inputs: str | None,
+    ) -> Record:
+        """The record of `command` on `checkpoint`, with the versions installed now: the only way to make one.
+
+        `inputs` are further things that were read (`text_sha256`), `programs` versions of further programs.
+        """
+        read = {
+            "name": checkpoint.name,
+            "revision": checkpoint.revision,
+            "fingerprint": checkpoint.fingerprint(),
+        }
+        return cls(
+            command,
+            {**read, **inputs},
+            versions() | (programs or {}),
+            seed,
+            tuple(scores),
+            {} if findings is None else findings,
+        )
 
     def _repr_html_(self) -> str:
         """Its scores and its origin, as a notebook shows them."""
@@ -227,11 +273,11 @@ class Record:
 
     def to_json(self) -> str:
         """One line of JSON; numbers that JSON has no word for (nan, inf) become null."""
-        return json.dumps(_finite(asdict(self)), ensure_ascii=False, allow_nan=False)
+        return to_json_line({each.name: getattr(self, each.name) for each in fields(self)})
 
     @classmethod
     def from_json(cls, text: str) -> Record:
-        """The record that `to_json` wrote."""
+        """The record that `to_json` wrote; its findings stay JSON values (`superweights.findings.typed` reads them)."""
         data = json.loads(text)
         return cls(**{**data, "scores": tuple(Score.from_json(score) for score in data["scores"])})
 
@@ -259,8 +305,27 @@ def _short(number: float | None) -> str:
 
 
 def to_json_line(data: Any) -> str:
-    """`data` as one line of strict JSON, with nan and infinity as null."""
-    return json.dumps(_finite(data), ensure_ascii=False, allow_nan=False)
+    """`data` as one line of strict JSON: dataclasses as objects, addresses as text, nan and infinity as null."""
+    return json.dumps(plain(data), ensure_ascii=False, allow_nan=False)
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON values. What has a `to_json` that gives a dictionary says itself what stands for it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Address | PurePath):
+        return str(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        own = getattr(value, "to_json", None)
+        told = own() if own is not None else None
+        if isinstance(told, dict):
+            return plain(told)
+        return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
 
 
 def versions() -> dict[str, str]:
@@ -276,13 +341,3 @@ def versions() -> dict[str, str]:
 
 def _score(data: dict[str, Any] | None) -> Score | None:
     return None if data is None else Score.from_json(data)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value

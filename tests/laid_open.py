@@ -14,7 +14,7 @@ from superweights.checkpoint import Checkpoint, open_checkpoint
 from superweights.interpretability import Study
 from superweights.interpretability.questions import answer_all
 from superweights.stream import streaming
-from superweights.text import embedded_prose, windows
+from superweights.subject.text import embedded_prose, windows
 
 _OPEN = ExitStack()
 

@@ -416,7 +416,7 @@ def test_a_streamed_model_rounds_like_a_resident_one(tmp_path):
 @pytest.mark.real
 def test_the_super_activation_of_the_embedded_model_decides_per_tensor_rounding():
     from superweights.scoring import perplexity
-    from superweights.text import PROMPTS, windows
+    from superweights.subject.text import PROMPTS, windows
 
     model = embedded_model()
     rows = windows(embedded_tokenizer(), "\n".join(PROMPTS), 64, count=2)

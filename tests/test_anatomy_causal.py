@@ -12,11 +12,13 @@ from superweights.address import Address
 from superweights.editing import edited, zero
 from superweights.errors import SuperweightsError
 from superweights.interpretability import SinkReduction, Study, ask
-from superweights.interpretability.contributions_causal import CONTROL, compared, contributions_tested
+from superweights.interpretability.contributions import interventions as contributions
+from superweights.interpretability.contributions.interventions import CONTROL, compared
 from superweights.interpretability.interventions import Bench, random_weights, silenced, tapped
-from superweights.interpretability.massive_causal import _capped, massive_tested
-from superweights.interpretability.sinks_causal import sinks_without
-from superweights.interpretability.wemask import masked_sink
+from superweights.interpretability.massive import interventions as massive
+from superweights.interpretability.massive.interventions import _capped
+from superweights.interpretability.massive.wemask import masked_sink
+from superweights.interpretability.sinks import interventions as sinks
 from superweights.taps import SuperActivation, assigned, record_activations, tapping, zeroed
 
 pytestmark = pytest.mark.tiny
@@ -27,7 +29,7 @@ DOWN = "model.layers.1.mlp.down_proj.weight"
 def test_the_tested_model_is_left_as_it_was_and_controls_stand_beside_every_change():
     model, _ = planted()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    tested = massive_tested(Study(model, ids(6)))
+    tested = massive.investigate(Study(model, ids(6)))
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     for outcomes in (tested.activations, tested.making, tested.masking):
         kinds = [outcome.control for outcome in outcomes]
@@ -49,14 +51,14 @@ def test_the_cap_brings_large_tokens_to_the_others_median_and_leaves_the_rest():
 
 
 def test_a_model_without_massive_activations_is_answered_without_interventions():
-    tested = massive_tested(Study(families.tiny_model("llama"), ids(4)))
+    tested = massive.investigate(Study(families.tiny_model("llama"), ids(4)))
     assert tested.activations == tested.making == tested.masking == ()
     assert len(tested.sheets()) == 2
 
 
 def test_the_mean_needs_other_windows():
     with pytest.raises(SuperweightsError, match="One window"):
-        massive_tested(Study(planted()[0], ids(1)))
+        massive.investigate(Study(planted()[0], ids(1)))
 
 
 def test_the_mask_hits_the_first_token_and_not_each_new_one_with_a_cache():
@@ -136,9 +138,9 @@ def test_random_weights_are_others_of_the_same_tensors_and_the_same_for_a_seed()
 def test_sinks_without_weights_that_are_unknown_are_refused_and_known_ones_are_removed_in_turn():
     model, neuron = planted()
     with pytest.raises(SuperweightsError, match="No super weight of this model is known"):
-        sinks_without(Study(model, ids()))
+        sinks.investigate(Study(model, ids()))
     weights = (Address(DOWN, (CHANNEL, neuron)), Address(DOWN, (0, 0)))
-    found = sinks_without(Study(model, ids(), weights=weights))
+    found = sinks.investigate(Study(model, ids(), weights=weights))
     assert len(found.removals) == len(found.sinks) == 5
     assert [outcome.control for outcome in found.removals] == [False, False, False, False, True]
     assert found.removals[1].measured["weight there"] != found.removals[0].measured["weight there"]
@@ -162,11 +164,11 @@ def test_what_is_left_of_a_text_is_what_the_rank_says():
 
 
 def test_the_comparison_of_measures_has_a_random_control_and_an_honest_share():
-    tested = contributions_tested(Study(families.tiny_model("llama"), ids(4)))
+    tested = contributions.investigate(Study(families.tiny_model("llama"), ids(4)))
     assert [each.measure for each in tested.faithfulness][-1] == CONTROL
     assert tested.removed == 3
     with pytest.raises(SuperweightsError, match="takes 0 of 15"):
-        contributions_tested(Study(families.tiny_model("llama"), ids(4)), share=0.01)
+        contributions.investigate(Study(families.tiny_model("llama"), ids(4)), share=0.01)
 
 
 @pytest.mark.real

@@ -11,7 +11,7 @@ from laid_open import answers
 
 from superweights.errors import SuperweightsError
 from superweights.interpretability import ContributionReduction, ask
-from superweights.interpretability.contributions import Parts, contribution_maps
+from superweights.interpretability.contributions.question import Parts, contribution_maps
 from superweights.taps import Site, tapping
 
 pytestmark = pytest.mark.tiny

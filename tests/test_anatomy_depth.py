@@ -13,10 +13,10 @@ from torch import nn
 from superweights.checkpoint import open_checkpoint
 from superweights.errors import SuperweightsError
 from superweights.interpretability import Study, ask
-from superweights.interpretability.depth import Depths, angular_distance, investigate
+from superweights.interpretability.depth.question import Depths, angular_distance, investigate
+from superweights.interpretability.depth.skipping import removal_effects, skipping
 from superweights.interpretability.jacobian import investigate as jacobian
 from superweights.interpretability.jacobian import probe
-from superweights.interpretability.skipping import removal_effects, skipping
 from superweights.scoring import perplexity
 from superweights.stream import streaming
 

@@ -9,7 +9,7 @@ from laid_open import answers
 
 from superweights.errors import SuperweightsError
 from superweights.interpretability import MassiveReduction, ask
-from superweights.interpretability.massive_events import Written, events_of
+from superweights.interpretability.massive.events import Written, events_of
 
 pytestmark = pytest.mark.tiny
 

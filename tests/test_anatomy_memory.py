@@ -14,8 +14,8 @@ from transformers import LlamaConfig
 from superweights.checkpoint import open_checkpoint
 from superweights.errors import SuperweightsError
 from superweights.interpretability import Study
-from superweights.interpretability.memory import PREFIX, investigate
-from superweights.interpretability.reading_back import Training, prefix_nats, train_reader
+from superweights.interpretability.hidden_state_inversion.question import PREFIX, investigate
+from superweights.interpretability.hidden_state_inversion.reader import Training, prefix_nats, train_reader
 from superweights.stream import streaming
 
 pytestmark = pytest.mark.tiny

@@ -12,11 +12,11 @@ from laid_open import embedded, prose
 
 from superweights.errors import SuperweightsError
 from superweights.interpretability import Body, Study
-from superweights.interpretability.average_precision import average_precision, chance
-from superweights.interpretability.relation_prompts import read_relations
-from superweights.interpretability.relation_tests import Examination
-from superweights.interpretability.relations import investigate, rank
-from superweights.interpretability.units import unit_modules, unit_values, units_zeroed
+from superweights.interpretability.relations.average_precision import average_precision, chance
+from superweights.interpretability.relations.examination import Examination
+from superweights.interpretability.relations.prompts import read_relations
+from superweights.interpretability.relations.question import investigate, rank
+from superweights.interpretability.relations.units import unit_modules, unit_values, units_zeroed
 
 pytestmark = pytest.mark.unit
 

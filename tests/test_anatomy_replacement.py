@@ -10,8 +10,12 @@ from laid_open import embedded, prose, study
 
 from superweights.errors import SuperweightsError
 from superweights.interpretability import Study
-from superweights.interpretability.replacement import investigate, replacements
-from superweights.interpretability.replacing import MODES, attention_replaced, replaced_weights
+from superweights.interpretability.attention_ablation.ablating import (
+    MODES,
+    attention_replaced,
+    replaced_weights,
+)
+from superweights.interpretability.attention_ablation.question import investigate, replacements
 from superweights.scoring import perplexity
 from superweights.taps import Site, tapping
 

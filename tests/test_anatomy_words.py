@@ -14,8 +14,14 @@ from torch.nn import functional
 
 from superweights.errors import SuperweightsError
 from superweights.interpretability import Study
-from superweights.interpretability.removal import investigate, read_endings
-from superweights.interpretability.removing import CLASSES, members, remove, remove_random
+from superweights.interpretability.stopword_ablation import question
+from superweights.interpretability.stopword_ablation.question import investigate, read_endings
+from superweights.interpretability.stopword_ablation.word_classes import (
+    CLASSES,
+    members,
+    remove,
+    remove_random,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -99,8 +105,10 @@ def test_short_windows_and_missing_tokenizers_are_refused():
 
 @pytest.mark.real
 def test_punctuation_costs_the_embedded_model_more_than_as_many_tokens_at_random_do(monkeypatch):
-    monkeypatch.setattr("superweights.interpretability.removal.ROWS", (("punctuation", ("punctuation",)),))
-    monkeypatch.setattr("superweights.interpretability.removal._DRAWS", 1)
+    monkeypatch.setattr(
+        "superweights.interpretability.stopword_ablation.question.ROWS", (("punctuation", ("punctuation",)),)
+    )
+    monkeypatch.setattr(question, "_DRAWS", 1)
     found = investigate(study(16))
     (row,) = found.rows
     assert row.random_tokens_gone == pytest.approx(row.tokens_gone, rel=0.1)

@@ -24,7 +24,7 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from superweights.cli import app, console, run
 from superweights.record import Record, SuperWeight
-from superweights.text import raw_prompts
+from superweights.subject.text import raw_prompts
 
 pytestmark = pytest.mark.tiny
 

@@ -11,7 +11,7 @@ from superweights.cli import run
 from superweights.quantization import ActivationScheme, Hold, rounding_activations
 from superweights.record import Record
 from superweights.scoring import perplexity
-from superweights.text import embedded_prose, windows
+from superweights.subject.text import embedded_prose, windows
 
 pytestmark = pytest.mark.tiny
 

@@ -14,7 +14,7 @@ from superweights.cli import run
 from superweights.editing import Edit, edited
 from superweights.record import Record
 from superweights.scoring import perplexity
-from superweights.text import embedded_prose, read_text, windows
+from superweights.subject.text import embedded_prose, read_text, windows
 
 ONE = "model.layers.1.mlp.down_proj.weight[3, 5]"
 TWO = "model.layers.0.self_attn.q_proj.weight[1, 2]"

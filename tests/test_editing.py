@@ -32,6 +32,7 @@ from superweights.editing import (
     zero,
 )
 from superweights.errors import SuperweightsError
+from superweights.subject import announce
 
 DOWN = "model.layers.1.mlp.down_proj.weight"
 IDS = torch.arange(12).reshape(2, 6)
@@ -360,7 +361,7 @@ class Stream:
     def __init__(self, model: nn.Module):
         self.on_load: list[Callable] = []
         self.store = bits(model)
-        model.superweights_stream = self
+        announce(model, stream=self)
         for i, block in enumerate(model.model.layers):
             self._drop(block)
             block.register_forward_pre_hook(lambda b, _, i=i: self._load(b, f"model.layers.{i}"))
@@ -418,7 +419,7 @@ def test_a_layout_moves_the_edit_into_the_fused_tensor():
             return "model.layers.1.mlp.experts.down_proj", (expert, *address.index)
 
     model = mixtral()
-    model.superweights_layout = Fused()
+    announce(model, Fused())
     before = bits(model)
     address = Address("model.layers.1.block_sparse_moe.experts.2.w2.weight", (15, 20))
     with edited(model, zero(address)) as (change,):

@@ -29,7 +29,7 @@ from superweights.harness import PACK, Conditions, SuperweightsLM, accuracy, tas
 from superweights.harness.__main__ import main
 from superweights.scoring import predict_last_words, token_losses
 from superweights.stream import streaming
-from superweights.text import encode
+from superweights.subject.text import encode
 
 LAMBADA = Path(__file__).parent.parent.parent / "shared" / "data" / "lambada_test.jsonl"
 WORDS = ["the", "of", "?"] + [f"w{i}" for i in range(47)]

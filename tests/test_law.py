@@ -12,71 +12,89 @@ PACKAGE = Path(__file__).parent.parent / "superweights"
 # `errors` is known to every room. `record` knows `address`, because a result names the weights it is about.
 LAW: dict[str, set[str]] = {
     "errors": set(),
+    "progress": set(),
     "address": set(),
+    # Plain SVG: lines and heat maps, for whoever has something to show.
+    "picture": set(),
+    # What is written, and what is read back: the ground under every room that keeps something on a disk.
+    "artefacts": {"progress"},
+    # A result names the weights that it is about.
     "record": {"address"},
-    "checkpoint": {"address"},
-    "watch": {"address"},
-    "editing": {"address"},
-    "index": {"address"},
-    "text": {"record"},
-    # The rule by which a model's blocks are told: streaming and taps need it, and neither needs the other.
-    "blocks": set(),
-    "taps": {"blocks"},
-    "stream": {"checkpoint", "address", "blocks"},
+    # What a run is about: facts of a model, text and cut, batch and objective. It knows no checkpoint, opens nothing.
+    "subject": {"address", "record", "progress"},
+    "checkpoint": {"address", "subject"},
+    "watch": {"address", "subject"},
+    "editing": {"address", "subject"},
+    "index": {"address", "subject"},
+    "taps": {"subject"},
+    "stream": {"checkpoint", "address", "subject", "progress"},
     # Many edited versions of one model in a single pass; used by the discovery and by sweeps.
-    "branch": {"editing", "address", "stream"},
-    "scoring": {"record", "text"},
+    "branch": {"editing", "address", "stream", "subject"},
+    "scoring": {"record", "subject", "progress"},
     # lm-eval's own command opens the model itself: `--model superweights --model_args pretrained=...,edits=...`.
-    "harness": {"record", "checkpoint", "stream", "editing"},
+    "harness": {"record", "checkpoint", "stream", "editing", "subject"},
+    "quantization": {"checkpoint", "address", "record", "subject", "progress"},
+    # Which module a tensor of the file becomes is known to the loader, `stream`.
+    "formats": {"quantization", "checkpoint", "address", "stream", "subject", "progress"},
+    # What rounding each matrix costs, and the plan that a bit budget gives: quantize itself runs no model.
+    "budget": {
+        *("checkpoint", "address", "record", "stream", "scoring", "quantization", "subject", "progress"),
+    },
     # Its curves are drawn on the same axes as every other picture.
     "sweeps": {
-        "editing",
-        "scoring",
-        "record",
-        "address",
-        "stream",
-        "checkpoint",
-        "branch",
-        "text",
-        "picture",
+        *("editing", "scoring", "record", "address", "stream", "checkpoint", "branch", "subject", "picture"),
+        "progress",
+        "artefacts",
+    },
+    # A quantized checkpoint beside the original: read by its own tensors, run in the original's model.
+    "audits": {
+        *(
+            "checkpoint",
+            "address",
+            "record",
+            "stream",
+            "taps",
+            "scoring",
+            "formats",
+            "quantization",
+            "subject",
+        ),
+        "progress",
     },
     # Findings draw themselves in a notebook (picture).
     "discovery": {
-        "checkpoint",
-        "stream",
-        "watch",
-        "editing",
-        "branch",
-        "scoring",
-        "text",
-        "address",
-        "record",
-        "picture",
+        *("checkpoint", "stream", "watch", "editing", "branch", "scoring", "subject", "address", "record"),
+        *("picture", "progress"),
     },
-    "quantization": {"checkpoint", "address", "record"},
-    # Which module a tensor of the file becomes is known to the loader, `stream`.
-    "formats": {"quantization", "checkpoint", "address", "stream"},
-    # Plain SVG: lines and heat maps, for whoever has something to show.
-    "picture": set(),
-    # Causal questions take super weights out (edit, address), or sub-layers (prune), and say what that costs (score).
-    "interpretability": {"taps", "text", "record", "picture", "editing", "address", "scoring", "pruning"},
     # What it writes it opens again and runs (stream), folder by folder as every format does (formats).
-    "pruning": {"taps", "checkpoint", "scoring", "record", "address", "stream", "formats"},
-    # What `import superweights` teaches transformers: the two model types of ours.
-    "plugin": {"formats", "pruning"},
-    "adaptation": {"taps", "checkpoint", "editing", "scoring", "text", "record"},
-    "lab": {"interpretability", "scoring", "text", "record"},
-    "reports": {"record", "index"},
-    # What rounding each matrix costs, and the plan that a bit budget gives: quantize itself runs no model.
-    "budget": {"checkpoint", "address", "record", "stream", "scoring", "quantization"},
-    # A quantized checkpoint beside the original: read by its own tensors, run in the original's model.
-    "audits": {"checkpoint", "address", "record", "stream", "taps", "scoring", "formats", "quantization"},
+    "pruning": {
+        *("taps", "checkpoint", "scoring", "record", "address", "stream", "formats", "subject", "progress"),
+    },
+    "adaptation": {"taps", "checkpoint", "editing", "scoring", "subject", "record", "progress"},
+    # Causal questions take super weights out (editing), or sub-layers (pruning), and say what that costs (scoring).
+    "interpretability": {
+        *("taps", "subject", "record", "picture", "editing", "address", "scoring", "pruning", "progress"),
+    },
+    "lab": {"interpretability", "scoring", "subject", "record", "progress"},
     # The paper's experiments use everything that was built to find, edit and score; only the command line runs
     # them. `watch` shows Figure 3 its products, `harness` runs the tasks of Table 1.
     "reproductions": {
-        *("discovery", "editing", "scoring", "text", "record", "address", "checkpoint", "stream", "branch"),
-        *("index", "watch", "harness"),
+        *(
+            "discovery",
+            "editing",
+            "scoring",
+            "subject",
+            "record",
+            "address",
+            "checkpoint",
+            "stream",
+            "branch",
+        ),
+        *("index", "watch", "harness", "progress"),
     },
+    "reports": {"record", "index"},
+    # What `import superweights` teaches transformers: the model types of ours.
+    "plugin": {"formats", "pruning"},
 }
 FREE = {"cli", "explorer", "__main__", "__init__"}
 
@@ -127,6 +145,44 @@ def test_the_law_has_no_cycles():
 
     for room in LAW:
         reach(room, frozenset())
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_no_two_files_import_each_other_even_in_a_roundabout_way():
+    """Imports inside functions and for type checkers count: a circle of files is one file in several pieces."""
+    files = {module_of(path): path for path in FILES}
+
+    def imported(path: Path) -> set[str]:
+        found: set[str] = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                parts = {f"{node.module}.{alias.name}" for alias in node.names}
+                # `from room import file` names the file; `from room import thing` names the room's __init__
+                found |= {part if part in files else str(node.module) for part in parts}
+        return found & files.keys() - {module_of(path)}
+
+    graph = {name: imported(path) for name, path in files.items()}
+    assert not circles(graph)
+
+
+def circles(graph: dict[str, set[str]]) -> list[str]:
+    """The nodes that lie on a circle: what is left when everything without further imports is taken away, both ways."""
+    left = dict(graph)
+    while True:
+        used = set().union(*left.values()) if left else set()
+        ends = {name for name, targets in left.items() if not targets & left.keys() or name not in used}
+        if not ends:
+            return sorted(left)
+        left = {name: targets - ends for name, targets in left.items() if name not in ends}
+
+
+def test_a_circle_of_three_files_is_seen():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}, "e": set()}) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

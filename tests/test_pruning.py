@@ -30,6 +30,7 @@ from superweights.interpretability.redundancy import (
 from superweights.pruning import Dropped, drop_effects, prune, without
 from superweights.scoring import perplexity
 from superweights.stream import streaming
+from superweights.subject import is_streamed
 
 pytestmark = pytest.mark.tiny
 
@@ -375,7 +376,7 @@ def test_a_checkpoint_larger_than_memory_is_pruned_block_by_block(tmp_path, monk
     resident = pruned(source, tmp_path / "resident", dropped)
     monkeypatch.setattr("superweights.stream.available_memory", lambda device: 0)
     with open_checkpoint(source) as checkpoint, streaming(checkpoint) as model:
-        assert getattr(model, "superweights_stream", None) is not None
+        assert is_streamed(model)
     streamed = pruned(source, tmp_path / "streamed", dropped)
     assert torch.equal(logits(streamed), logits(resident))
     blocks = pruned(source, tmp_path / "blocks", Dropped(blocks=(1,)))

@@ -40,7 +40,7 @@ from superweights.reproductions.table1 import _recovered
 from superweights.reproductions.weights import choose_weights, see_weights
 from superweights.scoring import loss_per_window
 from superweights.stream import streaming
-from superweights.text import embedded_prose, windows
+from superweights.subject.text import embedded_prose, windows
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 WINDOW, WINDOWS = 24, 3

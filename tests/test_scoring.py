@@ -36,7 +36,7 @@ from superweights.scoring import (
 from superweights.scoring.compare import kl_nats
 from superweights.scoring.error import bootstrap, bootstrap_error, mean_error
 from superweights.stream import streaming
-from superweights.text import cut, read_text, windows
+from superweights.subject.text import cut, read_text, windows
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data" / "wikitext2_test.txt"
 SMALL = {
@@ -173,7 +173,7 @@ def test_losses_of_half_precision_models_are_taken_in_float32(ids):
 @pytest.mark.tiny
 def test_progress_counts_windows(ids):
     seen = []
-    token_losses(tiny(LlamaConfig(**SMALL)), ids, batch_size=2, progress=lambda *done: seen.append(done))
+    token_losses(tiny(LlamaConfig(**SMALL)), ids, batch_size=2, progress=lambda _, *done: seen.append(done))
     assert seen == [(2, 5), (4, 5), (5, 5)]
 
 

@@ -26,7 +26,7 @@ from superweights.scoring import (
     predict_last_words,
     token_shift,
 )
-from superweights.text import encode
+from superweights.subject.text import encode
 
 WORDS = ["the", "of", ".", ","] + [f"w{i}" for i in range(45)]
 STOPS = [0, 1, 2, 3, 49]

@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from superweights.address import Address, layout_of
+from superweights.address import Address
 from superweights.checkpoint import open_checkpoint
 from superweights.errors import SuperweightsError
 from superweights.stream import streaming
 from superweights.stream.device import choose_device, choose_dtype
+from superweights.subject import is_streamed, layout_of
 
 pytestmark = pytest.mark.tiny
 
@@ -70,7 +71,7 @@ def test_streamed_logits_equal_the_whole_models(saved, model_type):
         open_checkpoint(str(folder)) as checkpoint,
         streaming(checkpoint, dtype="float32", resident=False) as model,
     ):
-        assert hasattr(model, "superweights_stream")
+        assert is_streamed(model)
         assert torch.equal(model(ids).logits, whole_logits(folder, ids))
 
 
@@ -78,7 +79,7 @@ def test_resident_logits_equal_the_streamed_ones(saved):
     folder, ids = saved("llama"), families.token_ids()
     with open_checkpoint(str(folder)) as checkpoint:
         with streaming(checkpoint, resident=True) as model:
-            assert not hasattr(model, "superweights_stream")
+            assert not is_streamed(model)
             resident = model(ids).logits
         with streaming(checkpoint, resident=False) as model:
             assert torch.equal(model(ids).logits, resident)

@@ -238,7 +238,7 @@ def test_the_embedded_models_two_super_weights_cost_more_together_than_their_sum
         Address("model.layers.11.mlp.down_proj.weight", (507, 1229)),
         Address("model.layers.2.mlp.down_proj.weight", (507, 90)),
     ]
-    setup = prepare("embedded", plan_pairs(pair), Reading(length=64, count=8))
+    setup = prepare("embedded", plan_pairs(pair), Reading(window=64, windows=8))
     first, second, joint = sweep(setup, tmp_path / "s.sqlite")[1:]
     assert first.loss.interval()[0] > 1.0
     assert second.loss.interval()[0] > 0.0

@@ -272,7 +272,8 @@ def held(path, setup):
 def test_a_killed_sweep_goes_on_and_ends_with_the_same_result(folder, path, tmp_path):
     script = tmp_path / "killed.py"
     script.write_text(textwrap.dedent(SCRIPT))
-    environment = {**os.environ, "PYTHONPATH": os.path.dirname(__file__)}
+    held_paths = filter(None, (os.environ.get("PYTHONPATH"), os.path.dirname(__file__)))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(held_paths)}
     killed = subprocess.run([sys.executable, script, folder, path], env=environment, timeout=300)
     assert killed.returncode == -signal.SIGKILL
     setup = curve(folder)
@@ -301,7 +302,7 @@ def test_an_interrupted_sweep_keeps_what_is_done_and_claims_nothing(folder, path
     monkeypatch.setattr("superweights.sweeps.measure.MOST_TOGETHER", 4)
     setup = curve(folder)
 
-    def interrupt(done, total):
+    def interrupt(label, done, total):
         if done:
             raise KeyboardInterrupt
 
@@ -330,7 +331,7 @@ def test_a_checkpoint_that_changed_after_the_plan_is_refused(folder, path, tmp_p
 def test_two_processes_share_a_store_and_one_that_is_killed_is_replaced(folder, path, tmp_path):
     setup, killed = curve(folder, points=150, rows=32), []
 
-    def kill_one(done, total):
+    def kill_one(label, done, total):
         children = [child for child in multiprocessing.active_children() if child.name.startswith("Spawn")]
         if not killed and done and children:
             killed.append(children[0])
@@ -365,7 +366,7 @@ def test_ray_measures_the_same_cells_and_survives_the_death_of_an_actor(folder, 
 
     setup, killed = curve(folder), []
 
-    def kill_one(done, total):
+    def kill_one(label, done, total):
         names = ray.util.list_named_actors()
         if not killed and len(names) == 2:
             killed.append(names[0])

@@ -16,6 +16,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from superweights.checkpoint import open_checkpoint
 from superweights.errors import SuperweightsError
 from superweights.stream import streaming
+from superweights.subject.text import embedded_prose, windows
 from superweights.taps import (
     KINDS,
     Recording,
@@ -28,7 +29,6 @@ from superweights.taps import (
     tapping,
     zeroed,
 )
-from superweights.text import embedded_prose, windows
 
 pytestmark = pytest.mark.tiny
 

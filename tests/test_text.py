@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from superweights.errors import SuperweightsError
-from superweights.text import (
+from superweights.subject.text import (
     PROMPTS,
     Text,
     cut,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,9 +14,11 @@ from superweights.audits.standing_in import standing_in
 from superweights.audits.stored import method_of, read_stored
 from superweights.checkpoint import Checkpoint
 from superweights.errors import SuperweightsError
+from superweights.progress import Progress, labelled
 from superweights.record import Score
 from superweights.scoring import Comparison, compare
-from superweights.stream import device_of, streaming
+from superweights.stream import streaming
+from superweights.subject import device_of
 from superweights.taps import Site, sites_of, tapping
 
 # From the scaling curve of SmolLM2-135M's super weight (docs/sweep.md): 0.8 to 3 times its value costs at most 0.05
@@ -24,8 +26,6 @@ from superweights.taps import Site, sites_of, tapping
 _INTACT, _BENT = (0.95, 1.05), (0.5, 2.0)
 # A model that predicts this much worse is broken whatever its weights look like: perplexity 1.5 times as high.
 _BROKEN_NATS = 0.405
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,7 @@ def audit(
         streaming(original, dtype="float32", device=device) as base,
         streaming(standing_in(quantized, original), dtype="float32", device=device) as other,
     ):
-        told = (lambda done, total: progress("predictions", done, total)) if progress is not None else None
-        comparison = compare(base, other, tokens, seed=seed, progress=told)
+        comparison = compare(base, other, tokens, seed=seed, progress=labelled(progress, "predictions"))
         before, after = _look(base, tokens), _look(other, tokens)
     layer = int(before.peaks.amax(1).argmax())
     channel = int(before.peaks[layer].argmax())

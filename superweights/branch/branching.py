@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from superweights.address import layout_of
 from superweights.branch.calls import (
     first_tensor,
     hidden_of,
@@ -23,6 +22,7 @@ from superweights.branch.calls import (
 )
 from superweights.editing import Edit, edited
 from superweights.stream.blocks import find_blocks
+from superweights.subject import layout_of, stream_of
 
 # What a model's own code raises when one of its blocks is called in a way it does not expect.
 _CANNOT_RUN = (RuntimeError, ValueError, TypeError, IndexError, AttributeError)
@@ -341,7 +341,7 @@ class Branching:
     @contextmanager
     def _without_loading(self) -> Iterator[None]:
         """No block runs while its hidden states are replaced, so none needs its weights."""
-        stream = getattr(self.model, "superweights_stream", None)
+        stream = stream_of(self.model)
         with self._looking_away(), stream.asleep() if stream is not None else ExitStack():
             yield
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,11 +14,13 @@ from superweights.address import Address
 from superweights.budget.allotting import Choice
 from superweights.checkpoint import Checkpoint
 from superweights.errors import SuperweightsError
+from superweights.progress import Progress
 from superweights.quantization.plan import Plan
 from superweights.quantization.scheme import Blocks, Scheme
 from superweights.quantization.tensor import quantize_tensor
 from superweights.scoring import Comparison, Variant, compare, compare_all
 from superweights.stream import streaming
+from superweights.subject import layout_of
 
 _GROUPS, _THIRTY_TWO = Blocks("group", (64,)), Blocks("group", (32,))
 # For each format, the schemes among which a plan chooses, the one that is measured in the middle.
@@ -38,8 +40,6 @@ _MEASURED = {"packed": 1, "compressed-tensors": 1, "gguf": 0}
 
 # So many matrices share one pass of the model as it is.
 _TOGETHER = 14
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _sensitivity(
 def _parameter(model: nn.Module, checkpoint: Checkpoint, name: str) -> str:
     """The parameter that is this tensor and nothing else."""
     shape = tuple(checkpoint.tensors[name].shape)
-    target, index = model.superweights_layout.parameter_of(Address(name, (0,) * len(shape)))  # type: ignore[union-attr]
+    target, index = layout_of(model).parameter_of(Address(name, (0,) * len(shape)))  # type: ignore[union-attr]
     found = dict(model.named_parameters(remove_duplicate=False)).get(target)
     if found is None or tuple(found.shape) != shape or any(index):
         raise SuperweightsError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from superweights.checkpoint.checkpoint import Checkpoint
-from superweights.checkpoint.opening import open_checkpoint
+from superweights.checkpoint.opening import open_checkpoint, opened_checkpoint
 from superweights.checkpoint.tensors import TensorInfo, Traffic
 
-__all__ = ["Checkpoint", "TensorInfo", "Traffic", "open_checkpoint"]
+__all__ = ["Checkpoint", "TensorInfo", "Traffic", "open_checkpoint", "opened_checkpoint"]

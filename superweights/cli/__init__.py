@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from superweights.artefacts.stopping import EXIT_CODE, Terminated, stopped_by_sigterm
 from superweights.cli import console
 from superweights.cli.ablate import ablate
 from superweights.cli.activations import activations
@@ -61,17 +62,20 @@ app.command("anatomy")(anatomy)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 bad input (with a hint), 130 interrupted."""
+    """Run the command line and exit: 0 done, 1 bad input (with a hint), 130 interrupted, 143 terminated."""
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
 def run(arguments: list[str]) -> int:
     """The exit code of one command line. A defect of ours still raises, with its traceback."""
     try:
-        code = app(arguments, standalone_mode=False) or 0
+        with stopped_by_sigterm():
+            code = app(arguments, standalone_mode=False) or 0
         sys.stdout.flush()  # a full disk or a closed pipe shows itself here, or at exit to nobody
     except SuperweightsError as error:
         return console.fail(error.message, error.hint)
+    except Terminated:
+        code = EXIT_CODE
     except KeyboardInterrupt:
         code = 130
     except OSError as error:
@@ -79,15 +83,15 @@ def run(arguments: list[str]) -> int:
         return 1 if isinstance(error, BrokenPipeError) else console.fail(*console.explain_os_error(error))
     except Exception as error:  # noqa: BLE001 - sorted at once: only the parser's own errors are kept
         code = _explain_usage(error)
-    if code == 130:  # the parser, too, makes this of Ctrl-C
+    if code in (130, EXIT_CODE):
         console.notes.print("interrupted: nothing was left half-written.")
     return code
 
 
 def _explain_usage(error: Exception) -> int:
     """The exit code for an error of the argument parser; any other error goes on up."""
-    if type(error).__name__ == "Abort":
-        return 130
+    if type(error).__name__ == "Abort":  # the parser makes this of whatever interrupts
+        return EXIT_CODE if isinstance(error.__cause__, Terminated) else 130
     if type(error).__name__ == "Exit":
         return int(getattr(error, "exit_code", 0))
     explain = getattr(error, "format_message", None)

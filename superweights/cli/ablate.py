@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from superweights.cli import options
-from superweights.cli.score import progress, show
+from superweights.cli import console, options
+from superweights.cli.effects import show_effects
+from superweights.cli.printing import finish
 
 
 def ablate(
@@ -16,7 +17,7 @@ def ablate(
     text: options.TextFile = None,
     window: options.Window = 512,
     windows: options.Windows = 24,
-    bos: options.Bos = False,
+    bos: options.Bos = "auto",
     batch_size: options.BatchSize = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
@@ -30,16 +31,12 @@ def ablate(
 
     Example: superweights ablate embedded 'model.layers.11.mlp.down_proj.weight[507, 1229]'
     """
-    from superweights.address import Address
-    from superweights.cli.scoring import Reading, Source, measure
-    from superweights.editing import zero
+    from superweights.subject import Reading, Source
+    from superweights.verbs.ablate import ablate as verb
 
-    weights = [Address.parse(each) for each in address]
-    rows = [(f"{number} gone", zero(weight)) for number, weight in enumerate(weights, 1)]
-    if len(weights) > 1:
-        rows.append((f"all {len(weights)} gone", zero(weights)))
+    console.check_out(out)
     source = Source(model, dtype, device, allow_pickle, trust_remote_code)
     reading = Reading(text, window, windows, None, bos, batch_size)
-    with progress() as bar:
-        record = measure("ablate", source, reading, rows, seed=seed, progress=bar)
-    show(record, as_json, out)
+    with console.progress() as bar:
+        record = verb(source, address, reading, seed=seed, progress=bar)
+    finish(record, as_json, out, show_effects)

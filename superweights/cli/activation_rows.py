@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from superweights.cli.scoring import Progress, Reading, Source
 from superweights.errors import SuperweightsError
+from superweights.progress import Progress, labelled
+from superweights.subject import Reading, Source
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -45,7 +46,7 @@ def measure_activations(
     from superweights.checkpoint import open_checkpoint
     from superweights.record import Record, Score, versions
     from superweights.stream import streaming
-    from superweights.text import embedded_prose, read_text
+    from superweights.subject.text import embedded_prose, read_text
 
     schemes = schemes_of(rounding)
     text = read_text(reading.text) if reading.text is not None else embedded_prose()
@@ -53,7 +54,7 @@ def measure_activations(
     progress("opening", 0, 1)
     opened = {"allow_pickle": source.allow_pickle, "trust_remote_code": source.trust_remote_code}
     with (
-        open_checkpoint(source.model, **opened) as checkpoint,
+        open_checkpoint(source.name, **opened) as checkpoint,
         streaming(checkpoint, dtype=source.dtype, device=source.device) as model,
     ):
         rows, calibrating = _windows(checkpoint, text, other, reading)
@@ -101,7 +102,7 @@ def schemes_of(rounding: Rounding) -> list[tuple[str, str, ActivationScheme]]:
 
 def _windows(checkpoint, text, other, reading: Reading) -> tuple[Tensor, Tensor]:
     """The windows that are scored, and those of the other text (or of the same, behind them) to calibrate on."""
-    from superweights.text import windows
+    from superweights.subject.text import windows
 
     tokenizer = checkpoint.tokenizer()
     if tokenizer is None:
@@ -156,5 +157,5 @@ def _scores(
     return found
 
 
-def _reporter(progress: Progress, label: str) -> Callable[[int, int], None]:
-    return lambda done, total: progress(label, done, total)
+def _reporter(progress: Progress, label: str) -> Progress:
+    return labelled(progress, label)

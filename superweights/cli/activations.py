@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from superweights.cli import console, options
-from superweights.cli.score import _score, _table, progress
+from superweights.cli.console import progress
+from superweights.cli.printing import table as _table
+from superweights.cli.printing import with_error
 
 if TYPE_CHECKING:
     from superweights.record import Record
@@ -47,7 +49,7 @@ def activations(
     Example: superweights activations embedded --scale tensor --layers 5
     """
     from superweights.cli.activation_rows import SCALES, Rounding, measure_activations
-    from superweights.cli.scoring import Reading, Source
+    from superweights.subject import Reading, Source
 
     console.check_out(out)
     source = Source(model, dtype, device, allow_pickle, trust_remote_code)
@@ -67,12 +69,12 @@ def _show(record: Record) -> None:
     """The table, the layers that gain most, and the conditions."""
     found = record.findings
     table = _table("inputs rounded", "perplexity", "KL, nats", "same top", "held out")
-    table.add_row("not at all", _score(found["base"]), "", "", "")
+    table.add_row("not at all", _with_error(found["base"]), "", "", "")
     for row in found["rows"]:
         table.add_row(
             f"{row['scale']}, {row['way']}",
-            _score(row["perplexity"]),
-            _score(row["kl"]),
+            _with_error(row["perplexity"]),
+            _with_error(row["kl"]),
             f"{row['agreement']['value']:.1%}",
             f"{row['held_share']:.2%}" if row["held_share"] else "",
         )
@@ -105,3 +107,9 @@ def _layers(rows: list[dict[str, Any]]) -> Any:
 
 def _place(held: dict[str, Any]) -> str:
     return f"{held['value']:,.4g} ({held['place']['position']}, {held['place']['channel']})"
+
+
+def _with_error(score: dict[str, Any]) -> str:
+    from superweights.record import Score
+
+    return with_error(Score(**score))

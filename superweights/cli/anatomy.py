@@ -131,7 +131,7 @@ def _study(
 ) -> tuple[dict[str, Any], Study]:
     """The study, and its conditions for the record."""
     from superweights.interpretability import Study
-    from superweights.text import embedded_prose, read_text, windows
+    from superweights.subject.text import embedded_prose, read_text, windows
 
     text = read_text(reading.text) if reading.text is not None else embedded_prose()
     tokenizer = checkpoint.tokenizer()

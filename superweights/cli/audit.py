@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from superweights.cli import console, options
-from superweights.cli.score import progress
+from superweights.cli.console import progress
 
 if TYPE_CHECKING:
     from superweights.audits import Audit
@@ -38,15 +38,15 @@ def audit(
     """
     from superweights.audits import audit as hold_against
     from superweights.checkpoint import open_checkpoint
-    from superweights.cli.scoring import tokens_for
     from superweights.cli.weights import chosen_weights
     from superweights.record import Record, versions
+    from superweights.subject import Reading
 
     console.check_out(out)
     trust = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
     with open_checkpoint(quantized, **trust) as changed, open_checkpoint(against, **trust) as original:
         chosen = chosen_weights(original, weights, from_)
-        tokens = None if weights_only else tokens_for(original, text, window, windows, seed)
+        tokens = None if weights_only else Reading(text, window, windows).tokens_of(original, seed)
         with progress() as bar:
             found = hold_against(changed, original, chosen, tokens, device=device, seed=seed, progress=bar)
         compared = found.comparison

@@ -10,9 +10,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
 
 from superweights.errors import SuperweightsError
+from superweights.progress import Progress
 
 data = Console(highlight=False, soft_wrap=False)
 notes = Console(stderr=True, highlight=False)
@@ -55,12 +57,20 @@ def forget_stdout() -> None:
 
 
 @contextmanager
-def progress_bar(label: str) -> Iterator[Progress]:
+def progress_bar(label: str) -> Iterator[Bar]:
     """A progress bar on stderr; nothing where stderr is not a terminal."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=notes, transient=True, disable=not sys.stderr.isatty()) as bar:
+    with Bar(*columns, console=notes, transient=True, disable=not sys.stderr.isatty()) as bar:
         bar.add_task(label, total=None)
         yield bar
+
+
+@contextmanager
+def progress(label: str = "opening") -> Iterator[Progress]:
+    """A bar on stderr that follows (label, done, total)."""
+    with progress_bar(label) as bar:
+        task = bar.task_ids[0]
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
 
 
 def write_out(path: Path | None, text: str) -> None:

@@ -52,9 +52,9 @@ def evaluate(
     Example: superweights evaluate embedded --tasks last_word=passages.jsonl --edit
     'model.layers.11.mlp.down_proj.weight[507, 1229]=0'
     """
-    from superweights.cli.scoring import Source
     from superweights.editing import Edit
     from superweights.harness import Conditions
+    from superweights.subject import Source
 
     edits = [Edit.parse(each) for each in edit or ()]
     asked = [part for each in tasks for part in ([each] if "=" in each else each.split(",")) if part]
@@ -80,7 +80,7 @@ def _evaluate(
 
     opening = {"allow_pickle": source.allow_pickle, "trust_remote_code": source.trust_remote_code}
     with (
-        open_checkpoint(source.model, **opening) as checkpoint,
+        open_checkpoint(source.name, **opening) as checkpoint,
         streaming(checkpoint, dtype=source.dtype, device=source.device) as model,
     ):
         found = {

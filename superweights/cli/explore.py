@@ -68,7 +68,7 @@ def explore(
 def _weights(checkpoint: Checkpoint, named: list[str], record: Path | None) -> list[Address]:
     """Those named, else known or recorded, else searched for now."""
     from superweights.address import Address
-    from superweights.cli.score import progress
+    from superweights.cli.console import progress
     from superweights.cli.weights import weights_of
     from superweights.discovery import find
     from superweights.errors import SuperweightsError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +15,7 @@ from rich.table import Table
 
 from superweights.cli import console, options
 from superweights.errors import SuperweightsError
+from superweights.progress import Progress
 
 if TYPE_CHECKING:
     from superweights.discovery import Findings
@@ -89,7 +90,7 @@ def _check(mode: str, out: Path | None) -> None:
 
 def _search(checkpoint, settings: dict[str, Any], prompt, text: Path | None, progress, loading) -> Findings:
     from superweights.discovery import Search, find
-    from superweights.text import read_text
+    from superweights.subject.text import read_text
 
     search = Search(prompts=tuple(prompt) if prompt else None, **settings)
     read = read_text(text) if text is not None else None
@@ -97,7 +98,7 @@ def _search(checkpoint, settings: dict[str, Any], prompt, text: Path | None, pro
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
+def _progress() -> Iterator[Progress]:
     with console.progress_bar("opening") as bar:
         task = bar.task_ids[0]
         yield lambda label, done, total: bar.update(task, description=label, completed=done, total=total)

@@ -21,7 +21,12 @@ Stride = Annotated[
     int | None,
     typer.Option(min=1, help="Tokens from one window's start to the next's; each token is scored once."),
 ]
-Bos = Annotated[bool, typer.Option(help="Begin each window with the beginning-of-sequence token.")]
+Bos = Annotated[
+    str,
+    typer.Option(
+        help="Begin each window with the beginning-of-sequence token: auto (as the model's tokenizer does), yes, no."
+    ),
+]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Windows that go through the model at once.")]
 Dtype = Annotated[str, typer.Option(help="auto (as stored, never float16), float32, bfloat16, float16.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")]

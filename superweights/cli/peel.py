@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from superweights.cli import console, options
-from superweights.cli.score import progress
+from superweights.cli.console import progress
 
 To = Annotated[Path, typer.Option(help="A new folder.")]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from superweights.cli import console, options
-from superweights.cli.score import progress
+from superweights.cli.console import progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,14 +63,14 @@ def plan(
     from superweights.budget import candidates_for
     from superweights.checkpoint import open_checkpoint
     from superweights.cli.quantize import kept_weights
-    from superweights.cli.scoring import tokens_for
+    from superweights.subject import Reading
 
     for path in (save, plot, out):
         console.check_out(path)
     candidates_for(format_)
     with open_checkpoint(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code) as checkpoint:
         kept = kept_weights(checkpoint, keep or ["known"], from_)
-        tokens = tokens_for(checkpoint, text, window, windows, seed)
+        tokens = Reading(text, window, windows).tokens_of(checkpoint, seed)
         allotment, made, record = _planned(checkpoint, bits, format_, kept, tokens, device, seed)
     if save is not None:
         console.write_out(save, made.to_json() + "\n")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from superweights.cli import console, options
+from superweights.cli.console import progress
 from superweights.cli.pruning import Wanted, chosen
-from superweights.cli.score import progress
 from superweights.errors import SuperweightsError
 
 if TYPE_CHECKING:
@@ -65,13 +65,13 @@ def prune(
     Example: superweights prune embedded --what attention --drop 4 --to smollm2-pruned
     """
     from superweights.checkpoint import open_checkpoint
-    from superweights.cli.scoring import tokens_for
+    from superweights.subject import Reading
 
     wanted = Wanted(what, drop, _numbers(layers), carriers, draws, seed)
     _check(wanted, windows)
     console.check_out(out)
     with open_checkpoint(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code) as checkpoint:
-        tokens = tokens_for(checkpoint, text, window, windows, seed)
+        tokens = Reading(text, window, windows).tokens_of(checkpoint, seed)
         record, dropped = chosen(checkpoint, wanted, tokens, weights, from_, device)
         written = None if to is None else _write(checkpoint, dropped, to, device, record)
     if out is not None:

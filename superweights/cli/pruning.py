@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from superweights.cli.score import progress
+from superweights.cli.console import progress
 from superweights.errors import SuperweightsError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def chosen(
             model,
             tokens[half:],
             [dropped, *controls],
-            progress=lambda done, total: bar("dropping", done, total),
+            progress=bar,
         )
     return _recorded(checkpoint, wanted, tokens, found, carried, base, effects), dropped
 
@@ -85,7 +85,7 @@ def _carriers(model: Any, tokens: Tensor, addresses: Any, massive: Any) -> dict[
     """The sub-layers that should stay, each with the reason."""
     from superweights.pruning import carriers
     from superweights.pruning.sublayers import sublayers_of
-    from superweights.scoring.head import device_of
+    from superweights.subject import device_of
 
     found: dict[Part, str] = {}
     for event in massive.events if massive is not None else ():

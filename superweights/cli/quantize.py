@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from superweights.cli import console, options
-from superweights.cli.score import progress
+from superweights.cli.console import progress
 from superweights.errors import SuperweightsError
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _rest(rest: str | None, format_: str) -> dict[str, Any]:
 
 def _read_plan(path: Path) -> Plan:
     from superweights.quantization.plan import Plan
-    from superweights.text import read_text
+    from superweights.subject.text import read_text
 
     return Plan.from_json(read_text(path).text)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from superweights.cli import console, options
-from superweights.cli.score import progress
+from superweights.cli.console import progress
 from superweights.errors import SuperweightsError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def report(
             hint="make records of several models first: superweights find MODEL --out NAME.json.",
         )
     else:
-        from superweights.cli.scoring import Reading, Source
+        from superweights.subject import Reading, Source
 
         source = Source(named[0] if named else "embedded", dtype, device, allow_pickle, trust_remote_code)
         records = _looked_at(source, Reading(window=window, windows=windows), seed)
@@ -81,7 +81,7 @@ def _looked_at(source, reading, seed: int) -> list[Record]:
     with (
         progress() as bar,
         open_checkpoint(
-            source.model, allow_pickle=source.allow_pickle, trust_remote_code=source.trust_remote_code
+            source.name, allow_pickle=source.allow_pickle, trust_remote_code=source.trust_remote_code
         ) as checkpoint,
     ):
         search = Search(seed=seed)

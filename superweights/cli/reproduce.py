@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from superweights.cli import console, options
-from superweights.cli.score import progress as progress_of
 from superweights.errors import SuperweightsError
 
 # The narrowest that a table is set, where nobody can widen the window: in a pipe.
@@ -93,7 +92,7 @@ def reproduce(
     setting = _setting(own, text, (lambada, limit), weight or [], record)
     with (
         open_checkpoint(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code) as checkpoint,
-        progress_of() as bar,
+        console.progress() as bar,
     ):
         found = reproduce(experiment, checkpoint, setting, progress=bar, dtype=dtype, device=device)
     _save(found, svg, out)
@@ -109,7 +108,7 @@ def _setting(
 ) -> Setting:
     from superweights.address import Address
     from superweights.reproductions import Setting
-    from superweights.text import read_passages, read_text
+    from superweights.subject.text import read_passages, read_text
 
     path, limit = lambada
     return Setting(
@@ -132,7 +131,7 @@ def _factors(written: str) -> tuple[float, ...]:
 
 def _read_record(path: Path) -> Record:
     from superweights.record import Record
-    from superweights.text import read_text
+    from superweights.subject.text import read_text
 
     try:
         return Record.from_json(read_text(path).text)

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from superweights.cli import options
-from superweights.cli.score import progress, show
+from superweights.cli import console, options
+from superweights.cli.effects import show_effects
+from superweights.cli.printing import finish
 
 
 def scale(
@@ -19,7 +20,7 @@ def scale(
     text: options.TextFile = None,
     window: options.Window = 512,
     windows: options.Windows = 24,
-    bos: options.Bos = False,
+    bos: options.Bos = "auto",
     batch_size: options.BatchSize = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
@@ -33,14 +34,12 @@ def scale(
 
     Example: superweights scale embedded 'model.layers.11.mlp.down_proj.weight[507, 1229]' --factor 0.5
     """
-    from superweights.address import Address
-    from superweights.cli.scoring import Reading, Source, measure
-    from superweights.editing import scale as scaled
+    from superweights.subject import Reading, Source
+    from superweights.verbs.scale import scale as verb
 
-    weights = [Address.parse(each) for each in address]
-    rows = [(f"{each:g} times", scaled(weights, each)) for each in factor]
+    console.check_out(out)
     source = Source(model, dtype, device, allow_pickle, trust_remote_code)
     reading = Reading(text, window, windows, None, bos, batch_size)
-    with progress() as bar:
-        record = measure("scale", source, reading, rows, seed=seed, progress=bar)
-    show(record, as_json, out)
+    with console.progress() as bar:
+        record = verb(source, address, factor, reading, seed=seed, progress=bar)
+    finish(record, as_json, out, show_effects)

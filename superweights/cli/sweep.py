@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from superweights.cli import console, options
-from superweights.cli.score import progress
+from superweights.cli.console import progress
 from superweights.errors import SuperweightsError
 
 if TYPE_CHECKING:
@@ -84,10 +84,9 @@ def sweep(
     Example: superweights sweep embedded --window 64 --windows 8
     """
     from superweights.sweeps import Reading, Source
-    from superweights.text import read_text
 
     _check(grid, plot)
-    reading = Reading(read_text(text) if text is not None else None, window, windows, bos)
+    reading = Reading(text, window, windows, bos=bos)
     sources = [Source(name, dtype, device, allow_pickle, trust_remote_code) for name in models]
     plan = _planner(grid or ["scale"], weights, from_, steps, count, seed)
     setups = _prepare(sources, plan, reading, score, seed)
@@ -184,7 +183,7 @@ def _measure(setups: list[Setup], store: Path, workers: int, ray: bool, retry_fa
                 workers=workers,
                 ray=ray,
                 retry_failed=retry_failed,
-                progress=lambda done, total: bar("cells", done, total),
+                progress=bar,
             )
     except KeyboardInterrupt:
         kept = f"What is done is kept in {console.plain(str(store))}: the same command goes on from there."

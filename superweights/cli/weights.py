@@ -61,7 +61,7 @@ def _known(checkpoint: Checkpoint) -> list[Address]:
 
 def _recorded(checkpoint: Checkpoint, path: Path) -> list[Address]:
     from superweights.record import Record, SuperWeight
-    from superweights.text import read_text
+    from superweights.subject.text import read_text
 
     try:
         record = Record.from_json(read_text(path).text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -13,12 +12,15 @@ from superweights.checkpoint import Checkpoint, open_checkpoint
 from superweights.discovery.findings import Expert, Findings, Group, Search
 from superweights.discovery.hunt import Hunt
 from superweights.discovery.judging import Judging
-from superweights.discovery.protocol import bos_for, describe, doubt, prompts_for, windows_for
+from superweights.discovery.protocol import describe, doubt, prompts_for, windows_for
 from superweights.discovery.verdicts import findings_of
 from superweights.errors import SuperweightsError
-from superweights.stream import device_of, streaming
+from superweights.progress import Progress, silent
+from superweights.stream import streaming
 from superweights.stream.blocks import find_blocks
-from superweights.text import Text, embedded_prose
+from superweights.subject import device_of
+from superweights.subject.bos import resolve_bos
+from superweights.subject.text import Text, embedded_prose
 
 __all__ = ["Expert", "Findings", "Group", "Search", "find"]
 
@@ -29,7 +31,7 @@ def find(
     *,
     text: Text | None = None,
     token_ids: Tensor | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
     **loading: Any,
 ) -> Findings:
     """The super weights of `checkpoint` (a name or an open one; None: the embedded model), each with its proof.
@@ -55,7 +57,7 @@ def find(
     notes: list[str] = []
     with streaming(checkpoint, **{"resident": False, **loading}) as model:
         _check_blocks(model, checkpoint)
-        bos = bos_for(tokenizer, search.bos) if tokenizer is not None else None
+        bos = resolve_bos(tokenizer, search.bos) if tokenizer is not None else None
         if token_ids is not None:
             prompts = token_ids.to(device_of(model))
         else:
@@ -65,10 +67,9 @@ def find(
         batch, read = prompts, None
         if search.windows and tokenizer is not None:
             read = text or embedded_prose()
-            batch = windows_for(
-                model, tokenizer, read, search, bool(bos)
-            )  # before the search: it may be refused
-        hunt = Hunt(model, checkpoint, search, progress or (lambda *_: None))
+            # before the search, since it may be refused
+            batch = windows_for(model, tokenizer, read, search, bool(bos))
+        hunt = Hunt(model, checkpoint, search, progress or silent)
         hunt.look(prompts)
         judging = Judging(hunt, batch)
         judging.run()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from torch import Tensor, nn
 
-from superweights.address import Address, layout_of
+from superweights.address import Address
 from superweights.branch import Branch, Branching, Visit, branching
 from superweights.checkpoint import Checkpoint
 from superweights.discovery.candidates import Candidate, Cap, Column, accept, accept_fans, candidate_of
@@ -17,7 +17,9 @@ from superweights.discovery.proof import measure
 from superweights.discovery.residual import LayerSpike, read_layer
 from superweights.discovery.spikes import Fan, Spike, SpikeReader
 from superweights.discovery.trials import Trial, mean_score
+from superweights.progress import Progress
 from superweights.record import Score
+from superweights.subject import layout_of
 from superweights.watch import Watch, watching
 
 # What comes to light without the strongest must be this share of the largest value that was there with them.
@@ -36,7 +38,7 @@ class Hunt:
         model: nn.Module,
         checkpoint: Checkpoint,
         search: Search,
-        progress: Callable[[str, int, int], None],
+        progress: Progress,
     ):
         self.model, self.checkpoint, self.search, self.progress = model, checkpoint, search, progress
         self.candidates: dict[Address, Candidate] = {}

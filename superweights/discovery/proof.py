@@ -11,6 +11,7 @@ from torch import Tensor
 
 from superweights.branch import Branch, Branching
 from superweights.stream import give_back_memory
+from superweights.subject.facts import vocabulary_by_config
 
 # How many bytes of logits are held at a time.
 _LOGIT_BYTES = 16 << 20
@@ -87,7 +88,7 @@ def is_open(interval: tuple[float, float], bars: Bars) -> bool:
 
 
 def _vocabulary(run: Branching) -> int:
-    return run.model.config.get_text_config().vocab_size
+    return vocabulary_by_config(run.model.config)
 
 
 def _log_probabilities(logits: Tensor) -> Tensor:

@@ -12,39 +12,21 @@ from torch import Tensor
 from superweights.discovery.findings import Search
 from superweights.errors import SuperweightsError
 from superweights.record import Score
-from superweights.stream import device_of
-from superweights.text import PROMPTS, Text, raw_prompts, token_prompts, windows
+from superweights.subject import context_of, device_of
+from superweights.subject.facts import vocabulary_by_config
+from superweights.subject.text import PROMPTS, Text, raw_prompts, token_prompts, windows
 
 # Of the loss of a model that knows nothing, ln(vocabulary): above the first share the text or the protocol hardly
 # fits the model, above the second nothing that is measured there says anything about it.
 _DOUBTFUL, _HOPELESS = 0.6, 0.9
 _LENGTH = 128
-BOS = ("auto", "yes", "no")
-
-
-def begins_with_bos(tokenizer: Any) -> bool:
-    """Whether the tokenizer, left to its own default, begins a text with the beginning-of-sequence token."""
-    bos = tokenizer.bos_token_id
-    ids = tokenizer("a", verbose=False)["input_ids"]
-    return bos is not None and bool(ids) and ids[0] == bos
-
-
-def bos_for(tokenizer: Any, asked: str) -> bool:
-    """Whether windows begin with the beginning-of-sequence token: as `asked` (auto, yes, no)."""
-    if asked not in BOS:
-        raise SuperweightsError(f"There is no --bos {asked}.", hint="use auto, yes or no.")
-    if asked == "yes" and tokenizer.bos_token_id is None:
-        raise SuperweightsError(
-            "This tokenizer has no beginning-of-sequence token.", hint="leave out --bos yes."
-        )
-    return asked == "yes" or (asked == "auto" and begins_with_bos(tokenizer))
 
 
 def prompts_for(model: Any, tokenizer: Any, search: Search, bos: bool) -> Tensor:
-    """The rows that are searched, `[rows, tokens]`: the prompts as the model reads them; without tokenizer random ids."""
+    """The rows that are searched, `[rows, tokens]`: prompts as the model reads them, or random ids."""
     length = min(search.prompt_length, context_of(model) or search.prompt_length)
     if tokenizer is None:
-        vocabulary = model.config.get_text_config().vocab_size
+        vocabulary = vocabulary_by_config(model.config)
         return raw_prompts(vocabulary, 8, length, search.seed).to(device_of(model))
     return token_prompts(tokenizer, length, bos=bos, prompts=search.prompts or PROMPTS).to(device_of(model))
 
@@ -76,18 +58,12 @@ def blocks_of(rows: int, search: Search) -> Iterator[range]:
             start, stop = stop, min(2 * stop, rows)
 
 
-def context_of(model: Any) -> int | None:
-    """How many tokens the model reads at most; None where its config does not say."""
-    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return longest if isinstance(longest, int) and longest > 0 else None
-
-
 def doubt(loss: Score, model: Any, text: str) -> str | None:
     """What to say where the model's own loss is so high that the text or the protocol may not fit it; None else.
 
     Raises `SuperweightsError` where it predicts hardly better than one that knows nothing: there is nothing to lose.
     """
-    known_nothing = math.log(model.config.get_text_config().vocab_size)
+    known_nothing = math.log(vocabulary_by_config(model.config))
     if not loss.value < _HOPELESS * known_nothing:
         raise SuperweightsError(
             f"The model predicts {text} hardly better than by chance: its loss is {loss}, and that of guessing "

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from superweights.address import layout_of
 from superweights.checkpoint import Checkpoint
 from superweights.errors import SuperweightsError
 from superweights.record import SuperWeight
-from superweights.stream import device_of, streaming
-from superweights.text import PROMPTS
+from superweights.stream import streaming
+from superweights.subject import device_of, layout_of
+from superweights.subject.text import PROMPTS
 from superweights.watch import Product, watching
 
 PROMPT = PROMPTS[0].split(" It sells")[0]

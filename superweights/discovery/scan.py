@@ -27,6 +27,7 @@ from superweights.checkpoint import Checkpoint, open_checkpoint
 from superweights.discovery.mlps import Mlp, Skipped, find_mlps
 from superweights.discovery.outliers import Tally, TensorOutliers, tally_for, tiles
 from superweights.errors import SuperweightsError
+from superweights.progress import Progress
 
 CAVEAT = (
     "Structure does not prove importance: over 22 models the concentration of a row and the damage of removing "
@@ -35,8 +36,6 @@ CAVEAT = (
 )
 # Rows and neurons kept from each matrix: a neuron that writes many rows must not crowd out the others.
 _ROWS, _NEURONS = 3, 2
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

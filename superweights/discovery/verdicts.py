@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from superweights.address import layout_of
 from superweights.discovery.candidates import Candidate
 from superweights.discovery.comparisons import Comparison
 from superweights.discovery.experts import ExpertSeen
@@ -16,6 +15,7 @@ from superweights.discovery.proof import judge
 from superweights.discovery.together import Together
 from superweights.discovery.trials import Trial
 from superweights.record import Control, SuperWeight
+from superweights.subject import layout_of
 
 GRAVITY = ("critical", "joint", "partial", "undecided", "benign")
 

@@ -23,6 +23,7 @@ from superweights.editing.place import (
     tensor_named,
 )
 from superweights.errors import SuperweightsError
+from superweights.subject import stream_of
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def _write_saved(saved: list[tuple[Place, Tensor]]) -> None:
 @contextmanager
 def _on_each_load(model: nn.Module, places: list[Place], changes: list[Change]) -> Iterator[None]:
     """Streamed tensors: written each time they are read, on a private copy that the stream then drops."""
-    stream = getattr(model, "superweights_stream", None)
+    stream = stream_of(model)
     if stream is None:
         raise SuperweightsError(
             f"{places[0].parameter} has no values: the model is on the meta device.",

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from superweights.address import Address, SameNames, layout_of
+from superweights.address import Address, SameNames
 from superweights.editing.kinds import Edit
 from superweights.errors import SuperweightsError
+from superweights.subject import layout_of
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _PLAIN = (Tensor, nn.Parameter, nn.Buffer)

@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 
-from superweights.address import Address, layout_of
+from superweights.address import Address
 from superweights.editing import Edit, edited, weight_value
 from superweights.errors import SuperweightsError
-from superweights.stream import device_of
+from superweights.subject import context_of, device_of, layout_of
+from superweights.subject.text import encode
 from superweights.taps import Site, sites_of, tapping
-from superweights.text import encode
 
 LARGEST_FACTOR, MOST_TOKENS, LONGEST_PROMPT = 3.0, 200, 2000
 _TOP = 10
@@ -117,7 +117,7 @@ class Explorer:
             raise SuperweightsError(
                 "The prompt is empty or too long.", hint=f"give 1 to {LONGEST_PROMPT:,} characters."
             )
-        context = getattr(self.model.config, "max_position_embeddings", None) or 2048
+        context = context_of(self.model) or 2048
         return self.weights[name], encode(self.tokenizer, prompt)[-(context - MOST_TOKENS) :]
 
     def _base_reading(self, address: Address, ids: tuple[int, ...]) -> Reading:

@@ -17,7 +17,8 @@ from superweights.checkpoint import Checkpoint
 from superweights.errors import SuperweightsError
 from superweights.formats.dense import PLAN
 from superweights.formats.modules import modules_of
-from superweights.formats.writing import Progress, Written, rounded, write_folder, write_settings
+from superweights.formats.writing import Written, rounded, write_folder, write_settings
+from superweights.progress import Progress
 from superweights.quantization.grids import Integers, grid_of
 from superweights.quantization.plan import Plan
 from superweights.quantization.scheme import Scheme

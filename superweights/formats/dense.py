@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from superweights.checkpoint import Checkpoint
-from superweights.formats.writing import Progress, Written, rounded, write_folder, write_settings
+from superweights.formats.writing import Written, rounded, write_folder, write_settings
+from superweights.progress import Progress
 from superweights.quantization.plan import Plan
 from superweights.quantization.tensor import Quantized
 

@@ -18,7 +18,8 @@ import torch
 
 from superweights.checkpoint import Checkpoint
 from superweights.errors import SuperweightsError
-from superweights.formats.writing import Progress, Written
+from superweights.formats.writing import Written
+from superweights.progress import Progress
 from superweights.quantization.plan import Plan
 from superweights.quantization.scheme import Scheme
 from superweights.quantization.tensor import Quantized

@@ -18,13 +18,13 @@ from safetensors.torch import save_file
 
 from superweights.checkpoint import Checkpoint
 from superweights.errors import SuperweightsError
+from superweights.progress import Progress
 from superweights.quantization.plan import Plan
 from superweights.quantization.tensor import Quantized
 
 # So much of the original is turned into one file: it is held in memory until the file is written.
 SHARD_BYTES = 1 << 30
 
-Progress = Callable[[str, int, int], None]
 # What is stored for a tensor of the checkpoint: its name and values in, names and values out. What comes back may be
 # the tensor itself.
 Store = Callable[[str, torch.Tensor], Mapping[str, torch.Tensor]]

@@ -18,6 +18,7 @@ from superweights.checkpoint import open_checkpoint
 from superweights.editing import Edit, edited
 from superweights.errors import SuperweightsError
 from superweights.stream import streaming
+from superweights.subject import device_of, is_streamed
 
 _OPENING = ("revision", "allow_pickle", "trust_remote_code")
 _STREAMING = ("dtype", "device", "resident")
@@ -69,13 +70,13 @@ class SuperweightsLM(_HFLM):
                 f"{self.name} has no tokenizer.", hint="put its tokenizer.json beside the weights."
             )
         self._stack.enter_context(edited(model, self.edits))
-        streamed = getattr(model, "superweights_stream", None) is not None
+        streamed = is_streamed(model)
         rows = batch_size or (_ROWS_STREAMED if streamed else _ROWS)
         # lm-eval gives the tokenizer a padding token if it has none: not the caller's.
         _HFLM.__init__(
             self, pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=rows, **settings
         )
-        self._device = next(p.device for p in model.parameters() if not p.is_meta)
+        self._device = device_of(model)
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict | None = None) -> SuperweightsLM:

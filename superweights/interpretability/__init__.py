@@ -1,4 +1,4 @@
-"""Anatomy: what goes on inside a model, one question a file.
+"""What goes on inside a model, one question a file or a wing. `superweights anatomy` asks.
 
 The glossary of axes, the same in every file here:
 
@@ -37,12 +37,12 @@ _HOMES = {
     "Question": "questions",
     "question_named": "questions",
     "Kurtosis": "kurtosis",
-    "MassiveReduction": "massive",
-    "Massive": "massive_answer",
-    "SinkReduction": "sinks",
-    "Sinks": "sinks_answer",
-    "ContributionReduction": "contributions",
-    "Contributions": "contributions_answer",
+    "MassiveReduction": "massive.question",
+    "Massive": "massive.answer",
+    "SinkReduction": "sinks.question",
+    "Sinks": "sinks.answer",
+    "ContributionReduction": "contributions.question",
+    "Contributions": "contributions.answer",
 }
 
 __all__ = sorted(_HOMES)

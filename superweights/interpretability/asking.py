@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from superweights.errors import SuperweightsError
 from superweights.interpretability.answer import Answer
 from superweights.interpretability.body import Body
+from superweights.progress import Progress
+from superweights.subject import is_streamed
+from superweights.subject.facts import check_length, check_tokens
 from superweights.taps import Site, Tap, tapping
-
-Progress = Callable[[int, int], None]
 
 # Tokens, and attention weights of one layer, that a batch holds by default. A streamed model reads its
 # weights again for every batch, and gets larger ones.
@@ -71,7 +72,7 @@ def ask(
                 reduction.begin(batch)
             model(input_ids=batch, use_cache=False, **few)
             if progress is not None:
-                progress(min(start + size, len(ids)), len(ids))
+                progress("reading", min(start + size, len(ids)), len(ids))
     return [reduction.answer() for reduction in reductions]
 
 
@@ -95,7 +96,7 @@ def _merged(each: Sequence[Mapping[Site, Tap]]) -> dict[Site, Tap]:
 
 def _fitting(model: nn.Module, tokens: int, heads: int) -> int:
     """How many rows of `tokens` go through at once."""
-    streamed = getattr(model, "superweights_stream", None) is not None
+    streamed = is_streamed(model)
     by_tokens = (_TOKENS_STREAMED if streamed else _TOKENS) // tokens
     return max(1, min(by_tokens, _WEIGHTS // (heads * tokens * tokens)))
 
@@ -111,19 +112,9 @@ def _check(model: nn.Module, ids: Tensor) -> None:
             f"Token ids must be whole numbers [rows, tokens], got {list(ids.shape)} of {ids.dtype}.",
             hint="cut them with superweights.text.windows.",
         )
-    known: Any = model.get_input_embeddings()  # type: ignore[operator]
-    if int(ids.min()) < 0 or int(ids.max()) >= known.weight.shape[0]:
-        raise SuperweightsError(
-            f"The text has token {int(ids.max())}, and the model knows {known.weight.shape[0]}.",
-            hint="the tokenizer belongs to another model.",
-        )
+    check_tokens(model, ids)
+    check_length(model, ids.shape[1])
     config: Any = getattr(model, "config", None)
-    limit = getattr(config, "max_position_embeddings", None)
-    if isinstance(limit, int) and 0 < limit < ids.shape[1]:
-        raise SuperweightsError(
-            f"The window has {ids.shape[1]} tokens, and the model reads at most {limit}.",
-            hint=f"use a window of at most {limit} tokens.",
-        )
     padded = _padded_row(config, ids)
     if padded is not None:
         raise SuperweightsError(

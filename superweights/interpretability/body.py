@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from superweights.errors import SuperweightsError
+from superweights.subject import device_of
 from superweights.taps import Site, SiteMap, sites_of
 
 # Columns of the identity that go through a linear module of unknown storage at a time.
@@ -35,7 +36,7 @@ class Body:
     @property
     def device(self) -> torch.device:
         """Where the model computes: the device of its first tensor in memory."""
-        return next((p.device for p in self.model.parameters() if not p.is_meta), torch.device("cpu"))
+        return device_of(self.model)
 
     def every(self, *kinds: str) -> tuple[Site, ...]:
         """The sites of these kinds in every layer; raises `SuperweightsError` where a layer lacks one."""

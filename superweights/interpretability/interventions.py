@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from superweights.address import Address, layout_of
+from superweights.address import Address
 from superweights.interpretability.answer import Sheet
+from superweights.progress import Progress, silent
 from superweights.record import Score
 from superweights.scoring import loss_change, loss_per_window, perplexity_of
+from superweights.subject import layout_of
 from superweights.taps import Site, Tap, tapping
 
 Change = Callable[[], AbstractContextManager[Any]]
@@ -41,9 +43,11 @@ class Outcome:
 class Bench:
     """The model and the windows that changes are judged on."""
 
-    def __init__(self, model: nn.Module, ids: Tensor, batch_size: int | None = None, report: Any = None):
+    def __init__(
+        self, model: nn.Module, ids: Tensor, batch_size: int | None = None, progress: Progress = silent
+    ):
         self.model, self.ids, self.batch_size = model, ids, batch_size
-        self._report = report or (lambda done, total: None)
+        self._progress = progress
         self.base = self._losses(ExitStack)
 
     def outcome(self, name: str, *changes: Change, control: bool = False, **measured: float) -> Outcome:
@@ -61,7 +65,7 @@ class Bench:
         with (
             change()
         ):  # around everything: scoring also makes logits without the blocks, where no tap is reached
-            return loss_per_window(self.model, self.ids, batch_size=self.batch_size, progress=self._report)
+            return loss_per_window(self.model, self.ids, batch_size=self.batch_size, progress=self._progress)
 
 
 def tapped(model: nn.Module, taps: Mapping[Site, Tap]) -> Change:

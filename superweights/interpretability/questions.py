@@ -1,9 +1,11 @@
 """The questions: a word for the command line, what it asks, and the file that answers. Imports nothing heavy.
 
-To add one: a file in this folder, a line here, a test (see CONTRIBUTING.md). The file has
+To add one: a file in this room (a wing, where it has interventions or an answer of its own), a line here, a test (see
+CONTRIBUTING.md). The file has
 
 - `reduction(study) -> Reduction` when one pass answers it: it is then part of `all`;
-- `investigate(study) -> Answer` otherwise, or beside it, when the question can also intervene (`causal`).
+- `investigate(study) -> Answer` otherwise. A question that can also intervene names the file that does (`causal`),
+  which has an `investigate(study)` too; so no two files need each other.
 """
 
 from __future__ import annotations
@@ -22,24 +24,25 @@ if TYPE_CHECKING:
 class Question:
     """A word, what it asks in one line, and what its file offers.
 
-    `file` is the module in this folder. `one_pass`: it has `reduction(study)`. `causal`: its
-    `investigate(study)` intervenes when `study.causal` is set.
+    `file` is the module in this room; `one_pass` says that it has `reduction(study)`. `causal` names the module whose
+    `investigate(study)` intervenes when `study.causal` is set (None: the question only looks).
     """
 
     word: str
     asks: str
     file: str
     one_pass: bool = True
-    causal: bool = False
+    causal: str | None = None
 
     def answer(self, study: Study) -> Any:
         """The answer for `study`. Raises `SuperweightsError` where interventions are asked of a question
         that has none."""
-        home = import_module(f"superweights.interpretability.{self.file}")
-        if study.causal and not self.causal:
+        if study.causal and self.causal is None:
             raise SuperweightsError(
                 f"The question {self.word} has no intervention.", hint="leave out --causal."
             )
+        file = self.causal if study.causal and self.causal is not None else self.file
+        home = import_module(f"superweights.interpretability.{file}")
         if study.causal or not self.one_pass:
             return home.investigate(study)
         return study.ask(home.reduction(study))[0]
@@ -49,27 +52,37 @@ QUESTIONS: tuple[Question, ...] = (
     Question(
         "massive",
         "where massive activations are born, carried, erased; by which weight",
-        "massive",
-        causal=True,
+        "massive.question",
+        causal="massive.interventions",
     ),
-    Question("sinks", "where attention goes when there is nothing to say: token 0", "sinks", causal=True),
+    Question(
+        "sinks",
+        "where attention goes when there is nothing to say: token 0",
+        "sinks.question",
+        causal="sinks.interventions",
+    ),
     Question(
         "contributions",
         "which tokens make a layer's output",
-        "contributions",
-        causal=True,
+        "contributions.question",
+        causal="contributions.interventions",
     ),
     Question("kurtosis", "how heavy the tails of the activations are, and in which features", "kurtosis"),
     Question("dimension", "how many directions the residual stream uses", "dimension"),
     Question(
         "sparsity", "how sparse the neurons are, how far they spike, whether weights drifted", "sparsity"
     ),
-    Question("depth", "how far each block turns the stream; what is lost without it", "depth", causal=True),
+    Question(
+        "depth",
+        "how far each block turns the stream; what is lost without it",
+        "depth.question",
+        causal="depth.question",
+    ),
     Question(
         "redundancy",
         "which attentions, MLPs and blocks could be dropped",
         "redundancy",
-        causal=True,
+        causal="redundancy",
     ),
     Question(
         "linearity", "how close each block is to a linear map, token by token", "linearity", one_pass=False
@@ -83,11 +96,26 @@ QUESTIONS: tuple[Question, ...] = (
     ),
     Question("lens", "what the model would say after each block", "lens", one_pass=False),
     Question(
-        "replacement", "what attention is worth: other weights in its place", "replacement", one_pass=False
+        "replacement",
+        "what attention is worth: other weights in its place",
+        "attention_ablation.question",
+        one_pass=False,
     ),
-    Question("memory", "how much of the text before it a token remembers", "memory", one_pass=False),
-    Question("relations", "which units know a relation, such as capitals", "relations", one_pass=False),
-    Question("words", "what stop words, punctuation and articles are worth", "removal", one_pass=False),
+    Question(
+        "memory",
+        "how much of the text before it a token remembers",
+        "hidden_state_inversion.question",
+        one_pass=False,
+    ),
+    Question(
+        "relations", "which units know a relation, such as capitals", "relations.question", one_pass=False
+    ),
+    Question(
+        "words",
+        "what stop words, punctuation and articles are worth",
+        "stopword_ablation.question",
+        one_pass=False,
+    ),
 )
 
 

@@ -319,7 +319,7 @@ def investigate(study: Study) -> Redundancy:
         study.ids[-held_out:],
         [dropped for _, dropped in rows],
         batch_size=study.batch_size,
-        progress=lambda done, total: study.progress("dropping", done, total),
+        progress=study.progress,
     )
     named = tuple((name, effect) for (name, _), effect in zip(rows, effects, strict=True))
     return replace(found, base=base, effects=named)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from superweights.address import Address
+from superweights.progress import Progress, silent
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class Study:
     causal: bool = False
     batch_size: int | None = None
     seed: int = 0
-    progress: Callable[[str, int, int], None] = field(default=lambda label, done, total: None)
+    progress: Progress = silent
 
     def ask(self, *reductions: Any) -> list[Any]:
         """The answers of `reductions` on this study's tokens, in one pass."""
@@ -43,5 +43,5 @@ class Study:
             self.ids,
             *reductions,
             batch_size=self.batch_size,
-            progress=lambda done, total: self.progress("reading", done, total),
+            progress=self.progress,
         )

@@ -16,7 +16,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from superweights.pruning.absent import Gaps
-from superweights.pruning.config import GAPS, marked
+from superweights.pruning.mark import GAPS, marked
 
 
 @cache

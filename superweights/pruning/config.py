@@ -12,10 +12,7 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from superweights.errors import SuperweightsError
 from superweights.pruning.absent import Gaps
-
-MODEL_TYPE = "superweights_pruned"
-INNER = "superweights_pruned_model_type"
-GAPS = "superweights_gaps"
+from superweights.pruning.mark import GAPS, INNER, MODEL_TYPE
 
 
 class PrunedModelConfig(PreTrainedConfig):
@@ -39,10 +36,3 @@ class PrunedModelConfig(PreTrainedConfig):
         Gaps.from_dict(config_dict.get(GAPS))
         inner = {name: value for name, value in config_dict.items() if name not in ("model_type", INNER)}
         return pruned_config(CONFIG_MAPPING[kind]).from_dict({**inner, "model_type": kind}, **kwargs)
-
-
-def marked(config: dict[str, Any]) -> dict[str, Any]:
-    """A config as it stands in a pruned checkpoint's config.json; one that has the mark already stays as it is."""
-    if config.get("model_type") == MODEL_TYPE or GAPS not in config:
-        return config
-    return {**config, INNER: config["model_type"], "model_type": MODEL_TYPE}

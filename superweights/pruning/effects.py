@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from superweights.progress import Progress
 from superweights.pruning.dropped import Dropped
 from superweights.pruning.leaving_out import without
 from superweights.record import Score
 from superweights.scoring import loss_change, loss_per_window, perplexity_of
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -43,5 +42,5 @@ def drop_effects(
             losses = loss_per_window(model, windows, batch_size=batch_size)
         effects.append(DropEffect(dropped, perplexity_of(losses), loss_change(base, losses)))
         if progress is not None:
-            progress(done, len(choices))
+            progress("dropping", done, len(choices))
     return perplexity_of(base), effects

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from torch import nn
 
 from superweights.address import Address
 from superweights.pruning.sublayers import Sublayers
+from superweights.subject import layout_of
 
 
 def carriers(
@@ -18,7 +18,7 @@ def carriers(
 
     `model` is a `streaming(checkpoint)`, which knows where the checkpoint's tensors went.
     """
-    layout: Any = model.superweights_layout
+    layout = layout_of(model)
     found = {}
     for address in weights:
         parameter, _ = layout.parameter_of(address)

@@ -13,15 +13,16 @@ import torch
 
 from superweights.checkpoint import Checkpoint, open_checkpoint
 from superweights.errors import SuperweightsError
-from superweights.formats.writing import Form, Progress, discard, write_folder, write_settings
+from superweights.formats.writing import Form, discard, write_folder, write_settings
+from superweights.progress import Progress
 from superweights.pruning.absent import Gaps
 from superweights.pruning.checking import Reading, check, probe, read
-from superweights.pruning.config import GAPS, marked
 from superweights.pruning.dropped import Dropped
 from superweights.pruning.leaving_out import without
+from superweights.pruning.mark import GAPS, marked
 from superweights.pruning.sublayers import gaps_of, sublayers_of
-from superweights.scoring.head import device_of, vocabulary_of
 from superweights.stream import streaming
+from superweights.subject import device_of, layout_of, vocabulary_of
 from superweights.taps import sites_of
 from superweights.taps.trace import CANNOT_RUN
 
@@ -137,7 +138,7 @@ def _cut(checkpoint: Checkpoint, dropped: Dropped, device: str) -> _Cut:
         ids = probe(vocabulary_of(model)).to(device_of(model))
         with without(model, dropped):
             expected = read(model, ids)
-        targets: Mapping[str, str] = model.superweights_layout.targets
+        targets: Mapping[str, str] = layout_of(model).targets
         blocks = sites_of(model).blocks
         if dropped.blocks:
             _refuse_shared(model, blocks)

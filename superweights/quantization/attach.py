@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from superweights.address import layout_of
 from superweights.errors import SuperweightsError
 from superweights.quantization.sidecar import KeptWeight, SideCar
+from superweights.subject import layout_of
 
 # Below this cosine between stored and measured weights a base is not the one that was peeled. Two-bit rounding
 # keeps about 0.8; 64 weights of another model give 0 within 0.4.

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from superweights.errors import SuperweightsError
+from superweights.progress import Progress
 from superweights.quantization.activation_scheme import ActivationScheme, Hold
 from superweights.quantization.activations import Limits, held_out
 from superweights.quantization.linears import Linear, linears_of, observed, places_in, tokens_of
 from superweights.quantization.smooth import Smoothing, smoothing_of
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +64,7 @@ def calibrate(
     def run() -> None:
         nonlocal done
         start, total = done, passes * len(windows)
-        report = None if progress is None else lambda n, _: progress(start + n, total)
+        report = None if progress is None else lambda _, n, __: progress("calibrating", start + n, total)
         run_windows(model, windows, batch_size, report)
         done += len(windows)
 
@@ -93,7 +92,7 @@ def run_windows(model: nn.Module, windows: Tensor, size: int, progress: Progress
         model(input_ids=batch.to("cpu" if device.type == "meta" else device), use_cache=False)
         done += len(batch)
         if progress is not None:
-            progress(done, len(windows))
+            progress("windows", done, len(windows))
 
 
 def _root_mean_squares(

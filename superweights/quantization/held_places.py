@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from superweights.errors import SuperweightsError
+from superweights.progress import Progress
 from superweights.quantization.activation_scheme import ActivationScheme, Hold, Place
-from superweights.quantization.calibration import Calibration, Progress, run_windows
+from superweights.quantization.calibration import Calibration, run_windows
 from superweights.quantization.linears import Linear, observed, tokens_of
 from superweights.quantization.rounding import Rounding
 

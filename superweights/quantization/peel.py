@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from safetensors.torch import save
 from superweights.address import Address
 from superweights.checkpoint import Checkpoint
 from superweights.errors import SuperweightsError
+from superweights.progress import Progress
 from superweights.quantization.sidecar import KeptWeight, SideCar, kept_weights
 
 SIDE_CAR = "super_weights.json"
@@ -24,8 +25,6 @@ _SHARD_BYTES = 4 * 2**30
 # Read off safetensors itself, which spells a dtype in the header of what it saves.
 _DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 _DTYPES += ("float8_e4m3fn", "float8_e5m2")
-
-Progress = Callable[[str, int, int], None]
 
 
 def peel(

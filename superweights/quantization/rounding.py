@@ -21,6 +21,7 @@ from superweights.quantization.activations import (
 from superweights.quantization.calibration import Calibration
 from superweights.quantization.linears import Linear, linears_of, places_in, replaced, tokens_of
 from superweights.quantization.smooth import Smoothing
+from superweights.subject import is_streamed
 
 
 @contextmanager
@@ -69,7 +70,7 @@ class Rounding:
         self.scalars: dict[str, int] = {linear.name: 0 for linear in self.linears}
         self.held: dict[str, int] = dict.fromkeys(self.scalars, 0)
         self._integer = integer
-        self._keep = getattr(model, "superweights_stream", None) is None
+        self._keep = not is_streamed(model)
         self._weights: dict[str, RoundedWeight] = {}
         self._limits: dict[str, Limits] = {} if calibration is None else calibration.limits
         self._smoothing = Smoothing() if calibration is None else calibration.smoothing

@@ -15,6 +15,7 @@ from typing import Any
 
 from superweights.checkpoint import Checkpoint, open_checkpoint
 from superweights.errors import SuperweightsError
+from superweights.progress import Progress
 from superweights.reproductions import figure3, figure4, figure5, figure6, table1
 from superweights.reproductions.published import Published, published_for
 from superweights.reproductions.result import Column, Plot, Reproduction
@@ -48,7 +49,7 @@ def reproduce(
     checkpoint: Checkpoint | str | None = None,
     setting: Setting | None = None,
     *,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
     **loading: Any,
 ) -> Reproduction:
     """One published experiment on `checkpoint` (a name or an open one; None: the embedded model).

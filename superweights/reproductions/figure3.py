@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from superweights.address import Address, layout_of
+from superweights.address import Address
 from superweights.discovery.mlps import find_mlps
 from superweights.errors import SuperweightsError
 from superweights.reproductions.result import Column, Plot, Reproduction
 from superweights.reproductions.subject import Subject
+from superweights.subject import layout_of
 from superweights.watch import Product, watching
 
 # What the authors' script calls a spike, in inputs and outputs alike.

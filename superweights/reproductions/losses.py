@@ -10,9 +10,10 @@ from torch.nn import functional
 
 from superweights.branch import Branch, Branching, branching
 from superweights.editing import Edit
-from superweights.scoring.head import PIECE_BYTES, check_windows, vocabulary_of
-from superweights.scoring.loss import Progress, batches
-from superweights.stream import device_of
+from superweights.progress import Progress
+from superweights.scoring.head import PIECE_BYTES
+from superweights.scoring.loss import batches
+from superweights.subject import check_windows, device_of, vocabulary_of
 
 
 def losses_of(

@@ -9,10 +9,10 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from superweights.address import layout_of
 from superweights.editing import edited, zero
 from superweights.errors import SuperweightsError
 from superweights.record import SuperWeight
+from superweights.subject import layout_of
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +11,13 @@ from superweights.address import Address
 from superweights.checkpoint import Checkpoint
 from superweights.discovery.published import PROMPT
 from superweights.errors import SuperweightsError
+from superweights.progress import Progress, labelled
 from superweights.record import Record, SuperWeight
 from superweights.reproductions.others import Others, largest_global
 from superweights.reproductions.published import Published, published_for
 from superweights.reproductions.weights import Chosen, see_weights
-from superweights.stream import device_of
-from superweights.text import Text, embedded_prose, encode, windows, without_last_word
+from superweights.subject import device_of
+from superweights.subject.text import Text, embedded_prose, encode, windows, without_last_word
 
 SCALES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.8, 1.0, 1.2, 1.5, 2.0, 3.0)
 # Without passages the token shift is measured after stretches of the text, so many tokens long and so many.
@@ -63,7 +63,7 @@ class Subject:
     tokenizer: Any
     setting: Setting
     chosen: Chosen
-    progress: Callable[[str, int, int], None]
+    progress: Progress
 
     @property
     def device(self) -> Any:
@@ -101,8 +101,8 @@ class Subject:
     def published(self, experiment: str) -> Published:
         return published_for(experiment, self.chosen.hub_names)
 
-    def reporter(self, label: str) -> Callable[[int, int], None]:
-        return lambda done, total: self.progress(label, done, total)
+    def reporter(self, label: str) -> Progress:
+        return labelled(self.progress, label)
 
     def conditions(self, *, text: bool = False) -> dict[str, Any]:
         """What it was measured on, for the record."""

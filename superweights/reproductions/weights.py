@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from superweights.address import Address, layout_of
+from superweights.address import Address
 from superweights.checkpoint import Checkpoint
 from superweights.discovery import find
 from superweights.discovery.findings import Findings
 from superweights.errors import SuperweightsError
 from superweights.index import Match, look_up, verify
+from superweights.progress import Progress
 from superweights.record import Record, SuperWeight
+from superweights.subject import layout_of
 from superweights.watch import Product, watching
 
 # How the index says that the authors name a weight themselves, in the paper or in the table of their code.
@@ -40,7 +42,7 @@ def choose_weights(
     given: Sequence[Address] = (),
     record: Record | None = None,
     search: bool = True,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
     **loading: Any,
 ) -> Chosen:
     """The super weights of `checkpoint`: `given`, or those of a `record` that `find` wrote, or known, or found.

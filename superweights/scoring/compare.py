@@ -9,17 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from superweights.progress import Progress
 from superweights.record import Score
 from superweights.scoring.error import mean_error
-from superweights.scoring.head import Predictions, Variant, check_windows
+from superweights.scoring.head import Predictions, Variant
 from superweights.scoring.loss import (
-    Progress,
     as_variant,
     batches,
     loss_change,
     perplexity_of,
-    places,
 )
+from superweights.subject import NextToken, check_windows
 
 
 @dataclass(frozen=True)
@@ -109,15 +109,14 @@ def kl_nats(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 def _measure(variants: list[Variant], batch: Tensor, first: int) -> list[Tensor]:
     """Per variant but the first: loss before, loss after, KL and agreement of each token, `[4, tokens]`."""
-    at = places(batch, first)
-    targets = batch[:, first:].reshape(-1)
-    base, *others = (Predictions(variant, batch[:, :-1], at) for variant in variants)
+    asked = NextToken().batch(batch, first)
+    base, *others = (Predictions(variant, asked.arguments["input_ids"], asked.at) for variant in variants)
     found: list[list[Tensor]] = [[] for _ in others]
     for piece in base.pieces():
         log_p = functional.log_softmax(base.logits(piece), -1)
         for kept, other in zip(found, others, strict=True):
             log_q = functional.log_softmax(other.logits(piece).to(log_p.device), -1)
-            kept.append(_numbers(log_p, log_q, targets[piece, None].to(log_p.device)))
+            kept.append(_numbers(log_p, log_q, asked.targets[piece, None].to(log_p.device)))
     return [torch.cat(kept, dim=1) for kept in found]
 
 

@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from superweights.errors import SuperweightsError
-from superweights.scoring.head import Variant, check_windows, device_of
+from superweights.findings import Continuation
+from superweights.scoring.head import Variant
 from superweights.scoring.loss import as_variant
-from superweights.text import encode
-
-
-@dataclass(frozen=True)
-class Continuation:
-    """A prompt, what each model writes after it, and how: temperature 0 is greedy."""
-
-    prompt: str
-    base: str
-    other: str
-    temperature: float
-    seed: int | None
+from superweights.subject import check_windows, device_of
+from superweights.subject.text import encode
 
 
 def continue_beside(

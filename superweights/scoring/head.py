@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from superweights.errors import SuperweightsError
+from superweights.subject import device_of, vocabulary_of
 
 # Logits in memory at a time, in bytes of float32.
 PIECE_BYTES = 1 << 25
@@ -104,46 +104,6 @@ class Predictions:
             output = self._variant.model(input_ids=self._ids[row : row + 1], use_cache=False)
             self._row = row, output.logits[0].float()
         return self._row[1]
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model's input goes: the device of its first tensor that is in memory."""
-    return next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
-
-
-def vocabulary_of(model: nn.Module) -> int:
-    """How many tokens the model knows, by its input embedding."""
-    embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
-    return embedding.weight.shape[0]
-
-
-def context_of(model: nn.Module) -> int | None:
-    """How many tokens the model reads at most, or None where its config does not say."""
-    config: Any = getattr(model, "config", None)
-    limit = getattr(config, "max_position_embeddings", None)
-    return limit if isinstance(limit, int) and limit > 0 else None
-
-
-def check_windows(model: nn.Module, windows: Tensor, *, shortest: int = 2) -> None:
-    """Raise `SuperweightsError` unless the model can read `windows [n, length]`, of `shortest` tokens or more."""
-    if windows.ndim != 2 or windows.shape[0] < 1 or windows.shape[1] < shortest:
-        raise SuperweightsError(
-            f"Windows must have the shape [n, length] with {shortest} or more tokens each, "
-            f"got {list(windows.shape)}.",
-            hint="cut them with superweights.text.windows.",
-        )
-    known = vocabulary_of(model)
-    if int(windows.min()) < 0 or int(windows.max()) >= known:
-        raise SuperweightsError(
-            f"The text has token {int(windows.max())}, and the model knows {known}.",
-            hint="the tokenizer belongs to another model.",
-        )
-    limit = context_of(model)
-    if limit is not None and limit < windows.shape[1]:
-        raise SuperweightsError(
-            f"The window has {windows.shape[1]} tokens, and the model reads at most {limit}.",
-            hint=f"use a window of at most {limit} tokens.",
-        )
 
 
 def _backbone(model: nn.Module) -> nn.Module | None:

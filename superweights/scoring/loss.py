@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from superweights.errors import SuperweightsError
+from superweights.progress import Progress
 from superweights.record import Score
 from superweights.scoring.error import bootstrap_error, mean_error
-from superweights.scoring.head import Predictions, Variant, check_windows
-
-Progress = Callable[[int, int], None]
+from superweights.scoring.head import Predictions, Variant
+from superweights.subject import NextToken, check_windows, is_streamed
+from superweights.subject.objective import check_first
 
 # Tokens that go through a model at once by default: enough to keep it busy; more where its weights are read
 # again for every batch.
@@ -31,7 +32,7 @@ def token_losses(
     """The loss of every token but each window's first: `[n, length - 1]`, nats, float32, on the CPU.
 
     `windows [n, length]` are token ids, run `batch_size` at a time (default: about 2,000 tokens, 8,000 for a
-    streamed model). `progress(done, total)` is called with windows after each batch.
+    streamed model). `progress` is told of windows after each batch.
     Memory does not grow with the text: at most 32 MiB of logits stand at a time. The logarithm of the
     softmax is taken in float32, in one step.
     """
@@ -39,10 +40,10 @@ def token_losses(
     check_windows(variant.model, windows)
     found = []
     for batch in batches(variant.model, windows, batch_size, progress):
-        targets = batch[:, 1:].reshape(-1)
-        predictions = Predictions(variant, batch[:, :-1], places(batch))
+        asked = NextToken().batch(batch)
+        predictions = Predictions(variant, asked.arguments["input_ids"], asked.at)
         losses = [
-            functional.cross_entropy((logits := predictions.logits(piece)), targets[piece].to(logits.device),
+            functional.cross_entropy((logits := predictions.logits(piece)), asked.targets[piece].to(logits.device),
                                      reduction="none").cpu()
             for piece in predictions.pieces()
         ]  # fmt: skip
@@ -135,34 +136,16 @@ def as_variant(model: nn.Module | Variant) -> Variant:
 
 
 def batches(model: nn.Module, rows: Tensor, size: int | None, progress: Progress | None) -> Iterator[Tensor]:
-    """`rows` in batches, with `progress(done, total)` after each; `size` None suits the model."""
+    """`rows` in batches, with `progress` told after each; `size` None suits the model."""
     if size is None:
-        streamed = getattr(model, "superweights_stream", None) is not None
+        streamed = is_streamed(model)
         size = max(1, (_TOKENS_STREAMED if streamed else _TOKENS) // rows.shape[1])
     if size < 1:
         raise SuperweightsError(f"A batch of {size} is no batch.", hint="use --batch-size 1 or more.")
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
         if progress is not None:
-            progress(min(start + size, len(rows)), len(rows))
-
-
-def places(batch: Tensor, first: int = 1) -> tuple[Tensor, Tensor]:
-    """Row and position of what predicts the tokens from position `first` of `batch [rows, length]`, in order."""
-    check_first(first, batch.shape[1])
-    grid = torch.meshgrid(
-        torch.arange(len(batch)), torch.arange(first - 1, batch.shape[1] - 1), indexing="ij"
-    )
-    return grid[0].reshape(-1), grid[1].reshape(-1)
-
-
-def check_first(first: int, length: int) -> None:
-    """Raise `SuperweightsError` unless position `first` can be predicted and lies inside the window."""
-    if not 1 <= first < length:
-        raise SuperweightsError(
-            f"Scoring from position {first} leaves nothing of a window of {length} tokens.",
-            hint="the first scored position is between 1 and the window's last.",
-        )
+            progress("scoring", min(start + size, len(rows)), len(rows))
 
 
 def _from(losses: Tensor, first: int) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,12 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from superweights.errors import SuperweightsError
+from superweights.findings import TokenChange, TokenShift
+from superweights.progress import Progress
 from superweights.record import Score
 from superweights.scoring.compare import kl_nats
 from superweights.scoring.error import bootstrap, mean_error
-from superweights.scoring.head import Predictions, Variant, check_windows, vocabulary_of
-from superweights.scoring.loss import Progress, as_variant
+from superweights.scoring.head import Predictions, Variant
+from superweights.scoring.loss import as_variant
 from superweights.scoring.words import pad_right
+from superweights.subject import check_windows, vocabulary_of
 
 # Declared, because "stop words" means whatever its author had in mind: function words and the punctuation
 # that goes with them. A token counts when it is one of these after trimming spaces and case.
@@ -31,46 +33,6 @@ STOP_WORDS = frozenset(_WRITTEN.split())
 
 # A ratio of two means says something only where one of them is at least this large.
 RATIO_FLOOR = 1e-4
-
-
-@dataclass(frozen=True)
-class TokenChange:
-    """One token's mean probability before and after, the paired change, and its ratio (None from zero).
-
-    `ratio_interval` is the 95 % percentile interval of a seeded bootstrap over prompts.
-    """
-
-    token: int
-    text: str
-    base: float
-    other: float
-    change: Score
-    ratio: float | None
-    ratio_interval: tuple[float, float] | None
-
-
-@dataclass(frozen=True)
-class TokenShift:
-    """How the mean next-token distribution moves from `base` to `other`.
-
-    `leading` are the tokens most likely in `base` (the published ranking), `gained` and `lost` those with
-    the largest rise and fall of probability, `gained_ratio` and `lost_ratio` those multiplied or divided
-    most. Entropies and `kl` (base || other) are means over prompts in nats; `stop_words_*` the mass of the
-    declared list. Standard errors are over prompts.
-    """
-
-    prompts: int
-    leading: tuple[TokenChange, ...]
-    gained: tuple[TokenChange, ...]
-    lost: tuple[TokenChange, ...]
-    gained_ratio: tuple[TokenChange, ...]
-    lost_ratio: tuple[TokenChange, ...]
-    entropy_base: Score
-    entropy_other: Score
-    kl: Score
-    stop_words_base: Score
-    stop_words_other: Score
-    stop_words_change: Score
 
 
 def token_shift(
@@ -101,7 +63,7 @@ def token_shift(
     for start in range(0, len(rows), batch_size):
         reader.read(rows[start : start + batch_size])
         if progress is not None:
-            progress(min(start + batch_size, len(rows)), len(rows))
+            progress("token shift", min(start + batch_size, len(rows)), len(rows))
     return reader.shift(top, seed)
 
 

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from superweights.errors import SuperweightsError
+from superweights.progress import Progress
 from superweights.record import Score
 from superweights.scoring.error import mean_error
-from superweights.scoring.head import Predictions, Variant, check_windows, context_of
-from superweights.scoring.loss import Progress, as_variant, exp_of_mean
-from superweights.text import encode, without_last_word
+from superweights.scoring.head import Predictions, Variant
+from superweights.scoring.loss import as_variant, exp_of_mean
+from superweights.subject import check_windows, context_of
+from superweights.subject.text import encode, without_last_word
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def predict_last_words(
         batch = order[start : start + batch_size]
         found |= zip(batch, _score_words(variant, [rows[i] for i in batch]), strict=True)
         if progress is not None:
-            progress(len(found), len(order))
+            progress("last words", len(found), len(order))
     if not found:
         raise SuperweightsError("There are no texts to complete.", hint="give at least one text.")
     return LastWords(*(tuple(column) for column in zip(*(found[i] for i in range(len(rows))), strict=True)))

@@ -18,17 +18,12 @@ from transformers import PreTrainedModel
 from superweights.checkpoint import Checkpoint
 from superweights.errors import SuperweightsError
 from superweights.stream.blocks import BlockStream
-from superweights.stream.device import (
-    available_memory,
-    choose_device,
-    choose_dtype,
-    device_of,
-    give_back_memory,
-)
+from superweights.stream.device import available_memory, choose_device, choose_dtype, give_back_memory
 from superweights.stream.layout import ConvertedNames
 from superweights.stream.skeleton import Skeleton
+from superweights.subject import announce
 
-__all__ = ["device_of", "give_back_memory", "streaming"]
+__all__ = ["give_back_memory", "streaming"]
 
 
 @contextmanager
@@ -46,8 +41,8 @@ def streaming(
     `dtype` None computes in the stored type, but never in float16 unless asked for: massive activations
     overflow it (65,504). `device` "auto" is the accelerator where there is one.
 
-    The model is in eval mode, without gradients or cache, and carries `superweights_layout` (checkpoint
-    addresses to parameters) and, when streamed, `superweights_stream`.
+    The model is in eval mode, without gradients or cache. `subject.layout_of` tells where the checkpoint's scalars
+    are in it, `subject.stream_of` how its weights come while it is streamed.
 
     Raises `SuperweightsError` for a checkpoint that is no causal language model, or lacks tensors.
     """
@@ -58,12 +53,13 @@ def streaming(
         return
     skeleton = Skeleton(checkpoint, dtype_, device_)
     model: Any = skeleton.model
-    model.superweights_layout = ConvertedNames(skeleton)
+    layout = ConvertedNames(skeleton)
+    announce(model, layout)
     stream = BlockStream(skeleton)
     stays = resident if resident is not None else skeleton.nbytes < available_memory(device_) // 2
     if not stays and stream.blocks:
         with stream.one_block_at_a_time(), torch.no_grad():
-            model.superweights_stream = stream
+            announce(model, layout, stream)
             yield model
         return
     skeleton.load(skeleton.names)

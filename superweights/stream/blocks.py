@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from superweights.blocks import find_blocks
 from superweights.errors import SuperweightsError
 from superweights.stream.device import give_back_memory
 from superweights.stream.skeleton import Skeleton
+from superweights.subject.blocks import find_blocks
 
 
 class BlockStream:

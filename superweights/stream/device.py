@@ -7,7 +7,6 @@ import os
 import sys
 
 import torch
-from torch import nn
 
 from superweights.checkpoint import Checkpoint
 from superweights.errors import SuperweightsError
@@ -29,11 +28,6 @@ def choose_device(name: str) -> torch.device:
             hint="use auto, cpu, cuda, cuda:1 or mps.",
         ) from error
     return device
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where `model` computes; its own `device` would say meta while its first parameter is not in memory."""
-    return next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
 
 
 def choose_dtype(checkpoint: Checkpoint, dtype: torch.dtype | str | None) -> torch.dtype:

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from superweights.blocks import find_blocks
 from superweights.checkpoint import Checkpoint
 from superweights.errors import SuperweightsError
 from superweights.stream.skeleton import Skeleton
+from superweights.subject.blocks import find_blocks
 
 # What configs call the number of experts, which is the width of a router's output.
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")

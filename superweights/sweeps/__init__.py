@@ -2,7 +2,7 @@
 
 >>> from superweights.address import Address
 >>> weight = Address("model.layers.11.mlp.down_proj.weight", (507, 1229))
->>> setup = prepare("embedded", plan_scale([weight]), Reading(length=64, count=4))    # doctest: +SKIP
+>>> setup = prepare("embedded", plan_scale([weight]), Reading(window=64, windows=4))    # doctest: +SKIP
 >>> outcomes = sweep(setup, "curve.sqlite")                                           # doctest: +SKIP
 >>> len(plan_scale([weight]))
 13
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from superweights.errors import SuperweightsError
+from superweights.progress import Progress
 from superweights.sweeps.cell import SCORES, Cell, Cut, Numbers
 from superweights.sweeps.controls import plan_controls
 from superweights.sweeps.local import work_in_processes
@@ -32,7 +33,7 @@ from superweights.sweeps.plans import (
 from superweights.sweeps.plot import draw
 from superweights.sweeps.setup import Reading, Setup, Source, prepare
 from superweights.sweeps.store import Entry, Store
-from superweights.sweeps.work import Progress, names_of, work
+from superweights.sweeps.work import names_of, work
 
 __all__ = [
     "BASE",
@@ -75,7 +76,7 @@ def sweep(
     What is there is not measured again, so that a sweep that was killed goes on when it is started again and
     ends with the same result; several processes may share a store. `workers` above 1 are processes of this
     machine, or with `ray` actors of a Ray cluster (extra `ray`). A cell that fails is an outcome with a
-    sentence and stops nothing. `progress(done, total)` counts cells.
+    sentence and stops nothing. `progress` counts cells.
 
     Raises `SuperweightsError` for a store of other models or of another version, and for a damaged one.
     """

@@ -10,13 +10,15 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
 
+from superweights.artefacts.reading import parse_json
+from superweights.artefacts.shape import shaped
 from superweights.editing import Edit
 from superweights.errors import SuperweightsError
 
 # What a cell can be scored by. `loss` gives perplexity and the loss rise and is always measured.
 SCORES = ("loss", "kl", "agreement")
+_HINT = "nothing was changed; move the store away, or give another file with --store."
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,9 @@ class Cell:
         return json.dumps(data, sort_keys=True, separators=(",", ":"))
 
     @classmethod
-    def from_json(cls, text: str) -> Cell:
-        """The cell that `to_json` wrote."""
-        data: dict[str, Any] = json.loads(text)
-        edits = tuple(Edit.from_json(edit) for edit in data["edits"])
-        return cls(**{**data, "edits": edits, "cut": Cut(**data["cut"]), "scores": tuple(data["scores"])})
+    def from_json(cls, text: str, where: str = "a cell") -> Cell:
+        """The cell that `to_json` wrote. Raises `SuperweightsError` naming `where` and the field for anything else."""
+        return shaped(cls, parse_json(text, where, hint=_HINT), where, _HINT)
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,3 @@ class Numbers:
     losses: tuple[float, ...]
     kl: tuple[float, ...] | None = None
     agreement: tuple[float, ...] | None = None
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Numbers:
-        """The numbers that `dataclasses.asdict` gave."""
-        kl, agreement = (None if data[name] is None else tuple(data[name]) for name in ("kl", "agreement"))
-        return cls(tuple(data["losses"]), kl, agreement)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -11,11 +12,13 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
+from superweights.artefacts.stopping import EXIT_CODE, Terminated, stopped_by_sigterm
 from superweights.errors import SuperweightsError
+from superweights.progress import Progress
 from superweights.stream.device import available_memory, choose_device
 from superweights.sweeps.setup import Task
 from superweights.sweeps.store import Store
-from superweights.sweeps.work import Progress, names_of, report, work
+from superweights.sweeps.work import names_of, report, work
 
 # So many deaths for each worker are made good before the sweep is given up.
 _DEATHS = 3
@@ -32,17 +35,18 @@ def work_in_processes(
     `SuperweightsError` when a worker cannot begin, or when workers keep dying; results are kept either way.
     """
     tasks = [_sharing_memory(task, workers) for task in tasks]
-    crew = _Crew(path, tasks, workers)
-    try:
-        with Store(path, names_of(tasks)) as store:
-            done = total = -1
-            while crew.running and (done < total or total < 0):
-                crew.look_after(store)
-                done, total = report(store, tasks, progress)
-    finally:
-        crew.stop()
-        with Store(path, names_of(tasks)) as store:
-            store.release_the_gone()
+    with stopped_by_sigterm():
+        crew = _Crew(path, tasks, workers)
+        try:
+            with Store(path, names_of(tasks)) as store:
+                done = total = -1
+                while crew.running and (done < total or total < 0):
+                    crew.look_after(store)
+                    done, total = report(store, tasks, progress)
+        finally:
+            stopped = crew.stop()
+            with Store(path, names_of(tasks)) as store:
+                store.release_the_gone(stopped)
 
 
 class _Crew:
@@ -83,19 +87,21 @@ class _Crew:
                 )
             self._start()
 
-    def stop(self) -> None:
-        """End what is still at work."""
-        for process in self.running:
+    def stop(self) -> frozenset[int]:
+        """End what is still at work. Returns the numbers of the processes that did not end by themselves."""
+        at_work = [process for process in self.running if process.is_alive()]
+        for process in at_work:
             process.terminate()
         for process in self.running:
             process.join(_STOP_SECONDS)
             if process.is_alive():
                 process.kill()
                 process.join()
+        return frozenset(process.pid for process in at_work if process.pid is not None)
 
 
 def _worker(path: Path, tasks: Sequence[Task], workers: int, complaints: Connection) -> None:
-    """A process's own main function. Ctrl-C is the first process's to handle: it stops us."""
+    """A process's own main function. Ctrl-C is the first process's to handle: it stops us, with SIGTERM."""
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -104,6 +110,8 @@ def _worker(path: Path, tasks: Sequence[Task], workers: int, complaints: Connect
         work(path, tasks, workers=workers)
     except SuperweightsError as error:
         complaints.send((error.message, error.hint))
+    except Terminated:
+        sys.exit(EXIT_CODE)
 
 
 def _said(pipe: Connection) -> tuple[str, str] | None:

@@ -20,9 +20,9 @@ from superweights.editing import Edit, edited
 from superweights.errors import SuperweightsError
 from superweights.scoring import Variant
 from superweights.scoring.compare import kl_nats
-from superweights.scoring.head import Predictions, check_windows, device_of, vocabulary_of
-from superweights.scoring.loss import places
+from superweights.scoring.head import Predictions
 from superweights.stream.device import available_memory
+from superweights.subject import NextToken, check_windows, device_of, is_streamed, vocabulary_of
 from superweights.sweeps.cell import Numbers
 from superweights.sweeps.pieces import Piece, pieces_of
 
@@ -135,7 +135,7 @@ class Bench:
         def change():
             return edited(self.model, edits, verify=False) if edits else nullcontext()
 
-        predictions = Predictions(Variant(self.model, change), batch, places(batch))
+        predictions = Predictions(Variant(self.model, change), batch, NextToken().batch(batch).at)
         return lambda piece: predictions.logits(piece.flat)
 
     def _read(self, base: Reader, readers: list[Reader], batch: Tensor, compared: bool) -> Tensor:
@@ -152,7 +152,7 @@ class Bench:
         return found / (length - 1)
 
     def _rows(self) -> int:
-        streamed = getattr(self.model, "superweights_stream", None) is not None
+        streamed = is_streamed(self.model)
         return max(1, (_TOKENS_STREAMED if streamed else _TOKENS) // self._ids.shape[1])
 
 

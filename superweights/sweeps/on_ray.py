@@ -14,13 +14,15 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from superweights.artefacts.stopping import stopped_by_sigterm
 from superweights.errors import SuperweightsError
+from superweights.progress import Progress
 from superweights.sweeps.cell import Cell, Numbers
 from superweights.sweeps.measure import MOST_TOGETHER, Bench
 from superweights.sweeps.owner import new_owner
 from superweights.sweeps.setup import Task
 from superweights.sweeps.store import Store
-from superweights.sweeps.work import Progress, names_of, report, staying_alive
+from superweights.sweeps.work import names_of, report, staying_alive
 
 try:
     import ray
@@ -45,7 +47,7 @@ def work_on_ray(path: Path, tasks: Sequence[Task], workers: int, progress: Progr
     long as it takes. An actor that dies is replaced and its cells are measured again. Actors get a GPU each
     where the cluster has enough of them.
     """
-    with _cluster(), Store(path, names_of(tasks)) as store, ExitStack() as alive:
+    with stopped_by_sigterm(), _cluster(), Store(path, names_of(tasks)) as store, ExitStack() as alive:
         gpus = ray.cluster_resources().get("GPU", 0) >= workers
         options = {"num_gpus": 1} if gpus else {}
         crew = [_Hand(options, path, tasks, alive) for _ in range(workers)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import platform
+import re
 from pathlib import Path
 
 _NUMBERS = itertools.count()
@@ -18,16 +19,25 @@ def new_owner() -> str:
 
 def is_gone(owner: str) -> bool:
     """Whether `owner` is known to be no more; False where that cannot be seen from here."""
-    machine, namespace, pid, started, _ = owner.split("/")
-    if machine != platform.node() or namespace != _namespace() or os.name != "posix":
+    pid = process_of(owner)
+    if pid is None or os.name != "posix":
+        return False
+    machine, namespace, _, started, _ = owner.split("/")
+    if machine != platform.node() or namespace != _namespace():
         return False
     try:
-        os.kill(int(pid), 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return True
     except PermissionError:
         return False
-    return _started(int(pid)) != started
+    return _started(pid) != started
+
+
+def process_of(owner: str) -> int | None:
+    """The number of the owner's process; None where the text is no owner's name."""
+    parts = owner.split("/")
+    return int(parts[2]) if len(parts) == 5 and re.fullmatch("[1-9][0-9]{0,8}", parts[2]) else None
 
 
 def _namespace() -> str:

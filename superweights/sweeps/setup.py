@@ -14,41 +14,10 @@ from superweights.checkpoint import Checkpoint, open_checkpoint
 from superweights.errors import SuperweightsError
 from superweights.stream import streaming
 from superweights.stream.device import choose_dtype
+from superweights.subject import Reading, Source, resolve_bos
 from superweights.sweeps.cell import Cell, Cut
 from superweights.sweeps.measure import Bench
 from superweights.sweeps.plans import BASE, Point
-from superweights.text import Text, embedded_prose, raw_prompts, windows
-
-
-@dataclass(frozen=True)
-class Source:
-    """A checkpoint's name (None: the embedded model) and how each worker opens it.
-
-    `resident` as in `streaming`: None keeps the model in memory where it fits.
-    """
-
-    name: str | None = None
-    dtype: str = "auto"
-    device: str = "auto"
-    allow_pickle: bool = False
-    trust_remote_code: bool = False
-    resident: bool | None = None
-
-    def open(self) -> Checkpoint:
-        """The checkpoint, open."""
-        return open_checkpoint(
-            self.name, allow_pickle=self.allow_pickle, trust_remote_code=self.trust_remote_code
-        )
-
-
-@dataclass(frozen=True)
-class Reading:
-    """The text (None: prose that Python brings along) and how it is cut into windows."""
-
-    text: Text | None = None
-    length: int = 512
-    count: int = 24
-    bos: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,15 +38,14 @@ class Task:
     @contextmanager
     def opened(self) -> Iterator[Bench]:
         """The model on the bench. Raises `SuperweightsError` where the name stands for another checkpoint now."""
-        with self.source.open() as checkpoint:
+        with open_checkpoint(self.source.name, **self.source.trust) as checkpoint:
             if checkpoint.fingerprint() != self.fingerprint:
                 raise SuperweightsError(
                     f"{self.name} is not the checkpoint that this sweep was planned with "
                     f"(fingerprint {checkpoint.fingerprint()[:12]}, not {self.fingerprint[:12]}).",
                     hint="give every worker the same files, or start again.",
                 )
-            loading = {"dtype": self.source.dtype, "device": self.source.device}
-            with streaming(checkpoint, resident=self.source.resident, **loading) as model:
+            with streaming(checkpoint, **self.source.loading) as model:
                 yield Bench(model, torch.from_numpy(self.windows))
 
 
@@ -112,7 +80,7 @@ def prepare(
     """
     source = source if isinstance(source, Source) else Source(source)
     reading = reading or Reading()
-    with source.open() as checkpoint:
+    with open_checkpoint(source.name, **source.trust) as checkpoint:
         ids, cut, notes = _cut(checkpoint, reading, token_ids, seed)
         points = (BASE, *(plan(checkpoint) if callable(plan) else plan))
         dtype = choose_dtype(checkpoint, source.dtype)
@@ -132,15 +100,12 @@ def _cut(
 ) -> tuple[torch.Tensor, Cut, tuple[str, ...]]:
     """The windows of a text, or the ids given, with what tells them from others."""
     tokenizer = checkpoint.tokenizer() if ids is None else None
-    text, notes = None, ()
+    text, bos, notes = None, False, ()
     if ids is None and tokenizer is not None:
-        text = reading.text or embedded_prose()
-        ids = windows(tokenizer, text, reading.length, reading.count, bos=reading.bos)
+        text, bos, ids = reading.read(), resolve_bos(tokenizer, reading.bos), reading.cut(tokenizer)
     elif ids is None:
-        vocabulary = checkpoint.model_config().get_text_config().vocab_size
-        ids = raw_prompts(vocabulary, reading.count, reading.length, seed)
+        ids = reading.tokens_of(checkpoint, seed)
         notes = ("no tokenizer: scored on random token ids.",)
     ids = ids.cpu().contiguous()
     digest = hashlib.sha256(ids.numpy().astype("<i8").tobytes()).hexdigest()
-    bos = reading.bos and text is not None
     return ids, Cut(digest, ids.shape[1], ids.shape[0], bos, text.sha256 if text else None), notes

@@ -7,21 +7,28 @@ so a store belongs to one machine.
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
+import random
 import sqlite3
+import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from superweights.artefacts.reading import parse_json
+from superweights.artefacts.shape import shaped
 from superweights.errors import SuperweightsError
 from superweights.record import to_json_line, versions
 from superweights.sweeps.cell import Cell, Numbers
-from superweights.sweeps.owner import is_gone
+from superweights.sweeps.owner import is_gone, process_of
 
-SCHEMA_VERSION = 1
+# 2: settled rows carry a checksum, and the tables refuse values of another type.
+SCHEMA_VERSION = 2
 # Marks the file as ours: "swts" in ASCII.
 _APPLICATION = 0x73777473
 # A claim is given up by this time, in seconds, unless its worker says that it is alive.
@@ -31,7 +38,7 @@ _ALONE_AFTER, _FAILED_AFTER = 2, 4
 _BUSY_SECONDS = 60.0
 
 _TABLES = """
-CREATE TABLE IF NOT EXISTS model (fingerprint TEXT PRIMARY KEY, name TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS model (fingerprint TEXT PRIMARY KEY, name TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS cell (
     number INTEGER PRIMARY KEY,
     key TEXT NOT NULL UNIQUE,
@@ -45,8 +52,9 @@ CREATE TABLE IF NOT EXISTS cell (
     finished REAL,
     owner TEXT,
     lease REAL,
-    attempts INTEGER NOT NULL DEFAULT 0
-);
+    attempts INTEGER NOT NULL DEFAULT 0,
+    checksum TEXT
+) STRICT;
 CREATE INDEX IF NOT EXISTS cell_open ON cell (status, owner);
 """
 
@@ -105,15 +113,12 @@ class Store:
         Cells whose workers died before are handed out one at a time, in case they are the reason; one that has
         cost four workers their lives is recorded as failed.
         """
-        free = "status = 'open' AND (owner IS NULL OR lease < :now)"
+        free = f"status = 'open' AND {_UNCLAIMED}"
         names = {"now": time.time(), "owner": owner, "lease": time.time() + LEASE}
         with self._transaction("IMMEDIATE"):
             self._want(keys)
-            self._db.execute(
-                "UPDATE cell SET status = 'failed', owner = NULL, sentence = :sentence, hint = :hint "
-                f"WHERE {free} AND attempts >= {_FAILED_AFTER} AND key IN wanted",
-                {**names, "sentence": "Every worker that measured this cell died.", "hint": _DEATHS},
-            )
+            deadly = f"SELECT key FROM cell WHERE {free} AND attempts >= {_FAILED_AFTER} AND key IN wanted"
+            self._settle({key: _DEADLY for (key,) in self._db.execute(deadly, names).fetchall()})
             for condition, most in (("attempts < ", limit), ("attempts >= ", 1)):
                 chosen = (
                     f"SELECT number FROM cell WHERE {free} AND {condition}{_ALONE_AFTER} "
@@ -125,19 +130,13 @@ class Store:
                     {**names, "most": most},
                 ).fetchall()
                 if rows:
-                    return [Cell.from_json(text) for _, text in sorted(rows)]
+                    return [Cell.from_json(text, str(self.path)) for _, text in sorted(rows)]
         return []
 
     def finish(self, results: Mapping[str, Numbers | SuperweightsError]) -> None:
         """Write what became of cells, by key, all in one step. A result that is there already stays."""
-        stamp, made_with = time.time(), json.dumps(versions())
-        rows = [(*_columns(result), made_with, stamp, key) for key, result in results.items()]
         with self._transaction("IMMEDIATE"):
-            self._db.executemany(
-                "UPDATE cell SET status = ?, numbers = ?, sentence = ?, hint = ?, versions = ?, finished = ?, "
-                "owner = NULL WHERE key = ? AND status = 'open'",
-                rows,
-            )
+            self._settle(results)
 
     def renew(self, owner: str) -> None:
         """Say that `owner` is alive."""
@@ -151,20 +150,23 @@ class Store:
                 "UPDATE cell SET owner = NULL, attempts = attempts - ? WHERE owner = ?", (not died, owner)
             )
 
-    def release_the_gone(self) -> None:
-        """Give up the claims of processes of this machine that are no more."""
+    def release_the_gone(self, stopped: Collection[int] = ()) -> None:
+        """Give up the claims of processes of this machine that are no more.
+
+        Those whose numbers are in `stopped` were ended by the caller: that is no death.
+        """
         with self._explained():
             owners = self._db.execute("SELECT DISTINCT owner FROM cell WHERE owner IS NOT NULL").fetchall()
         for (owner,) in owners:
             if is_gone(owner):
-                self.release(owner, died=True)
+                self.release(owner, died=process_of(owner) not in stopped)
 
     def reopen_failed(self, keys: Sequence[str]) -> None:
         """Let the failed cells of `keys` be tried again."""
         with self._transaction("IMMEDIATE"):
             self._want(keys)
             self._db.execute(
-                "UPDATE cell SET status = 'open', sentence = NULL, hint = NULL, attempts = 0 "
+                "UPDATE cell SET status = 'open', sentence = NULL, hint = NULL, checksum = NULL, attempts = 0 "
                 "WHERE status = 'failed' AND key IN wanted"
             )
 
@@ -173,9 +175,8 @@ class Store:
         with self._transaction("DEFERRED"):
             self._want(keys)
             rows = self._db.execute(
-                "SELECT status, count(*), sum(owner IS NULL OR lease < ?) FROM cell "
-                "WHERE key IN wanted GROUP BY status",
-                (time.time(),),
+                f"SELECT status, count(*), sum({_UNCLAIMED}) FROM cell WHERE key IN wanted GROUP BY status",
+                {"now": time.time()},
             ).fetchall()
         found = {"open": 0, "done": 0, "failed": 0, "free": 0}
         for status, number, free in rows:
@@ -197,20 +198,47 @@ class Store:
                 yield to_json_line({"key": key, **data, "cell": json.loads(entry.cell.to_json())})
 
     def _entries(self, condition: str) -> Iterator[tuple[str, Entry]]:
-        columns = "key, cell, status, numbers, sentence, hint, versions"
-        for row in self._db.execute(f"SELECT {columns} FROM cell {condition} ORDER BY number"):
-            key, cell, status, numbers, sentence, hint, made_with = row
+        columns = f"key, cell, checksum, {_SETTLED}"
+        for key, cell, checksum, *held in self._db.execute(
+            f"SELECT {columns} FROM cell {condition} ORDER BY number"
+        ):
+            status, numbers, sentence, hint, made_with = held
+            read = Cell.from_json(cell, str(self.path))
+            settled = status != "open"
+            if read.key != key or (settled and checksum != _checksum(key, *held)):
+                raise sqlite3.DatabaseError(f"the checksum of the cell {key[:40]} does not fit what it holds")
+            if settled and (numbers is None) == (status == "done"):
+                raise sqlite3.DatabaseError(f"the cell {key} is {status} and its numbers do not fit that")
             yield (
                 key,
                 Entry(
-                    Cell.from_json(cell),
+                    read,
                     status,
-                    Numbers.from_json(json.loads(numbers)) if numbers else None,
+                    self._noun(Numbers, numbers) if settled else None,
                     sentence,
                     hint,
-                    json.loads(made_with) if made_with else None,
+                    self._noun(dict[str, str], made_with) if settled else None,
                 ),
             )
+
+    def _noun(self, form: Any, text: str | None) -> Any:
+        """What a column holds as JSON; None where it holds nothing."""
+        if text is None:
+            return None
+        return shaped(form, parse_json(text, str(self.path), hint=_DAMAGED), str(self.path), _DAMAGED)
+
+    def _settle(self, results: Mapping[str, Numbers | SuperweightsError]) -> None:
+        """Write results, each with its checksum, into the cells that are open."""
+        stamp, made_with = time.time(), json.dumps(versions())
+        rows = []
+        for key, result in results.items():
+            columns = (*_columns(result), made_with)
+            rows.append((*columns, _checksum(key, *columns), stamp, key))
+        self._db.executemany(
+            "UPDATE cell SET status = ?, numbers = ?, sentence = ?, hint = ?, versions = ?, checksum = ?, "
+            "finished = ?, owner = NULL WHERE key = ? AND status = 'open'",
+            rows,
+        )
 
     def _want(self, keys: Sequence[str]) -> None:
         """Fill the temporary table `wanted`, unless it holds these keys already."""
@@ -222,15 +250,27 @@ class Store:
         self._wanted = asked
 
     def _prepare(self, models: Mapping[str, str]) -> None:
+        """Open the store, again and again while another process is opening it too."""
+        until = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                return self._prepare_once(models)
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error) or time.monotonic() > until:
+                    raise
+            time.sleep(random.uniform(0.005, 0.1))  # so that two do not go on in step
+
+    def _prepare_once(self, models: Mapping[str, str]) -> None:
         """Refuse what is no store of ours before anything is written; then make the tables and the models."""
-        if self._is_store():
-            problem = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if problem != "ok":
-                raise sqlite3.DatabaseError(problem)
+        with self._begun("DEFERRED"):  # one view of the file: another process may be making it a store
+            if self._is_store():
+                problem = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
+                if problem != "ok":
+                    raise sqlite3.DatabaseError(problem)
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
-        self._db.execute("CREATE TEMP TABLE wanted (key TEXT PRIMARY KEY) WITHOUT ROWID")
-        with self._transaction("IMMEDIATE"):
+        self._db.execute("CREATE TEMP TABLE IF NOT EXISTS wanted (key TEXT PRIMARY KEY) WITHOUT ROWID")
+        with self._begun("IMMEDIATE"):
             if not self._is_store():
                 for statement in _TABLES.split(";"):
                     self._db.execute(statement)
@@ -273,16 +313,21 @@ class Store:
     @contextmanager
     def _transaction(self, kind: str) -> Iterator[None]:
         """One transaction, all of it or nothing: `IMMEDIATE` for writing, `DEFERRED` for reading."""
-        with self._explained():
-            self._db.execute(f"BEGIN {kind}")
-            try:
-                yield
-            except BaseException:
-                self._wanted = None
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+        with self._explained(), self._begun(kind):
+            yield
+
+    @contextmanager
+    def _begun(self, kind: str) -> Iterator[None]:
+        """The transaction itself, with SQLite's own errors."""
+        self._db.execute(f"BEGIN {kind}")
+        try:
+            yield
             self._db.execute("COMMIT")
+        except BaseException:
+            self._wanted = None
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -290,27 +335,62 @@ class Store:
         try:
             yield
         except sqlite3.OperationalError as error:
-            raise SuperweightsError(f"{self.path} cannot be used: {error}.", hint=_unusable(error)) from error
-        except (sqlite3.DatabaseError, json.JSONDecodeError) as error:
+            said, hint = _unusable(error, self.path)
+            raise SuperweightsError(f"{self.path} cannot be used: {said}.", hint=hint) from error
+        except sqlite3.DatabaseError as error:
             raise SuperweightsError(
-                f"{self.path} is damaged, or no store of a sweep: {error}.",
-                hint="nothing in it was changed; move it away, or give another file with --store.",
+                f"{self.path} is damaged, or no store of a sweep: {error}.", hint=_DAMAGED
             ) from error
 
 
-_DEATHS = "see whether memory ran out; lower --window or --workers and try it again with --retry-failed."
+_DAMAGED = "nothing in it was changed; move it away, or give another file with --store."
+_DEADLY = SuperweightsError(
+    "Every worker that measured this cell died.",
+    hint="see whether memory ran out; lower --window or --workers and try it again with --retry-failed.",
+)
+# A lease that lies further ahead than any worker asks for is none (a clock was set back, or the file was changed).
+_UNCLAIMED = f"(owner IS NULL OR coalesce(lease, 0) NOT BETWEEN :now AND :now + {2 * LEASE})"
+# What is known of a settled cell, in the order in which its checksum takes it.
+_SETTLED = "status, numbers, sentence, hint, versions"
 
 
 def _columns(result: Numbers | SuperweightsError) -> tuple[Any, ...]:
     """Status, numbers, sentence and hint."""
     if isinstance(result, SuperweightsError):
         return "failed", None, result.message, result.hint
-    return "done", json.dumps(asdict(result)), None, None
+    return "done", json.dumps(asdict(result), allow_nan=False), None, None
 
 
-def _unusable(error: sqlite3.OperationalError) -> str:
-    if "full" in str(error):
-        return "the disk is full: free some space; what is done is kept."
-    if "locked" in str(error):
-        return "another program holds it, or it lies on a network file system; put it on a local disk."
-    return "check that its folder exists and that you may write there."
+def _checksum(key: str, *settled: str | None) -> str:
+    """A hash of a row's key and of what it is settled with: SQLite does not notice a changed number."""
+    return hashlib.sha256(json.dumps([key, *settled]).encode()).hexdigest()[:32]
+
+
+def _is_busy(error: sqlite3.OperationalError) -> bool:
+    """Whether another connection is in the way, for now."""
+    busy = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
+    return (error.sqlite_errorcode & 0xFF) in busy
+
+
+def _unusable(error: sqlite3.OperationalError, path: Path) -> tuple[str, str]:
+    """What is wrong, and what to do: a disk that is full has several names in SQLite."""
+    code = error.sqlite_errorcode & 0xFF
+    perhaps = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+    if code == sqlite3.SQLITE_FULL or (code in perhaps and _is_full(path.parent)):
+        return "the disk is full", "free some space; what is done is kept."
+    if _is_busy(error):
+        return (
+            str(error),
+            "another program holds it, or it lies on a network file system; put it on a local disk.",
+        )
+    return str(error), "check that its folder exists and that you may write there."
+
+
+def _is_full(folder: Path) -> bool:
+    """Whether not even a small file can be written there, though the folder is there and ours to write in."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"\0" * 65536)
+    except OSError as error:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return False

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from superweights.artefacts.stopping import stopped_by_sigterm
 from superweights.errors import SuperweightsError
+from superweights.progress import Progress
 from superweights.sweeps.owner import new_owner
 from superweights.sweeps.setup import Task
 from superweights.sweeps.store import LEASE, Store
 
-Progress = Callable[[int, int], None]
 # How often a worker that has nothing to do looks whether another one has left cells behind, in seconds.
 _LOOK_AGAIN = 0.5
 
@@ -22,12 +23,12 @@ def work(path: Path, tasks: Sequence[Task], *, workers: int = 1, progress: Progr
     """Measure the open cells of `tasks` together with whoever else uses the store; returns when none is left.
 
     What others have claimed is waited for, and taken over where they have died. `workers` is how many share
-    the work: each claim leaves some for the others. `progress(done, total)` is called after each claim's
-    results. Whatever ends this, claims that are not finished are given up and results are kept.
+    the work: each claim leaves some for the others. `progress` is told after each claim's results. Whatever ends
+    this, SIGTERM as well as Ctrl-C, claims that are not finished are given up and results are kept.
     """
     owner = new_owner()
     models = names_of(tasks)
-    with Store(path, models) as store, staying_alive(path, models, owner):
+    with stopped_by_sigterm(), Store(path, models) as store, staying_alive(path, models, owner):
         try:
             while True:
                 for task in tasks:
@@ -52,7 +53,7 @@ def report(store: Store, tasks: Sequence[Task], progress: Progress | None) -> tu
     total = sum(len(task.keys) for task in tasks)
     done = sum(count["done"] + count["failed"] for count in counts)
     if progress is not None:
-        progress(done, total)
+        progress("cells", done, total)
     return done, total
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from superweights.errors import SuperweightsError
+from superweights.subject import device_of
 from superweights.taps.site import Site, Tap
 from superweights.taps.tapping import tapping
 
@@ -97,7 +98,7 @@ def record_activations(
     filed: dict[tuple[SuperActivation, bytes], float] = {}
     with torch.no_grad(), tapping(model, taps):
         for batch in ids.split(batch_size):
-            model(input_ids=batch.to(_device(model)), use_cache=False)
+            model(input_ids=batch.to(device_of(model)), use_cache=False)
             values = torch.stack([seen[a] for a in listed], 1).cpu()
             rows.append(values)
             for i, row in enumerate(values.tolist()):
@@ -186,7 +187,3 @@ def _each(activations: SuperActivation | Iterable[SuperActivation]) -> tuple[Sup
             "Activations must be given, each once.", hint="for example SuperActivation(11, 507)."
         )
     return listed
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))

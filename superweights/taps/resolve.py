@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from superweights.blocks import find_blocks
 from superweights.errors import SuperweightsError
+from superweights.subject import device_of
+from superweights.subject.blocks import find_blocks
 from superweights.taps.attention import opened_attention
 from superweights.taps.identities import places_in
 from superweights.taps.site import INSIDE_ATTENTION, Place, Site, SiteMap
@@ -174,7 +175,7 @@ class _Listening:
 
 def _random_ids(model: nn.Module) -> Tensor:
     """Random tokens `[2, 13]` where the model takes its input."""
-    device = next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
+    device = device_of(model)
     try:
         size = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
     except CANNOT_RUN:

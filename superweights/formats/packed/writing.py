@@ -15,7 +15,8 @@ from superweights.formats.dense import PLAN
 from superweights.formats.modules import modules_of
 from superweights.formats.packed.config import INNER, MODEL_TYPE, STEM, WEIGHTS
 from superweights.formats.packed.packing import pack
-from superweights.formats.writing import Progress, Written, rounded, write_folder, write_settings
+from superweights.formats.writing import Written, rounded, write_folder, write_settings
+from superweights.progress import Progress
 from superweights.quantization.plan import Plan
 from superweights.quantization.tensor import Quantized
 

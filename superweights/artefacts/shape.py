@@ -1,0 +1,263 @@
+"""JSON values turned into our nouns, by the types of their fields: what does not fit is named, never guessed.
+
+>>> from dataclasses import dataclass
+>>> @dataclass(frozen=True)
+... class Spot:
+...     layer: Annotated[int, Between(0, 999)]
+...     height: float | None = None
+>>> shaped(Spot, {"layer": 3}, "spots.json", "-").layer
+3
+>>> shaped(Spot, {"layer": 3e6}, "spots.json", "look there.")
+Traceback (most recent call last):
+    ...
+superweights.errors.SuperweightsError: spots.json: layer is to be a whole number from 0 to 999, not 3000000.0.
+hint: look there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+from superweights.errors import SuperweightsError
+
+T = TypeVar("T")
+# A JSON value and the name of its place in; the value as the field's type wants it out, or `_MisfitError`.
+_Reader = Callable[[Any, str], Any]
+
+
+@dataclass(frozen=True)
+class Between:
+    """The bounds of a number, both inclusive: `Annotated[int, Between(0, 9)]`."""
+
+    low: float
+    high: float
+
+
+# How a schema says that no model has more: a page of as many columns as `layer` says is not to be made.
+Layer = Annotated[int, Between(0, 65_535)]
+Count = Annotated[int, Between(0, 2**53)]
+
+
+class _MisfitError(Exception):
+    """A value that does not fit its field: where it stands, what it was to be, and all of it in words."""
+
+    def __init__(self, place: str, wanted: str, value: Any, says: str | None = None):
+        super().__init__(place)
+        self.place, self.wanted = place, wanted
+        self.says = says or f"is to be {wanted}, not {_said(value)}"
+
+
+def shaped(form: type[T], data: Any, where: str, hint: str, extra: bool = False) -> T:
+    """`data`, as JSON gives it, as the type `form`: a dataclass, or what stands in the fields of one.
+
+    Fields are read by their annotations: str, bool, int, float (finite; a whole number will do), None, unions, Literal,
+    list, tuple, dict with str keys, Any, dataclasses (those with a `parse` also as one string), and `Annotated`
+    with `Between`. With `extra` what an object holds beyond its fields is passed over, at every depth.
+
+    Raises `SuperweightsError(hint=hint)` naming `where`, the field, what it is to be and what it is.
+    """
+    try:
+        return _reader(form, extra)(data, "")
+    except _MisfitError as error:
+        raise SuperweightsError(
+            f"{where}: {error.place or 'what it holds'} {error.says}.", hint=hint
+        ) from None
+
+
+@functools.cache
+def _reader(form: Any, extra: bool) -> _Reader:
+    """The function that reads values of the type `form`."""
+    origin, arguments = get_origin(form), get_args(form)
+    if form is Any or form is object:
+        return lambda value, place: value
+    if origin is Annotated:
+        return _bounded(_reader(arguments[0], extra), arguments[0], arguments[1:])
+    if origin in (Union, types.UnionType):
+        return _either([_reader(each, extra) for each in arguments])
+    if origin is Literal:
+        return _checked(lambda value: value in arguments, f"one of {', '.join(map(repr, arguments))}")
+    if form in _PLAIN:
+        return _PLAIN[form]
+    if origin in (list, Sequence) or (origin is tuple and arguments[-1] is Ellipsis):
+        return _listed(_reader(arguments[0], extra), list if origin is list else tuple)
+    if origin is tuple:
+        return _in_order([_reader(each, extra) for each in arguments])
+    if origin in (dict, Mapping):
+        return _mapped(_reader(arguments[1], extra))
+    if form in (dict, list):
+        return _checked(lambda value: isinstance(value, form), "an object" if form is dict else "a list")
+    assert dataclasses.is_dataclass(form), f"no schema for {form}"
+    return _spelled(form, _fielded(form, extra)) if hasattr(form, "parse") else _fielded(form, extra)
+
+
+def _checked(fits: Callable[[Any], bool], wanted: str) -> _Reader:
+    def read(value: Any, place: str) -> Any:
+        if not fits(value):
+            raise _MisfitError(place, wanted, value)
+        return value
+
+    return read
+
+
+def _number(value: Any, place: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _MisfitError(place, "a number", value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise _MisfitError(place, "a finite number", value)
+    return number
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**64
+
+
+_PLAIN: dict[Any, _Reader] = {
+    str: _checked(lambda value: isinstance(value, str), "a text"),
+    bool: _checked(lambda value: isinstance(value, bool), "true or false"),
+    int: _checked(_whole, "a whole number"),
+    float: _number,
+    type(None): _checked(lambda value: value is None, "null"),
+}
+
+
+def _bounded(read: _Reader, form: Any, notes: Sequence[Any]) -> _Reader:
+    bounds = next((note for note in notes if isinstance(note, Between)), None)
+    if bounds is None:
+        return read
+    wanted = f"a {'whole ' if form is int else ''}number from {bounds.low:g} to {bounds.high:g}"
+
+    def within(value: Any, place: str) -> Any:
+        try:
+            number = read(value, place)
+        except _MisfitError:
+            raise _MisfitError(place, wanted, value) from None
+        if number is not None and not bounds.low <= number <= bounds.high:
+            raise _MisfitError(place, wanted, value)
+        return number
+
+    return within
+
+
+def _either(readers: list[_Reader]) -> _Reader:
+    def read(value: Any, place: str) -> Any:
+        misfits = []
+        for each in readers:
+            try:
+                return each(value, place)
+            except _MisfitError as error:
+                misfits.append(error)
+        # The one that came furthest in says most; of those that failed here, all that would have done.
+        deepest = max(misfits, key=lambda error: len(error.place))
+        if len(deepest.place) > len(place):
+            raise deepest
+        raise _MisfitError(place, " or ".join(dict.fromkeys(error.wanted for error in misfits)), value)
+
+    return read
+
+
+def _listed(read: _Reader, kind: Callable[[list[Any]], Any]) -> _Reader:
+    def each(value: Any, place: str) -> Any:
+        if not isinstance(value, list | tuple):
+            raise _MisfitError(place, "a list", value)
+        return kind([read(item, f"{place}[{n}]") for n, item in enumerate(value)])
+
+    return each
+
+
+def _in_order(readers: list[_Reader]) -> _Reader:
+    def each(value: Any, place: str) -> Any:
+        if not isinstance(value, list | tuple) or len(value) != len(readers):
+            raise _MisfitError(place, f"a list of {len(readers)}", value)
+        return tuple(
+            read(item, f"{place}[{n}]") for n, (read, item) in enumerate(zip(readers, value, strict=True))
+        )
+
+    return each
+
+
+def _mapped(read: _Reader) -> _Reader:
+    def each(value: Any, place: str) -> Any:
+        if not isinstance(value, Mapping) or any(not isinstance(key, str) for key in value):
+            raise _MisfitError(place, "an object", value)
+        return {key: read(item, _inside(place, key)) for key, item in value.items()}
+
+    return each
+
+
+def _spelled(form: Any, fields: _Reader) -> _Reader:
+    def read(value: Any, place: str) -> Any:
+        if isinstance(value, Mapping):
+            return fields(value, place)
+        if not isinstance(value, str):
+            raise _MisfitError(place, "a text", value)
+        try:
+            return form.parse(value)
+        except SuperweightsError as error:
+            raise _unsound(place, error) from error
+
+    return read
+
+
+def _fielded(form: Any, extra: bool) -> _Reader:
+    """The reader of a dataclass: every field without a default must be there."""
+    hints = typing.get_type_hints(form, include_extras=True)
+    fields = [field for field in dataclasses.fields(form) if field.init]
+    needed = {
+        field.name
+        for field in fields
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    }
+
+    def read(value: Any, place: str) -> Any:
+        if not isinstance(value, Mapping):
+            raise _MisfitError(place, "an object", value)
+        missing = sorted(needed - value.keys())
+        if missing:
+            raise _MisfitError(_inside(place, missing[0]), "there", None, "is missing")
+        given = {
+            field.name: _reader(hints[field.name], extra)(value[field.name], _inside(place, field.name))
+            for field in fields
+            if field.name in value
+        }
+        unknown = value.keys() - {field.name for field in fields}
+        if unknown and not extra:
+            raise _MisfitError(
+                _inside(place, min(map(str, unknown))), "absent", None, "is no field that is known"
+            )
+        try:
+            return form(**given)
+        except SuperweightsError as error:
+            raise _unsound(place, error) from error
+
+    return read
+
+
+def _unsound(place: str, error: SuperweightsError) -> _MisfitError:
+    """A value of the right shape that its noun refuses."""
+    return _MisfitError(place, "sound", None, f"will not do: {error.message.rstrip('.')}")
+
+
+def _inside(place: str, key: str) -> str:
+    key = key if len(key) <= 80 else f"{key[:80]}…"
+    return f"{place}.{key}" if place else key
+
+
+def _said(value: Any) -> str:
+    """A value as an error shows it: short, whatever it is."""
+    if isinstance(value, dict | list | tuple):
+        return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 2**63:
+        return "a number of very many digits"
+    told = repr(value)
+    return told if len(told) <= 60 else f"{told[:60]}…"

@@ -1,0 +1,39 @@
+"""SIGTERM taken like Ctrl-C: a job that is preempted puts away what it holds, as one that is interrupted does."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+# What a shell calls a process that SIGTERM has ended.
+EXIT_CODE = 128 + 15
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end (SIGTERM): raised where it is, as Ctrl-C raises `KeyboardInterrupt`."""
+
+
+@contextmanager
+def stopped_by_sigterm() -> Iterator[None]:
+    """While the body runs the first SIGTERM raises `Terminated` in it; later ones do not disturb the putting away.
+
+    Nothing changes outside of the main thread, or where SIGTERM is handled already (by an outer `with` of this kind,
+    or by the program that uses us).
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

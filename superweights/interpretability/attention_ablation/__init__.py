@@ -1,0 +1,1 @@
+"""What attention is worth: other weights in its place."""

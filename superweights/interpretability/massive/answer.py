@@ -1,0 +1,143 @@
+"""What `superweights anatomy massive` answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from superweights.interpretability.answer import Sheet
+from superweights.interpretability.massive.events import Event
+from superweights.picture import Panel, Series, line_chart
+from superweights.record import Score
+
+FP16_LARGEST = 65504.0
+
+
+@dataclass(frozen=True)
+class Channel:
+    """A channel of the followed token: its mean over rows and the standard deviation between them (None: one row)."""
+
+    channel: int
+    mean: float
+    deviation: float | None
+
+    @property
+    def variation(self) -> float | None:
+        """Deviation over mean: a constant has 0."""
+        return None if self.deviation is None or self.mean == 0 else self.deviation / abs(self.mean)
+
+
+@dataclass(frozen=True)
+class LayerState:
+    """The residual stream after a layer; means over rows.
+
+    `peak`: the largest |h| over tokens and channels, `median` of all |h|;
+    `peak_position` the position where most rows have it, `share_here`: rows whose peak is at
+    the followed token; `here`, `elsewhere`: the largest |h| of that token, of all others; `norm_ratio`: its
+    norm over the others' mean; `strict`: rows in which it meets both of Sun's criteria. `along`: cosine of its
+    direction before and after the layer, `across`: between rows. `channels`: its largest.
+    """
+
+    layer: int
+    peak: float
+    median: float
+    peak_position: int
+    share_here: float
+    here: float
+    elsewhere: float
+    norm_ratio: float
+    strict: float
+    along: float
+    across: float | None
+    channels: tuple[Channel, ...]
+
+
+@dataclass(frozen=True)
+class Massive:
+    """Massive activations of the token at `position`, layer by layer, and each step with its writer.
+
+    `largest` is the largest magnitude in any block's output, write or neuron, of any row.
+    """
+
+    rows: int
+    tokens: int
+    width: int
+    position: int
+    layers: tuple[LayerState, ...]
+    events: tuple[Event, ...]
+    largest: float
+    summary: tuple[Score, ...]
+
+    @property
+    def emergence(self) -> int | None:
+        """The massive emergence layer: of the steps up, the one that rises most; None without any."""
+        born = self.born
+        return max(born, key=self._rise, default=None)
+
+    @property
+    def born(self) -> tuple[int, ...]:
+        """The layers that step up."""
+        return tuple(event.layer for event in self.events if event.kind == "born")
+
+    @property
+    def erased(self) -> tuple[int, ...]:
+        """The layers that step down."""
+        return tuple(event.layer for event in self.events if event.kind == "erased")
+
+    @property
+    def headroom(self) -> float:
+        """How many times the largest number fits into float16; below 1 it overflows."""
+        return FP16_LARGEST / max(self.largest, 1e-30)
+
+    def scores(self) -> tuple[Score, ...]:
+        return (
+            *self.summary,
+            Score("float16 headroom", self.headroom, "times the largest number", self.rows),
+        )
+
+    def sheets(self) -> tuple[Sheet, ...]:
+        states = [
+            (s.layer, s.here, s.elsewhere, s.here / max(s.median, 1e-30), s.strict, s.share_here, s.norm_ratio, s.along,
+             s.across, s.channels[0].channel, s.channels[0].mean, s.channels[0].variation)
+            for s in self.layers
+        ]  # fmt: skip
+        columns = (
+            "layer", "largest", "other tokens", "over median", "strict", "is here", "norm ratio", "cos before",
+            "cos rows", "channel", "mean", "variation",
+        )  # fmt: skip
+        events = [
+            (e.layer, e.kind, e.factor, e.channel, e.writer, e.attention, e.mlp, e.neuron, e.weight, e.activation,
+             e.share)
+            for e in self.events
+        ]  # fmt: skip
+        note = (
+            f"no massive activation at token {self.position}"
+            if self.emergence is None
+            else f"massive emergence layer: {self.emergence}; born in {self.born}, erased in {self.erased}"
+        )
+        return (
+            Sheet(
+                f"Token {self.position} of the residual stream", columns, states,
+                "strict: rows above 100 and 1000 medians; is here: rows whose largest activation is at this token; "
+                "variation: standard deviation between rows over the mean",
+            ),
+            Sheet(
+                "Who writes each step",
+                ("layer", "is", "factor", "channel", "writer", "attention", "MLP", "neuron", "weight", "activation",
+                 "its share"),
+                events, note,
+            ),
+        )  # fmt: skip
+
+    def panels(self) -> tuple[Panel, ...]:
+        lines = [
+            Series.over_layers(f"token {self.position}, largest", [s.here for s in self.layers]),
+            Series.over_layers("all other tokens, largest", [s.elsewhere for s in self.layers]),
+            Series.over_layers("median of all", [s.median for s in self.layers], dashed=True),
+        ]
+        marks = {float(event.layer): event.kind for event in self.events}
+        return (
+            line_chart("The residual stream after each layer", "layer", "|h|", lines, log=True, marks=marks),
+        )
+
+    def _rise(self, layer: int) -> float:
+        return self.layers[layer].here - (self.layers[layer - 1].here if layer else 0.0)

@@ -1,0 +1,1 @@
+"""What stop words, punctuation and articles are worth: the loss without them."""

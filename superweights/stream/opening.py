@@ -1,0 +1,40 @@
+"""A model opened to run: checkpoint, model and tokenizer together, for as long as a `with` lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from superweights.checkpoint import Checkpoint, opened_checkpoint
+from superweights.stream import streaming
+from superweights.subject import Source
+from superweights.subject.reading import tokenizer_of
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """What is open inside `opening`."""
+
+    checkpoint: Checkpoint
+    """The checkpoint that the model is of."""
+    model: Any
+    """The transformers model, ready for forward passes."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its tokenizer. Raises `SuperweightsError` where it has none."""
+        return tokenizer_of(self.checkpoint)
+
+    def conditions(self) -> dict[str, str]:
+        """In which type and where it computes, for a record."""
+        return {"dtype": str(self.model.dtype).removeprefix("torch."), "device": str(self.model.device)}
+
+
+@contextmanager
+def opening(model: Any) -> Iterator[Opened]:
+    """The model of a `Source`, a name, a path, or an open checkpoint (which stays open). Errors as `streaming`."""
+    source = Source.of(model)
+    with opened_checkpoint(source) as checkpoint, streaming(checkpoint, **source.loading) as loaded:
+        yield Opened(checkpoint, loaded)

@@ -1,0 +1,73 @@
+"""Facts of a model that every measurement needs: where it computes, how many tokens it knows, how many it reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from superweights.errors import SuperweightsError
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's input goes: the device of its first tensor in memory.
+
+    A streamed model's own `device` would say meta while its first parameter is not in memory.
+    """
+    return next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
+
+
+def vocabulary_of(model: nn.Module) -> int:
+    """How many tokens the model can read: the rows of its input embedding."""
+    embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
+    return embedding.weight.shape[0]
+
+
+def vocabulary_by_config(config: Any) -> int:
+    """How many tokens a model of this transformers config knows, before it is built."""
+    return config.get_text_config().vocab_size
+
+
+def context_of(model: nn.Module) -> int | None:
+    """How many tokens the model reads at most, or None where its config does not say.
+
+    A composite config (text and image) is asked for its text part.
+    """
+    config: Any = getattr(model, "config", None)
+    if hasattr(config, "get_text_config"):
+        config = config.get_text_config()
+    limit = getattr(config, "max_position_embeddings", None)
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
+def check_windows(model: nn.Module, windows: Tensor, *, shortest: int = 2) -> None:
+    """Raise `SuperweightsError` unless the model can read `windows [n, length]`, of `shortest` tokens or more."""
+    if windows.ndim != 2 or windows.shape[0] < 1 or windows.shape[1] < shortest:
+        raise SuperweightsError(
+            f"Windows must have the shape [n, length] with {shortest} or more tokens each, "
+            f"got {list(windows.shape)}.",
+            hint="cut them with superweights.subject.windows.",
+        )
+    check_tokens(model, windows)
+    check_length(model, windows.shape[1])
+
+
+def check_tokens(model: nn.Module, ids: Tensor) -> None:
+    """Raise `SuperweightsError` for a token id that the model does not know."""
+    known = vocabulary_of(model)
+    if int(ids.min()) < 0 or int(ids.max()) >= known:
+        raise SuperweightsError(
+            f"The text has token {int(ids.max())}, and the model knows {known}.",
+            hint="the tokenizer belongs to another model.",
+        )
+
+
+def check_length(model: nn.Module, length: int) -> None:
+    """Raise `SuperweightsError` for a window of more tokens than the model reads."""
+    limit = context_of(model)
+    if limit is not None and limit < length:
+        raise SuperweightsError(
+            f"The window has {length} tokens, and the model reads at most {limit}.",
+            hint=f"use a window of at most {limit} tokens.",
+        )
