@@ -37,7 +37,7 @@ class Search:
     windows: int = 4
     length: int | None = None
     most_windows: int = 32
-    budget: int = 4
+    budget: int = 6
     bos: str = "auto"
     rounds: int = 1
     min_ratio: float = 8.0

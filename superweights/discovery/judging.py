@@ -146,9 +146,8 @@ class Judging:
     def _compared(self, trial: Trial, controls: Sequence[Comparison]) -> Iterator[Trial]:
         """A trial and its controls, where these are new or the difference is not clear."""
         for control in controls:
-            beyond = trial.beyond(control.trial, "")
-            new = beyond is None or beyond.n < 2
-            if new or (control.kind != LARGEST and _straddles_score(beyond.interval(), 0.0)):
+            excess = trial.excess(control.trial)
+            if excess is None or (control.kind != LARGEST and _straddles_score(excess, 0.0)):
                 yield trial
                 yield control.trial
 
@@ -169,7 +168,8 @@ class Judging:
                 expert.renormalised = masked(model, expert, expert.expert, renormalise=True)
                 expert.other = masked(model, expert, self._another(expert), renormalise=False)
             trials = [t for t in (expert.as_was, expert.renormalised, expert.other) if t is not None]
-            if not trials[0].seen or is_open(trials[0].interval(), self.bars):
+            excess = trials[0].excess(trials[-1]) if trials[0].seen else None
+            if excess is None or is_open(trials[0].interval(), self.bars) or _straddles_score(excess, 0.0):
                 yield from trials
 
     def _another(self, expert: ExpertSeen) -> int:

@@ -49,13 +49,14 @@ def windows_for(model: Any, tokenizer: Any, text: Text, search: Search, bos: boo
 
 def blocks_of(rows: int, search: Search) -> Iterator[range]:
     """The windows of each proving pass: a first block, then as many again as there were before; where there are
-    no more, the same ones for what has not seen them yet."""
+    no more, the first ones again for what has not seen them yet."""
     first = min(search.windows or rows, rows)
     start, stop = 0, first
     for _ in range(search.budget):
         yield range(start, stop)
-        if stop < rows:
-            start, stop = stop, min(2 * stop, rows)
+        start, stop = (0, first) if start == stop or stop >= rows else (stop, min(2 * stop, rows))
+        if stop == first:
+            rows = first  # the text has ended: from here on the first block alone
 
 
 def doubt(loss: Score, model: Any, text: str) -> str | None:

@@ -52,6 +52,18 @@ class Trial:
         # what is infinite on both sides is no difference
         return mean_score(name, [0.0 if a == b else a - b for a, b in pairs]) if shared else None
 
+    def excess(self, control: Trial) -> tuple[float, float] | None:
+        """How far this lies above a control, as an interval; None where they share fewer than two windows.
+
+        Of the paired differences; or of the two by themselves where these are apart: where a few windows cost far more
+        than the others, so do their differences, and that the control costs nothing is known all the same.
+        """
+        paired = self.beyond(control, "")
+        if paired is None or paired.n < 2:
+            return None
+        (low, high), (least, most) = self.interval(), control.interval()
+        return (low - most, high - least) if low > most else paired.interval()
+
     def interval(self) -> tuple[float, float]:
         """Between what the true mean rise lies, with 95 % confidence (Student); anywhere for fewer than two windows."""
         return self.score("").interval() if len(self.rises) > 1 else (-math.inf, math.inf)

@@ -14,7 +14,7 @@ from superweights.discovery.judging import Backup, Judging
 from superweights.discovery.proof import judge
 from superweights.discovery.together import Together
 from superweights.discovery.trials import Trial
-from superweights.record import Control, SuperWeight
+from superweights.record import LARGEST, Control, SuperWeight
 from superweights.subject import layout_of
 
 GRAVITY = ("critical", "joint", "partial", "undecided", "benign")
@@ -28,8 +28,7 @@ def findings_of(
 ) -> Findings:
     """The findings of a judging that has ended, or was ended."""
     hunt = judging.hunt
-    groups = {group: _group(judging, group) for group in judging.groups()}
-    groups = {group: said for group, said in groups.items() if _beyond(said.controls)}
+    groups = {group: _group(judging, group) for group in judging.groups() if _is_beyond(judging, group)}
     backups = [backup for backup in judging.backups if takes_over(judging, backup)]
     ordered = sorted(hunt.candidates.values(), key=lambda c: (c.layer, -abs(c.spike.spike_out)))
     weights = tuple(_weight(judging, c, groups, backups, name_token) for c in ordered)
@@ -83,8 +82,9 @@ def _weight(
     name_token: Callable[[int | None], str | None],
 ) -> SuperWeight:
     suspect = c.trial.interval()[0] >= judging.bars.partial
-    controls = _controls(judging.controls_of(c), c.trial) if suspect else ()
-    verdict = judge(c.trial.interval(), _intervals(controls), judging.bars) if c.trial.seen else "undecided"
+    comparisons = judging.controls_of(c) if suspect else []
+    excesses = _excesses(comparisons, c.trial)
+    verdict = judge(c.trial.interval(), excesses, judging.bars) if c.trial.seen else "undecided"
     group = next((group for group in groups if c.address in group.members), None)
     backup = next((backup for backup in backups if backup.other is c), None)
     name, adds = None, None
@@ -104,7 +104,7 @@ def _weight(
         effect=c.trial.score("loss rise") if c.trial.seen else c.effect,
         kl=c.kl,
         effect_with_others=_beside(judging, c),
-        controls=controls,
+        controls=_controls(comparisons, c.trial),
         verdict=verdict,
         role=c.role,
         kind=c.spike.kind,
@@ -148,6 +148,11 @@ def _group(judging: Judging, group: Together) -> Group:
     return Group(name, group.kind, tuple(map(str, group.members)), effect, group.smallest, controls)
 
 
+def _is_beyond(judging: Judging, group: Together) -> bool:
+    """Whether a group costs more than as many weights that should not matter."""
+    return all(low > 0 for low, _ in _excesses(judging.controls_of_group(group), group.trial))
+
+
 def _backup_group(backup: Backup) -> Group:
     members = backup.strongest.address, backup.other.address
     effect = backup.trial.beyond(backup.strongest.trial, f"loss rise beside {members[0]}")
@@ -160,13 +165,10 @@ def _controls(comparisons: list[Comparison], trial: Trial) -> tuple[Control, ...
     return tuple(control for control in found if control is not None)
 
 
-def _intervals(controls: tuple[Control, ...]) -> list[tuple[float, float]]:
-    return [c.beyond.interval() for c in controls if c.judges and c.beyond is not None and c.beyond.n > 1]
-
-
-def _beyond(controls: tuple[Control, ...]) -> bool:
-    """Whether a group costs more than weights that should not matter."""
-    return all(least > 0 for least, _ in _intervals(controls))
+def _excesses(comparisons: list[Comparison], trial: Trial) -> list[tuple[float, float]]:
+    """How far a trial lies above each control that may acquit it."""
+    found = (trial.excess(each.trial) for each in comparisons if each.kind != LARGEST)
+    return [excess for excess in found if excess is not None]
 
 
 def _expert(judging: Judging, seen: ExpertSeen) -> Expert:
@@ -183,8 +185,8 @@ def _expert(judging: Judging, seen: ExpertSeen) -> Expert:
     ]
     verdict = "undecided"
     if seen.as_was is not None and seen.as_was.seen:
-        beyond = seen.as_was.beyond(seen.other, "") if seen.other is not None else None
-        verdict = judge(seen.as_was.interval(), [beyond.interval()] if beyond else [], judging.bars)
+        excess = seen.as_was.excess(seen.other) if seen.other is not None else None
+        verdict = judge(seen.as_was.interval(), [excess] if excess else [], judging.bars)
         if not any(seen.as_was.rises.values()):
             verdict = "unreached"
     layer = sorted(each.largest for each in reader.seen.values() if each.module == seen.module)
