@@ -49,7 +49,7 @@ RUNS: dict[str, list[str]] = {
     "anatomy-contributions": ["anatomy", "contributions", "--causal", *TEXT, "--json"],
     "anatomy-depth": ["anatomy", "depth", "--causal", *TEXT, "--json"],
     "anatomy-redundancy": ["anatomy", "redundancy", *TEXT, "--json"],
-    "anatomy-linearity": ["anatomy", "linearity", "--window", "64", "--windows", "16", "--json"],
+    "anatomy-linearity": ["anatomy", "linearity", "--window", "64", "--windows", "56", "--json"],
     "anatomy-information": ["anatomy", "information", *TEXT, "--json"],
     "anatomy-lens": ["anatomy", "lens", *TEXT, "--json"],
     "anatomy-replacement": ["anatomy", "replacement", *TEXT, "--json"],
@@ -83,11 +83,7 @@ def run_all(to: Path, names: list[str]) -> None:
             done = subprocess.run(
                 command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "160"}
             )
-            lines = [
-                json.loads(line.replace(scratch, "SCRATCH"))
-                for line in done.stdout.splitlines()
-                if line.strip()
-            ]
+            lines = _values(done.stdout.replace(scratch, "SCRATCH"))
             said = done.stderr.replace(scratch, "SCRATCH") if done.returncode else ""
             (to / f"{name}.json").write_text(
                 json.dumps({"exit": done.returncode, "said": said, "lines": lines})
@@ -129,10 +125,12 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def compare(before: Path, after: Path) -> int:
-    """Print every difference; 1 where there is one."""
+def compare(before: Path, after: Path, both: bool = False) -> int:
+    """Print every difference; 1 where there is one. `both`: only the runs that are kept in both folders."""
     found = 0
     for name in RUNS:
+        if both and not all((folder / f"{name}.json").exists() for folder in (before, after)):
+            continue
         pair = [json.loads((folder / f"{name}.json").read_text()) for folder in (before, after)]
         here = list(differences(*pair))
         print(f"{name}: {'the same' if not here else f'{len(here)} differences'}")
@@ -147,9 +145,10 @@ def main() -> None:
     parser.add_argument("--to", type=Path)
     parser.add_argument("--only", action="append", choices=list(RUNS))
     parser.add_argument("--compare", nargs=2, type=Path)
+    parser.add_argument("--both", action="store_true", help="compare only the runs that both folders have")
     options = parser.parse_args()
     if options.compare:
-        sys.exit(compare(*options.compare))
+        sys.exit(compare(*options.compare, options.both))
     run_all(options.to, options.only or list(RUNS))
 
 

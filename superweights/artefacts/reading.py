@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from superweights.artefacts.shape import shaped
+from superweights.artefacts.shape import Fields, shaped
 from superweights.errors import SuperweightsError
 
 T = TypeVar("T")
@@ -21,12 +21,12 @@ DEEPEST = 64
 _ELSEWHERE = "give a file that superweights wrote."
 
 
-def read_noun(form: type[T], path: Path, *, hint: str = _ELSEWHERE, extra: bool = False) -> T:
+def read_noun(form: type[T], path: Path, *, hint: str = _ELSEWHERE, fields: Fields = "whole") -> T:
     """The noun `form` that stands as JSON in the file `path`.
 
     Raises `SuperweightsError` naming the file and the field for whatever is no such noun: see `shaped`.
     """
-    return shaped(form, parse_json(read_text(path, hint=hint), str(path), hint=hint), str(path), hint, extra)
+    return shaped(form, parse_json(read_text(path, hint=hint), str(path), hint=hint), str(path), hint, fields)
 
 
 def read_text(path: Path, *, hint: str = _ELSEWHERE, largest: int = LARGEST_BYTES) -> str:

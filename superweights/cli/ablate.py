@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from superweights.cli import console, options
 from superweights.cli.effects import show_effects
 from superweights.cli.printing import finish
@@ -13,7 +9,7 @@ from superweights.cli.printing import finish
 
 def ablate(
     model: options.Model,
-    address: Annotated[list[str], typer.Argument(help="TENSOR[i, j] of one weight or several.")],
+    address: options.Weights,
     text: options.TextFile = None,
     window: options.Window = 512,
     windows: options.Windows = 24,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from superweights.cli import console, options
-from superweights.cli.console import progress
-from superweights.cli.printing import table as _table
-from superweights.cli.printing import with_error
+from superweights.cli.printing import bos_words, finish, share, table, with_error
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from superweights.findings import Activations, HeldInput, RoundedLayer
     from superweights.record import Record
 
 
@@ -34,7 +36,7 @@ def activations(
     ] = None,
     window: options.Window = 512,
     windows: options.Windows = 4,
-    bos: options.Bos = False,
+    bos: options.Bos = "auto",
     batch_size: options.BatchSize = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
@@ -48,68 +50,47 @@ def activations(
 
     Example: superweights activations embedded --scale tensor --layers 5
     """
-    from superweights.cli.activation_rows import SCALES, Rounding, measure_activations
     from superweights.subject import Reading, Source
+    from superweights.verbs.activations import Ways
+    from superweights.verbs.activations import activations as verb
 
     console.check_out(out)
     source = Source(model, dtype, device, allow_pickle, trust_remote_code)
     reading = Reading(text, window, windows, None, bos, batch_size)
-    rounding = Rounding(tuple(scale or SCALES), weights, bits, held, alpha, calibrate_on, layers)
-    with progress() as bar:
-        record = measure_activations(source, reading, rounding, seed=seed, progress=bar)
-    if out is not None:
-        console.write_out(out, record.to_json() + "\n")
-    if as_json:
-        console.print_line(record.to_json())
-        return
-    _show(record)
+    ways = Ways(scale or Ways.scales, weights, bits, held, alpha, calibrate_on, layers)
+    with console.progress() as bar:
+        record = verb(source, reading, ways, seed=seed, progress=bar)
+    finish(record, as_json, out, _show)
 
 
 def _show(record: Record) -> None:
     """The table, the layers that gain most, and the conditions."""
-    found = record.findings
-    table = _table("inputs rounded", "perplexity", "KL, nats", "same top", "held out")
-    table.add_row("not at all", _with_error(found["base"]), "", "", "")
-    for row in found["rows"]:
-        table.add_row(
-            f"{row['scale']}, {row['way']}",
-            _with_error(row["perplexity"]),
-            _with_error(row["kl"]),
-            f"{row['agreement']['value']:.1%}",
-            f"{row['held_share']:.2%}" if row["held_share"] else "",
-        )
-    console.data.print(table)
-    if found["layers"]:
-        console.data.print(_layers(found["layers"]))
-    held = found["conditions"]
+    found: Activations = record.findings
+    rows = table("inputs rounded", "perplexity", "KL, nats", "same top", "held out")
+    rows.add_row("not at all", with_error(found.base), "", "", "")
+    for row in found.rows:
+        scores = with_error(row.perplexity), with_error(row.kl), share(row.agreement.value)
+        rows.add_row(f"{row.scale}, {row.way}", *scores, f"{row.held_share:.2%}" if row.held_share else "")
+    console.data.print(rows)
+    if found.layers:
+        console.data.print(_layers(found.layers))
+    held = found.conditions
     console.data.print(
-        f"[dim]{held['windows']} windows of {held['window']} tokens, {held['dtype']} on {held['device']}; "
-        f"{console.plain(held['text'])}, SHA-256 {held['text_sha256'][:12]}; static limits and SmoothQuant from "
-        f"{console.plain(held['calibrated_on'])}. Errors are standard errors over windows.[/]",
+        f"[dim]{held['windows']} windows of {held['window']} tokens, {bos_words(held)}, {held['dtype']} on "
+        f"{held['device']}; {console.plain(held['text'])}, SHA-256 {held['text_sha256'][:12]}; static limits and "
+        f"SmoothQuant from {console.plain(held['calibrated_on'])}. Errors are standard errors over windows.[/]",
         soft_wrap=True,
     )
 
 
-def _layers(rows: list[dict[str, Any]]) -> Any:
-    table = _table("input of", "scale", "largest (token, channel)", "error", "held")
-    for row in rows:
-        first = row["examples"][0] if row["examples"] else None
-        place = "" if first is None else _place(first)
-        table.add_row(
-            console.plain(row["module"]),
-            row["scale"],
-            place,
-            f"{row['error_plain']:.1%}",
-            f"{row['error_held']:.2%}",
-        )
-    return table
+def _layers(layers: Sequence[RoundedLayer]) -> Table:
+    rows = table("input of", "scale", "largest (token, channel)", "error", "held")
+    for layer in layers:
+        largest = _placed(layer.examples[0]) if layer.examples else ""
+        errors = f"{layer.error_plain:.1%}", f"{layer.error_held:.2%}"
+        rows.add_row(console.plain(layer.module), layer.scale, largest, *errors)
+    return rows
 
 
-def _place(held: dict[str, Any]) -> str:
-    return f"{held['value']:,.4g} ({held['place']['position']}, {held['place']['channel']})"
-
-
-def _with_error(score: dict[str, Any]) -> str:
-    from superweights.record import Score
-
-    return with_error(Score(**score))
+def _placed(held: HeldInput) -> str:
+    return f"{held.value:,.4g} ({held.place.position}, {held.place.channel})"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from superweights.subject import Source
 
 Model = Annotated[
     str, typer.Argument(help="Folder, .gguf or .safetensors file, org/name[@revision], or 'embedded'.")
@@ -15,6 +18,13 @@ ModelOrEmbedded = Annotated[
     typer.Argument(help="Folder, .gguf or .safetensors file, org/name[@revision]; none: the embedded model."),
 ]
 TextFile = Annotated[Path | None, typer.Option(help="Text file to score, instead of built-in prose.")]
+Edits = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="TENSOR\\[i, j]=FACTOR (0 ablates) or TENSOR\\[i, j]:=VALUE; repeatable, made together."
+    ),
+]
+Weights = Annotated[list[str], typer.Argument(help="TENSOR\\[i, j] of one weight or several.")]
 Window = Annotated[int, typer.Option(min=2, help="Tokens in a window.")]
 Windows = Annotated[int, typer.Option(min=1, help="How many windows of the text.")]
 Stride = Annotated[
@@ -39,9 +49,26 @@ Out = Annotated[Path | None, typer.Option(help="Also write the record to this fi
 NamedWeights = Annotated[
     list[str] | None,
     typer.Option(
-        "--weights", help="TENSOR[i, j]; repeatable. Without it: those of --from, or the known ones."
+        "--weights", help="TENSOR\\[i, j]; repeatable. Without it: those of --from, or the known ones."
     ),
 ]
 FromRecord = Annotated[
     Path | None, typer.Option("--from", help="Record of 'superweights find --out': its super weights.")
 ]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(help="Weights to keep exactly: known, none, or TENSOR\\[i, j]; repeatable."),
+]
+
+
+def source(
+    model: str | None,
+    dtype: str = "auto",
+    device: str = "auto",
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+) -> Source:
+    """The model that these options name."""
+    from superweights.subject.source import Source
+
+    return Source(model, dtype, device, allow_pickle, trust_remote_code)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -29,17 +31,10 @@ def recipe(
 
     Example: superweights recipe embedded --for llama.cpp
     """
-    import json
-    from dataclasses import asdict
+    from superweights.verbs.recipe import recipe as verb
 
-    from superweights.checkpoint import open_checkpoint
-    from superweights.cli.weights import chosen_weights
-    from superweights.formats.recipes import TOOLS
-    from superweights.formats.recipes import recipe as for_tool
-
-    with open_checkpoint(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code) as checkpoint:
-        chosen = chosen_weights(checkpoint, weights, from_)
-        recipes = [for_tool(checkpoint, chosen, each) for each in tool or TOOLS]
+    source = options.source(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+    recipes = verb(source, tool or (), weights or (), record=from_)
     if as_json:
         console.print_line(json.dumps([asdict(each) for each in recipes]))
         return

@@ -13,7 +13,7 @@ from superweights.cli.printing import finish
 
 def scale(
     model: options.Model,
-    address: Annotated[list[str], typer.Argument(help="TENSOR[i, j] of one weight or several.")],
+    address: options.Weights,
     factor: Annotated[
         list[float], typer.Option(help="Multiply by this (0 ablates, -1 flips the sign); repeatable.")
     ],

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import platform
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from superweights.cli import console
-from superweights.record import Record, to_json_line
+from superweights.cli import console, options
+from superweights.cli.printing import finish
 
 if TYPE_CHECKING:
-    from superweights.discovery.scan import Scan
+    from superweights.findings import Scan, Suspect
+    from superweights.record import Record
 
 
 def scan(
-    model: Annotated[
-        str | None, typer.Argument(help="A folder, file or hub name. Nothing: the embedded one.")
-    ] = None,
-    top: Annotated[int, typer.Option(help="How many rows, neurons and tensors to show.")] = 10,
+    model: options.ModelOrEmbedded = None,
+    top: Annotated[int, typer.Option(min=1, help="How many rows, neurons and tensors to show.")] = 10,
     spectrum: Annotated[
         bool, typer.Option("--spectrum", help="Exact norm and spectrum of the top rows.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Write the whole result, with its origin, to this file.")
-    ] = None,
-    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Read pickled weights too.")] = False,
+    allow_pickle: options.AllowPickle = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines, one per finding.")] = False,
+    out: options.Out = None,
 ) -> None:
     """Rank rows, neurons and tensors by their weights alone: no forward pass, one tensor in memory.
 
@@ -35,34 +31,23 @@ def scan(
 
     Example: superweights scan ./my-llama --top 5
     """
-    from superweights.checkpoint import open_checkpoint
-    from superweights.discovery.scan import scan as scan_checkpoint
+    from superweights.subject import Source
+    from superweights.verbs.scan import scan as verb
 
-    with (
-        open_checkpoint(model, allow_pickle=allow_pickle) as checkpoint,
-        console.progress_bar("scanning") as bar,
-    ):
-        found = scan_checkpoint(
-            checkpoint,
-            top=top,
-            spectrum=spectrum,
-            progress=lambda name, done, total: bar.update(bar.task_ids[0], completed=done, total=total),
-        )
-    if json:
-        _print_lines(found)
-    else:
-        print_tables(found, top)
-    if out is not None:
-        console.write_out(out, _record(found).to_json() + "\n")
+    console.check_out(out)
+    with console.progress("scanning") as bar:
+        record = verb(Source(model, allow_pickle=allow_pickle), top=top, spectrum=spectrum, progress=bar)
+    finish(record, as_json, out, lambda made: print_tables(made.findings, top), _lines)
 
 
-def _print_lines(found: Scan) -> None:
-    """Every finding as one JSON object a line; `finding` says which kind it is, the summary comes last."""
-    data = found.to_json()
+def _lines(record: Record) -> Iterator[dict[str, Any]]:
+    """Every finding by itself; `finding` says which kind it is, the summary comes last."""
+    from superweights.record import plain
+
+    data = plain(record.findings)
     for kind in ("suspects", "neurons", "tensors", "skipped"):
-        for row in data.pop(kind):
-            console.print_line(to_json_line({"finding": kind.removesuffix("s"), **row}))
-    console.print_line(to_json_line({"finding": "summary", **data}))
+        yield from ({"finding": kind.removesuffix("s"), **row} for row in data.pop(kind))
+    yield {"finding": "summary", **data}
 
 
 def print_tables(found: Scan, top: int) -> None:
@@ -111,23 +96,14 @@ def _print_table(title: str, heads: tuple[str, ...], rows: list[tuple[Any, ...]]
     console.data.print(table, "")
 
 
-def _numbers(suspect: Any, exact: bool) -> tuple[str, ...]:
+def _numbers(suspect: Suspect, exact: bool) -> tuple[str, ...]:
     rank = "" if suspect.value_rank is None else str(suspect.value_rank + 1)
     cells = _short(suspect.value), _short(suspect.z), rank, _short(suspect.ratio), _short(suspect.share)
     spectrum = suspect.spectrum
-    return (*cells, _short(spectrum.norm), _short(spectrum.concentration)) if exact else cells
+    if not exact or spectrum is None:
+        return cells
+    return *cells, _short(spectrum.norm), _short(spectrum.concentration)
 
 
 def _short(value: float | None) -> str:
     return "" if value is None else f"{value:.3g}"
-
-
-def _record(found: Scan) -> Record:
-    """The whole result with its origin."""
-    import torch
-
-    from superweights import __version__
-
-    versions = {"superweights": __version__, "torch": torch.__version__, "python": platform.python_version()}
-    origin = {key: found.conditions[key] for key in ("name", "revision", "format", "fingerprint")}
-    return Record("scan", origin, versions, findings=found.to_json())

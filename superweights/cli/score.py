@@ -14,12 +14,7 @@ from superweights.cli.printing import finish
 
 def score(
     model: options.Model,
-    edit: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="TENSOR[i, j]=FACTOR (0 ablates) or TENSOR[i, j]:=VALUE; repeatable, made together."
-        ),
-    ] = None,
+    edit: options.Edits = None,
     text: options.TextFile = None,
     window: options.Window = 512,
     windows: options.Windows = 24,

@@ -18,6 +18,7 @@ import torch
 
 from superweights.checkpoint import Checkpoint
 from superweights.errors import SuperweightsError
+from superweights.findings.scan import Skipped
 
 _HIDDEN_KEYS = {"hidden_size", "n_embd", "n_embed", "d_model", "model_dim", "embed_dim"}
 _INNER_KEYS = re.compile(
@@ -45,14 +46,6 @@ class Mlp:
     neurons: int
     out_first: bool
     experts: int | None = None
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """What was not scored, and why."""
-
-    place: str
-    reason: str
 
 
 def find_mlps(checkpoint: Checkpoint) -> tuple[list[Mlp], list[Skipped]]:

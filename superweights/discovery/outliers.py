@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from superweights.checkpoint import Checkpoint
+from superweights.findings.scan import TensorOutliers
 
 # Numbers worked on at a time, and read at a time from tensors too large to hold at once.
 _TILE = 1 << 18
@@ -19,30 +20,6 @@ _WHOLE = 1 << 26
 _SAMPLE = 1 << 20
 # So many magnitudes are kept to rank an entry of the tensor.
 RANKED = 64
-
-
-@dataclass(frozen=True)
-class TensorOutliers:
-    """How far a tensor's largest weight and its largest row and column stand out.
-
-    `largest` is the index of the largest |weight|, `value` the weight there and `z` its distance from the
-    median in robust sigmas (1.4826 times the median distance from the median, estimated on up to a million
-    evenly spaced entries; None where that is 0). `kurtosis` is 3 for a normal distribution. `row_ratio` and
-    `column_ratio` are the largest norm over the median one; None for a vector, or where the median is 0.
-    NaN and infinite entries are counted and taken as 0 in everything else.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    largest: tuple[int, ...]
-    value: float
-    z: float | None
-    kurtosis: float | None
-    row_ratio: float | None
-    column_ratio: float | None
-    nan: int
-    infinite: int
 
 
 @dataclass(eq=False)

@@ -9,13 +9,13 @@ are counted by `spectrum`, for the rows at the top. An ungated block has no bili
 
 Source: the cold-weight score of the Georgakopoulos-Soares lab's audit of super weights, where the same
 approximation is called `uk_norm` (Llama-7B, layer 2, row 3968: 123.64, exactly 137.62). What such a score
-does not do is predict damage: see `CAVEAT`.
+does not do is predict damage: see `findings.scan.CAVEAT`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,100 +24,14 @@ from torch import Tensor
 
 from superweights.address import Address
 from superweights.checkpoint import Checkpoint, open_checkpoint
-from superweights.discovery.mlps import Mlp, Skipped, find_mlps
-from superweights.discovery.outliers import Tally, TensorOutliers, tally_for, tiles
+from superweights.discovery.mlps import Mlp, find_mlps
+from superweights.discovery.outliers import Tally, tally_for, tiles
 from superweights.errors import SuperweightsError
+from superweights.findings.scan import Scan, Spectrum, SuperNeuron, Suspect, TensorOutliers
 from superweights.progress import Progress
 
-CAVEAT = (
-    "Structure does not prove importance: over 22 models the concentration of a row and the damage of removing "
-    "it were unrelated (rank correlation 0.074, 95 % interval -0.39 to 0.51). Prove a suspect with "
-    "`superweights find`."
-)
 # Rows and neurons kept from each matrix: a neuron that writes many rows must not crowd out the others.
 _ROWS, _NEURONS = 3, 2
-
-
-@dataclass(frozen=True)
-class Spectrum:
-    """The exact bilinear form of one row: its Frobenius norm and how much of it one direction holds.
-
-    `concentration` is the largest squared singular value over their sum (1: rank one), `participation` the
-    square of that sum over the sum of fourth powers (1: rank one; the hidden size: all equal). None for
-    ungated blocks, whose row is a single vector.
-    """
-
-    norm: float
-    concentration: float | None
-    participation: float | None
-
-
-@dataclass(frozen=True)
-class Suspect:
-    """A row that stands out from its layer, and the entry that carries it.
-
-    `ratio` is `score` over the median score of the matrix's rows, `rank` its place among them (0: first).
-    `address` is the entry with the largest share of the score's square, `share`; `value` its weight,
-    `value_rank` how many weights of the tensor are larger in magnitude (None: more than 63), `z` its
-    distance from the tensor's median in robust sigmas.
-    """
-
-    address: Address
-    value: float
-    layer: int | None
-    out_channel: int
-    in_neuron: int
-    score: float
-    ratio: float
-    rank: int
-    share: float
-    value_rank: int | None
-    z: float | None
-    kind: str
-    expert: int | None = None
-    spectrum: Spectrum | None = None
-
-
-@dataclass(frozen=True)
-class SuperNeuron:
-    """A neuron whose output column is large and sparse.
-
-    `ratio` is the size of its contribution (norms of its input rows times the norm of its column) over the
-    median of the matrix; `sparsity` the share of its largest entry in the column's square (1: it writes one
-    channel only), which is `out_channel`. Source: super neurons with a channel-sparse down-projection, arXiv
-    2605.06611; the measure is ours.
-    """
-
-    tensor: str
-    layer: int | None
-    in_neuron: int
-    out_channel: int
-    ratio: float
-    sparsity: float
-    expert: int | None = None
-
-
-@dataclass(frozen=True)
-class Scan:
-    """What the weights alone show: suspects and neurons by ratio, tensors by the z of their largest weight."""
-
-    suspects: tuple[Suspect, ...]
-    neurons: tuple[SuperNeuron, ...]
-    tensors: tuple[TensorOutliers, ...]
-    blocks: int
-    skipped: tuple[Skipped, ...]
-    conditions: dict[str, Any]
-    caveat: str = CAVEAT
-
-    @property
-    def damaged(self) -> tuple[TensorOutliers, ...]:
-        """The tensors with NaN or infinite entries."""
-        return tuple(tensor for tensor in self.tensors if tensor.nan or tensor.infinite)
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain dictionary; addresses as text."""
-        suspects = [{**asdict(suspect), "address": str(suspect.address)} for suspect in self.suspects]
-        return {**asdict(self), "suspects": suspects}
 
 
 def scan(

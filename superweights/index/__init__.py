@@ -50,35 +50,55 @@ _CHUNK = 1 << 22
 
 @dataclass(frozen=True)
 class Match:
-    """A known weight that a checkpoint or a name leads to, and how.
-
-    `how` is a short sentence: `fingerprint`, `fingerprint (drifted: value moved by 3 %)`, `the model's other
-    coordinates`, `name`, or `name, but the value differs`. `agreeing` of `compared` coordinates of the same
-    model matched by value: the more, the surer. `address` and `value` are what this checkpoint holds.
-    """
+    """A known weight that a checkpoint or a name leads to."""
 
     known: KnownWeight
+    """What the index says."""
     how: str
+    """How it was recognised: `fingerprint`, `fingerprint (drifted: value moved by 3 %)`, `the model's other
+    coordinates`, `name`, or `name, but the value differs`; `listed` where nobody asked about a model."""
     agreeing: int = 0
+    """How many of `compared` matched by value: the more, the surer."""
     compared: int = 0
+    """How many coordinates of the same model were compared."""
     address: Address | None = None
+    """Where it lies in this checkpoint."""
     value: float | None = None
+    """What this checkpoint holds there."""
+    agrees: bool | None = None
+    """Whether the number there is the known one, a little drift allowed; None where no value is known."""
+    check: str | None = None
+    """What holding it against the checkpoint has found, in a sentence; None where that was not asked for."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry with what was found here beside it."""
+        here = None if self.address is None else str(self.address)
+        found = {"how": self.how, "agreeing": self.agreeing, "compared": self.compared}
+        return (
+            self.known.to_json()
+            | found
+            | {"value_here": self.value, "address_here": here, "check": self.check}
+        )
 
 
 @dataclass(frozen=True)
 class Verification:
-    """One entry held against one checkpoint: is the place there, is the number, is it an outlier.
-
-    `value_matches` is None where no value is known; `value_rank` counts larger magnitudes in the tensor.
-    """
+    """One entry held against one checkpoint: is the place there, is the number, is it an outlier."""
 
     known: KnownWeight
+    """The entry."""
     tensor_exists: bool
+    """Whether the checkpoint has its tensor."""
     index_inside: bool
+    """Whether the index lies in it, and its shape is the known one."""
     value: float | None
+    """What stands there."""
     value_matches: bool | None
+    """Whether that is the known value, but for rounding; None where no value is known."""
     value_rank: int | None
+    """How many magnitudes in the tensor are larger."""
     sentence: str
+    """All this in words."""
 
 
 def look_up(asked: str | Path | CheckpointLike) -> list[Match]:
@@ -180,7 +200,9 @@ def _of_model(model: str, places: dict[KnownWeight, Place], names: set[str]) -> 
         how = _how(place, agreeing > 0, named)
         if how is not None:
             at = None if place is None or place.index is None else Address(place.tensor, place.index)
-            yield Match(known, how, agreeing, len(valued), at, place.value if place else None)
+            value = place.value if place else None
+            agrees = None if place is None or place.moved is None else place.agrees
+            yield Match(known, how, agreeing, len(valued), at, value, agrees)
 
 
 def _how(place: Place | None, model_agrees: bool, named: bool) -> str | None:

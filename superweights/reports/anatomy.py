@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from superweights.record import Record
+from superweights.findings import Anatomy
+from superweights.record import Record, plain
 from superweights.reports.blocks import Block, Chart, Series, joined_x, over
 from superweights.reports.naming import model_of
 
@@ -17,8 +18,9 @@ def answers(records: Sequence[Record]) -> list[Block]:
     lines: dict[str, list[tuple[str, dict[float, float | None]]]] = {}
     for record in records:
         model = model_of(record)
-        for question, answer in (record.findings.get("answers") or {}).items():
-            for name, points in _over_layers(answer):
+        found: Anatomy = record.findings
+        for question, answer in found.answers.items():
+            for name, points in _over_layers(plain(answer)):
                 label = name if len(records) == 1 else f"{model}, {name}"
                 lines.setdefault(question, []).append((label.replace("_", " "), points))
     blocks: list[Block] = []

@@ -5,9 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from superweights.findings import Activations
 from superweights.record import Record
-from superweights.reports.blocks import Block, Chart, Paragraph, Series, Table
+from superweights.reports.blocks import Block, Chart, Paragraph, Series, Table, number, pair
 from superweights.reports.naming import model_of
+
+_ROUNDED = (
+    "inputs rounded",
+    "held out",
+    "perplexity",
+    "error",
+    "loss, nats",
+    "error of loss",
+    "KL, nats",
+    "same top",
+)
+_GAINED = ("input of", "scale", "held out", "error of the product", "with the large ones held out")
 
 
 def plans(records: Sequence[Record]) -> list[Block]:
@@ -99,19 +112,26 @@ def _run(found: dict[str, Any]) -> tuple[tuple[str, float | None, float | None],
 
 
 def activations(records: Sequence[Record]) -> list[Block]:
-    """Whatever rows the record has, with their own columns."""
+    """A row for each way of rounding, and the layers that gain most from holding inputs out."""
     blocks: list[Block] = []
     for record in records:
-        rows = [row for row in record.findings.get("rows") or () if isinstance(row, dict)]
-        if not rows:
-            continue
-        columns = [name for name in rows[0] if name != "scheme" and not isinstance(rows[0][name], list)]
-        table = tuple(tuple(_cell(row.get(name)) for name in columns) for row in rows)
-        blocks.append(Table(model_of(record), tuple(name.replace("_", " ") for name in columns), table))
+        found: Activations = record.findings
+        rows = [("not at all", None, *pair(found.base), None, None, None, None)]
+        rows += [
+            (
+                f"{row.scale}, {row.way}",
+                row.held_share,
+                *pair(row.perplexity),
+                *pair(row.loss),
+                number(row.kl),
+                number(row.agreement),
+            )
+            for row in found.rows
+        ]
+        blocks.append(Table(model_of(record), _ROUNDED, tuple(rows)))
+        gained = [
+            (each.module, each.scale, each.share, each.error_plain, each.error_held) for each in found.layers
+        ]
+        if gained:
+            blocks.append(Table("Layers that gain most", _GAINED, tuple(gained)))
     return blocks
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, dict):
-        return value.get("value")
-    return value if isinstance(value, str | int | float) or value is None else str(value)

@@ -66,7 +66,7 @@ def _made(records: Sequence[Record]) -> list[Block]:
             model_of(r),
             r.inputs.get("fingerprint"),
             r.seed,
-            _conditions(r.findings.get("conditions")),
+            _conditions(r.findings),
         )
         for r in records
     )
@@ -85,10 +85,11 @@ def _made(records: Sequence[Record]) -> list[Block]:
     ]
 
 
-def _conditions(value: Any) -> str:
-    if not isinstance(value, dict):
+def _conditions(findings: Any) -> str:
+    told = findings.get("conditions") if isinstance(findings, dict) else getattr(findings, "conditions", None)
+    if not isinstance(told, dict):
         return ""
-    plain = {k: v for k, v in value.items() if v is not None and not isinstance(v, dict | list)}
+    plain = {k: v for k, v in told.items() if v is not None and not isinstance(v, dict | list | tuple)}
     return ", ".join(
         f"{k.replace('_', ' ')} {v}" for k, v in plain.items() if k not in ("name", "fingerprint")
     )

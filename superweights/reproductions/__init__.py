@@ -20,7 +20,7 @@ from superweights.reproductions import figure3, figure4, figure5, figure6, table
 from superweights.reproductions.published import Published, published_for
 from superweights.reproductions.result import Column, Plot, Reproduction
 from superweights.reproductions.subject import Setting, Subject, tokenizer_of
-from superweights.reproductions.weights import choose_weights
+from superweights.reproductions.weights import weights_to_reproduce
 from superweights.stream import streaming
 
 __all__ = [
@@ -69,7 +69,7 @@ def reproduce(
             return reproduce(experiment, opened, setting, progress=progress, **loading)
     setting, progress = setting or Setting(), progress or (lambda *_: None)
     tokenizer = tokenizer_of(checkpoint, setting.bos)
-    chosen = choose_weights(
+    chosen = weights_to_reproduce(
         checkpoint,
         given=setting.weights,
         record=setting.record,

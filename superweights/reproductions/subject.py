@@ -11,11 +11,12 @@ from superweights.address import Address
 from superweights.checkpoint import Checkpoint
 from superweights.discovery.published import PROMPT
 from superweights.errors import SuperweightsError
+from superweights.index.choice import Choice
 from superweights.progress import Progress, labelled
 from superweights.record import Record, SuperWeight
 from superweights.reproductions.others import Others, largest_global
 from superweights.reproductions.published import Published, published_for
-from superweights.reproductions.weights import Chosen, see_weights
+from superweights.reproductions.weights import see_weights
 from superweights.subject import device_of
 from superweights.subject.text import Text, embedded_prose, encode, windows, without_last_word
 
@@ -62,7 +63,7 @@ class Subject:
     model: nn.Module
     tokenizer: Any
     setting: Setting
-    chosen: Chosen
+    chosen: Choice
     progress: Progress
 
     @property

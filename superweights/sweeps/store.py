@@ -225,7 +225,9 @@ class Store:
         """What a column holds as JSON; None where it holds nothing."""
         if text is None:
             return None
-        return shaped(form, parse_json(text, str(self.path), hint=_DAMAGED), str(self.path), _DAMAGED)
+        return shaped(
+            form, parse_json(text, str(self.path), hint=_DAMAGED), str(self.path), _DAMAGED, "whole"
+        )
 
     def _settle(self, results: Mapping[str, Numbers | SuperweightsError]) -> None:
         """Write results, each with its checksum, into the cells that are open."""

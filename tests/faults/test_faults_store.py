@@ -130,12 +130,16 @@ def test_a_preempted_worker_gives_up_its_claims_and_it_is_no_death(path):
 
 def test_the_second_sigterm_does_not_disturb_the_putting_away():
     put_away = []
-    with pytest.raises(Terminated), stopped_by_sigterm():  # noqa: PT012 - both signals belong together
+
+    def work_and_put_away():
         try:
             os.kill(os.getpid(), signal.SIGTERM)
         finally:
             os.kill(os.getpid(), signal.SIGTERM)
             put_away.append(True)
+
+    with pytest.raises(Terminated), stopped_by_sigterm():
+        work_and_put_away()
     assert put_away
 
 

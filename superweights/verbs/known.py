@@ -1,0 +1,61 @@
+"""`superweights.known`: what is published and measured about a model's super weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from superweights.errors import SuperweightsError
+from superweights.index import KnownWeight, Match, load_known, look_up, names_known
+from superweights.index import verify as held_against
+
+__all__ = ["KnownWeight", "Match", "known", "known_page", "names_like"]
+
+
+def known(model: Any = None, *, verify: bool = False) -> list[Match]:
+    """The known super weights of `model`, the surest first; of all models where it is None.
+
+    What is on this machine (a path, an open checkpoint, a `Source`, `embedded`) is opened and recognised by its numbers
+    first, by its name second; any other name is looked up in the index alone, unless `verify` is set: then each
+    entry is held against the checkpoint's own numbers, and `Match.check` says how that went.
+
+    >>> [str(match.known) for match in known("huggyllama/llama-7b")]
+    ['model.layers.2.mlp.down_proj.weight[3968, 7003]']
+    """
+    if model is None and verify:
+        raise SuperweightsError("--verify needs a model.", hint="superweights known MODEL --verify")
+    if model is None:
+        return [Match(entry, "listed") for entry in load_known()]
+    if not verify and isinstance(model, str | Path) and not _is_here(model):
+        return look_up(model)
+    from superweights.checkpoint import opened_checkpoint
+    from superweights.subject import Source
+
+    with opened_checkpoint(Source.of(model)) as checkpoint:
+        matches = look_up(checkpoint)
+        if not verify:
+            return matches
+        return [replace(match, check=held_against(match.known, checkpoint).sentence) for match in matches]
+
+
+def known_page(form: str = "html") -> str:
+    """The whole index as a page to browse (`html`), or as the card of the data set (`md`)."""
+    from superweights.reports import index_card, index_page
+
+    pages = {"html": index_page, "md": index_card}
+    if form not in pages:
+        raise SuperweightsError(f"There is no form {form!r}.", hint=f"choose one of {', '.join(pages)}.")
+    return pages[form](load_known())
+
+
+def names_like(model: str) -> list[str]:
+    """The names in the index that are spelled most like `model`, three at most."""
+    names = {name.split("/")[-1].lower(): name for name in names_known()}
+    close = get_close_matches(model.rstrip("/").split("/")[-1].lower(), names, n=3, cutoff=0.6)
+    return [names[name] for name in close]
+
+
+def _is_here(model: str | Path) -> bool:
+    return str(model) == "embedded" or Path(model).expanduser().exists()
