@@ -282,6 +282,21 @@ class Record:
         return cls(**{**data, "scores": tuple(Score.from_json(score) for score in data["scores"])})
 
 
+def weights_of(record: Record) -> list[SuperWeight]:
+    """The super weights in a record of `superweights find`: alone, with others, or inside a super expert.
+
+    Raises `KeyError`, `TypeError` or `ValueError` for a record of something else.
+    """
+    found = record.findings
+    if not isinstance(found, dict):
+        return list(found.super_weights)
+    weights = [weight for weight in map(SuperWeight.from_json, found["candidates"]) if weight.matters]
+    known = {weight.address for weight in weights}
+    inside = [e for e in found.get("experts", ()) if e["verdict"] in MATTERS and e["inside"]]
+    more = [SuperWeight(Address.parse(e["inside"]), e["value"], verdict=e["verdict"]) for e in inside]
+    return [*weights, *(weight for weight in more if weight.address not in known)]
+
+
 def table_of(weights: Iterable[SuperWeight]) -> str:
     """Super weights as an HTML table for a notebook; what is unknown stays empty."""
     titles = ("weight", "value", "spike in", "spike out", "loss without it", "verdict", "role")

@@ -12,13 +12,11 @@ if TYPE_CHECKING:
     from superweights.address import Address
     from superweights.checkpoint import Checkpoint
 
-_MATTER = ("critical", "partial")
-
 
 def weights_of(checkpoint: Checkpoint, record: Path | None) -> list[Address]:
     """The super weights of `checkpoint`: of a record that `superweights find --out` wrote, or known by its numbers.
 
-    Those that matter, critical or partial. Raises `SuperweightsError` when there are none, and when the record
+    Those that matter, alone or with others. Raises `SuperweightsError` when there are none, and when the record
     is about another checkpoint.
     """
     found = _known(checkpoint) if record is None else _recorded(checkpoint, record)
@@ -50,22 +48,23 @@ def weights_if_any(checkpoint: Checkpoint, named: list[str] | None, record: Path
 
 def _known(checkpoint: Checkpoint) -> list[Address]:
     from superweights.index import look_up
+    from superweights.record import MATTERS
 
     matches = [match for match in look_up(checkpoint) if match.address is not None]
     sure = [match for match in matches if match.agreeing]
     # Where nobody has measured what a known weight costs, all of them are worth a look.
-    judged = [match for match in sure if match.known.verdict in _MATTER]
+    judged = [match for match in sure if match.known.verdict in MATTERS]
     unjudged = [match for match in sure if match.known.verdict == "unknown"]
     return [match.address for match in judged or unjudged if match.address is not None]
 
 
 def _recorded(checkpoint: Checkpoint, path: Path) -> list[Address]:
-    from superweights.record import Record, SuperWeight
+    from superweights import record as records
     from superweights.subject.text import read_text
 
     try:
-        record = Record.from_json(read_text(path).text)
-        weights = [SuperWeight.from_json(each) for each in record.findings["candidates"]]
+        record = records.Record.from_json(read_text(path).text)
+        weights = records.weights_of(record)
         fingerprint = record.inputs["fingerprint"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise SuperweightsError(
@@ -77,4 +76,4 @@ def _recorded(checkpoint: Checkpoint, path: Path) -> list[Address]:
             f"has {checkpoint.fingerprint()[:12]}).",
             hint="search this one with superweights find MODEL --out FILE, or name the weights with --weights.",
         )
-    return [weight.address for weight in weights if weight.verdict in _MATTER]
+    return [weight.address for weight in weights]

@@ -112,7 +112,13 @@ class Judging:
             if many and group.is_critical(self.bars):
                 found.setdefault(frozenset(group.members), group)
         small = [key for key in found if not any(other < key for other in found)]
-        return [found[key] for key in small]
+        settled = any(found[key].smallest for key in small) or any(
+            map(self.is_critical, self.hunt.candidates)
+        )
+        # a set of many columns that was not made smaller says little, unless it is all there is
+        return [
+            found[key] for key in small if found[key].smallest or found[key].kind == "column" or not settled
+        ]
 
     # --- what the next pass takes along ---------------------------------------------------------------------
 

@@ -49,6 +49,7 @@ def findings_of(
             "columns_tested": len(hunt.columns),
             "windows": len(hunt.base.rises),
             "null_weights": judging.comparisons.drawn,
+            "interrupted": judging.interrupted,
         },
         notes=(*notes, *hunt.notes, *hunt.cap.notes(), *_of_experts(judging), *_of_groups(judging, groups)),
         groups=(*groups.values(), *(_backup_group(b) for b in backups)),
@@ -213,6 +214,14 @@ def _of_groups(judging: Judging, groups: Mapping[Together, Group]) -> list[str]:
             notes.append(
                 f"whether {column.name} is critical as a whole, {len(column.writers)} weights, was not decided."
             )
+    listed = {frozenset(group.members) for group in groups}
+    for group in judging.together.values():
+        if group.kind == "layers" and group.is_critical(bars) and frozenset(group.members) not in listed:
+            if not group.smallest and not any(map(judging.is_critical, group.members)):
+                notes.append(
+                    f"{len(group.members)} weights of several columns cost {group.trial.score('')} together; the passes "
+                    "ended before the smallest critical part was found, so they are not called joint."
+                )
     notes += [
         f"{said.name}: the passes ended before the smallest critical part of it was found."
         for said in groups.values()

@@ -27,7 +27,7 @@ from superweights.address import Address
 from superweights.artefacts.reading import parse_json, read_text
 from superweights.errors import SuperweightsError
 from superweights.index import Match, fingerprint_of, look_up
-from superweights.record import Record, SuperWeight
+from superweights.record import MATTERS, Record, SuperWeight, weights_of
 
 # What is worth keeping exact, removing, pulling: whatever is known to matter here.
 TO_PROTECT = ("given", "record", "proven", "unjudged")
@@ -35,7 +35,6 @@ TO_PROTECT = ("given", "record", "proven", "unjudged")
 TO_REPRODUCE = ("given", "record", "authors", "proven", "search")
 # How the index says that the authors name a weight themselves, in the paper or in the table of their code.
 _AUTHORS = ("arXiv 2411.07191", "mengxiayu/LLMSuperWeight, outliers/model.py")
-_MATTER = ("critical", "joint", "partial")
 _LARGE = 1e-3
 _WRITES_ONE = "make one with superweights find MODEL --out FILE."
 
@@ -119,10 +118,8 @@ def recorded_weights(checkpoint: Any, record: Record | Path | str) -> tuple[Addr
             record = Record.from_json(text)
         except (KeyError, TypeError) as error:
             raise SuperweightsError(f"{where} is no record of a search.", hint=_WRITES_ONE) from error
-    found = getattr(record.findings, "candidates", None)
     try:
-        if found is None:
-            found = [SuperWeight.from_json(each) for each in record.findings["candidates"]]
+        found = weights_of(record)
         fingerprint = record.inputs["fingerprint"]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise SuperweightsError(f"{where} is no record of a search.", hint=_WRITES_ONE) from error
@@ -132,14 +129,14 @@ def recorded_weights(checkpoint: Any, record: Record | Path | str) -> tuple[Addr
             f"has {checkpoint.fingerprint()[:12]}).",
             hint="search this one with superweights find MODEL --out FILE, or name the weights with --weights.",
         )
-    return tuple(weight.address for weight in found if weight.verdict in _MATTER)
+    return tuple(weight.address for weight in found)
 
 
 def _known(policy: str, believed: Sequence[Match]) -> list[Address]:
     """The believed weights that a policy takes."""
     takes: dict[str, Callable[[Match], bool]] = {
         "authors": lambda match: any(a in source for source in match.known.sources for a in _AUTHORS),
-        "proven": lambda match: match.known.verdict in _MATTER,
+        "proven": lambda match: match.known.verdict in MATTERS,
         "unjudged": lambda match: match.known.verdict == "unknown",
     }
     take = takes.get(policy, lambda match: False)
