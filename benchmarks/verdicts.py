@@ -4,8 +4,8 @@
     python benchmarks/verdicts.py MODEL               any other, a .gguf file for instance
     python benchmarks/verdicts.py --write             and into docs/verdicts.md
 
-The texts: five chapters of the prose that Python brings along (its paragraphs dealt out in runs) and three modules of the
-standard library, as source code. What counts: how often a text gives a candidate the verdict that most texts give
+The texts: five chapters of the prose that Python brings along (its paragraphs dealt out in runs) and three modules of
+the standard library, as source code. What counts: how often a text gives a candidate the verdict that most texts give
 it, among those that decided, and how many are undecided.
 """
 

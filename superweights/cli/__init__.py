@@ -15,6 +15,7 @@ from superweights.cli.attach import attach
 from superweights.cli.audit import audit
 from superweights.cli.evaluate import evaluate
 from superweights.cli.explore import explore
+from superweights.cli.facts import facts
 from superweights.cli.find import find
 from superweights.cli.known import known
 from superweights.cli.peel import peel
@@ -42,6 +43,7 @@ app.callback()(lambda: None)  # a group even while it holds a single command
 app.command("find")(find)
 app.command("known")(known)
 app.command("scan")(scan)
+app.command("facts")(facts)
 app.command("score")(score)
 app.command("ablate")(ablate)
 app.command("scale")(scale)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 _COLOURS = {"critical": "bold red", "joint": "bold magenta", "partial": "yellow", "benign": "green"}
 _BAR = 12
 # The columns that a narrow terminal does without, the first to go in front.
-_LEAST_FIRST = ("role", "windows", "share of it", "beside the strongest", "others like it", "at its mean", "input spike",
-                "value", "output spike", "")  # fmt: skip
+_LEAST_FIRST = ("role", "windows", "share of it", "beside the strongest", "others like it", "at its mean",
+                "input spike", "value", "output spike", "")  # fmt: skip
 
 
 def show(findings: Findings, everything: bool, address: Address | None) -> None:

@@ -204,7 +204,8 @@ def _masking(model: nn.Module, path: str, number: int, renormalise: bool) -> Ite
         swap = lambda value: left if value is gates else value  # noqa: E731
         return tuple(map(swap, args)), {key: swap(value) for key, value in kwargs.items()}
 
-    hook = model.get_submodule(path).register_forward_pre_hook(mask, with_kwargs=True)
+    module: Any = model.get_submodule(path)
+    hook = module.register_forward_pre_hook(mask, with_kwargs=True)
     try:
         yield
     finally:

@@ -209,7 +209,11 @@ class Judging:
             missing = [a for a in group.members if a not in self.hunt.candidates]
             if group.is_critical(self.bars) and missing:
                 yield from self._suspected(missing)
-            yield from group.proceed(self.alone, self.bars)
+            needed = group.proceed(self.alone, self.bars)
+            if (
+                needed
+            ):  # on windows that the set itself sees too, so that what each adds is a paired difference
+                yield from (group.trial, *needed)
             if group.is_critical(self.bars):
                 yield from self._compared(group.trial, self.controls_of_group(group))
 

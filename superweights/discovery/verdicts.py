@@ -14,7 +14,7 @@ from superweights.discovery.judging import Backup, Judging
 from superweights.discovery.proof import judge
 from superweights.discovery.together import Together
 from superweights.discovery.trials import Trial
-from superweights.record import LARGEST, Control, SuperWeight
+from superweights.record import LARGEST, Control, Score, SuperWeight
 from superweights.subject import layout_of
 
 GRAVITY = ("critical", "joint", "partial", "undecided", "benign")
@@ -29,7 +29,7 @@ def findings_of(
     """The findings of a judging that has ended, or was ended."""
     hunt = judging.hunt
     groups = {group: _group(judging, group) for group in judging.groups() if _is_beyond(judging, group)}
-    backups = [backup for backup in judging.backups if takes_over(judging, backup)]
+    backups = [b for b in judging.backups if takes_over(judging, b) and not _is_within(b, groups)]
     ordered = sorted(hunt.candidates.values(), key=lambda c: (c.layer, -abs(c.spike.spike_out)))
     weights = tuple(_weight(judging, c, groups, backups, name_token) for c in ordered)
     experts = tuple(_expert(judging, expert) for expert in judging.experts)
@@ -73,6 +73,12 @@ def takes_over(judging: Judging, backup: Backup) -> bool:
     gone, alone = backup.strongest.trial.rises, backup.other.trial.rises
     more = Trial(backup.trial.branch, {w: backup.trial.rises[w] - gone[w] - alone[w] for w in shared})
     return beside.interval()[0] >= judging.bars.critical and more.interval()[0] > 0
+
+
+def _is_within(backup: Backup, groups: Mapping[Together, Group]) -> bool:
+    """Whether the two are members of one group anyway."""
+    pair = {backup.strongest.address, backup.other.address}
+    return any(pair <= set(group.members) for group in groups)
 
 
 def _weight(
@@ -176,27 +182,38 @@ def _expert(judging: Judging, seen: ExpertSeen) -> Expert:
     reader, hunt = judging.hunt.experts, judging.hunt
     assert reader is not None, "it was seen"
     forming = {layer.layer for layer in hunt.layers if layer.phase == "step_up"}
-    scores = [
-        trial.score(name) if trial is not None and trial.seen else None
-        for trial, name in (
-            (seen.as_was, "loss rise, other gates as they were"),
-            (seen.renormalised, "loss rise, other gates renormalised"),
-            (seen.other, "loss rise without another expert"),
-        )
-    ]
-    verdict = "undecided"
-    if seen.as_was is not None and seen.as_was.seen:
-        excess = seen.as_was.excess(seen.other) if seen.other is not None else None
-        verdict = judge(seen.as_was.interval(), [excess] if excess else [], judging.bars)
-        if not any(seen.as_was.rises.values()):
-            verdict = "unreached"
     layer = sorted(each.largest for each in reader.seen.values() if each.module == seen.module)
     inside = None if seen.inside is None else layout_of(hunt.model).address_of(seen.parameter, seen.inside)
     return Expert(
-        seen.module, seen.layer, seen.expert, seen.routed, seen.forced, seen.tokens,
-        seen.largest / max(layer[len(layer) // 2], 1e-30), reader.by_paper(seen, forming), verdict, *scores,
-        str(inside) if inside else None, seen.value, seen.share,
-    )  # fmt: skip
+        module=seen.module,
+        layer=seen.layer,
+        expert=seen.expert,
+        routed=seen.routed,
+        forced=seen.forced,
+        tokens=seen.tokens,
+        ratio=seen.largest / max(layer[len(layer) // 2], 1e-30),
+        by_paper=reader.by_paper(seen, forming),
+        verdict=_expert_verdict(judging, seen),
+        effect=_scored(seen.as_was, "loss rise, other gates as they were"),
+        renormalised=_scored(seen.renormalised, "loss rise, other gates renormalised"),
+        control=_scored(seen.other, "loss rise without another expert"),
+        inside=str(inside) if inside else None,
+        value=seen.value,
+        share=seen.share,
+    )
+
+
+def _scored(trial: Trial | None, name: str) -> Score | None:
+    return trial.score(name) if trial is not None and trial.seen else None
+
+
+def _expert_verdict(judging: Judging, seen: ExpertSeen) -> str:
+    if seen.as_was is None or not seen.as_was.seen:
+        return "undecided"
+    if not any(seen.as_was.rises.values()):
+        return "unreached"
+    excess = seen.as_was.excess(seen.other) if seen.other is not None else None
+    return judge(seen.as_was.interval(), [excess] if excess else [], judging.bars)
 
 
 def _of_experts(judging: Judging) -> list[str]:
@@ -216,12 +233,13 @@ def _of_groups(judging: Judging, groups: Mapping[Together, Group]) -> list[str]:
             )
     listed = {frozenset(group.members) for group in groups}
     for group in judging.together.values():
-        if group.kind == "layers" and group.is_critical(bars) and frozenset(group.members) not in listed:
-            if not group.smallest and not any(map(judging.is_critical, group.members)):
-                notes.append(
-                    f"{len(group.members)} weights of several columns cost {group.trial.score('')} together; the passes "
-                    "ended before the smallest critical part was found, so they are not called joint."
-                )
+        unlisted = group.kind == "layers" and frozenset(group.members) not in listed
+        whole = not group.smallest and not any(map(judging.is_critical, group.members))
+        if unlisted and whole and group.is_critical(bars):
+            notes.append(
+                f"{len(group.members)} weights of several columns cost {group.trial.score('')} together; the passes "
+                "ended before the smallest critical part was found, so they are not called joint."
+            )
     notes += [
         f"{said.name}: the passes ended before the smallest critical part of it was found."
         for said in groups.values()

@@ -29,6 +29,7 @@ from superweights.findings.effects import (
     TokenChange,
     TokenShift,
 )
+from superweights.findings.facts import Facts
 from superweights.findings.protection import (
     Alternative,
     Carrier,
@@ -53,6 +54,7 @@ __all__ = [
     "DropTold",
     "EffectRow",
     "Effects",
+    "Facts",
     "HeldInput",
     "InputPlace",
     "LastWordsRow",
@@ -84,6 +86,7 @@ FORMS: dict[str, Any] = {
     "activations": Activations,
     "anatomy": Anatomy,
     "evaluate": TaskScores,
+    "facts": Facts,
     "scan": Scan,
     "quantize": Quantized,
     "plan": Planned,

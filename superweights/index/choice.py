@@ -152,4 +152,4 @@ def _believed(match: Match, checkpoint: Any) -> bool:
 
 def _is_large(address: Address, checkpoint: Any) -> bool:
     size = math.prod(checkpoint.tensors[address.tensor].shape)
-    return fingerprint_of(checkpoint, address).value_rank < _LARGE * size
+    return (fingerprint_of(checkpoint, address).value_rank or 0) < _LARGE * size

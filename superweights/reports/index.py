@@ -19,8 +19,8 @@ MEANINGS = {
     "tensor": "name of the tensor in the checkpoint",
     "index": "place in the tensor as stored; null where a source names a row only",
     "out_channel": "output channel (the row of a down-projection)",
-    "verdict": "critical, joint (with others of its group), partial, benign, none, false_pair (input and output spike do "
-    "not belong together), unknown",
+    "verdict": "critical, joint (with others of its group), partial, benign, none, false_pair (input and output spike "
+    "do not belong together), unknown",
     "sources": "where it is from",
     "aliases": "other names of the model",
     "revision": "commit the number was read at",

@@ -33,7 +33,7 @@ def find(
     source, search = Source.of(model), search or Search()
     read = read_text(text) if isinstance(text, Path | str) else text
     with opened_checkpoint(source) as checkpoint:
-        loading = {"dtype": source.dtype, "device": source.device}
-        findings = found(checkpoint, search, text=read, progress=progress, **loading)
+        kept = {"text": read, "progress": progress, "dtype": source.dtype, "device": source.device}
+        findings = found(checkpoint, search, **kept)
         scores = [findings.base_loss, *([findings.joint] if findings.joint else [])]
         return Record.of("find", checkpoint, seed=search.seed, scores=scores, findings=findings)
