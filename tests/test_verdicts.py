@@ -23,7 +23,7 @@ from superweights.discovery.trials import Trial
 from superweights.errors import SuperweightsError
 from superweights.index.choice import recorded_weights
 from superweights.quantization.underflow import lost
-from superweights.record import MATTERS, Record, Score
+from superweights.record import MATTERS, Record, Score, to_json_line
 
 
 def searched(family, ground, folder, search=None):
@@ -75,7 +75,7 @@ def test_a_super_expert_is_found_with_the_weight_inside_it(tmp_path):
     assert Address.parse(expert.inside).index == ground.members[0][1]
     assert expert.share == pytest.approx(1.0, abs=0.05)
     assert expert.forced >= 0.99 * expert.routed > 0
-    assert Findings.from_json(json.loads(json.dumps(found.to_json()))).experts == found.experts
+    assert Findings.from_json(json.loads(to_json_line(found.to_json()))).experts == found.experts
 
 
 @pytest.mark.tiny

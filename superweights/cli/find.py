@@ -63,6 +63,7 @@ def find(
     from superweights.cli import found
     from superweights.cli.printing import finish
     from superweights.verbs.find import find as verb
+    from superweights.verbs.find import found_record
 
     address = _address(explain)
     _check(mode, out)
@@ -74,7 +75,7 @@ def find(
     asked = {"budget": budget, "bos": bos, "rounds": rounds, "seed": seed}
     search = _search(quick, tuple(prompt) if prompt else None, chosen, asked)
     with console.progress() as bar:
-        record = verb(source, search, text=text, progress=bar)
+        record = found_record(verb(source, search, text=text, progress=bar))
     finish(record, as_json, out, lambda made: found.show(made.findings, everything, address), _lines)
     if record.findings.conditions["interrupted"]:
         raise typer.Exit(_INTERRUPTED)

@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from superweights.address import Address
+from superweights.artefacts.shape import shaped
 from superweights.discovery.proof import Bars
 from superweights.discovery.residual import LayerSpike
 from superweights.picture.lines import Series, line_chart
@@ -70,12 +71,6 @@ class Group:
     smallest: bool = True
     controls: tuple[Control, ...] = ()
 
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Group:
-        """The group that was written."""
-        effect, controls = Score.from_json(data["effect"]), tuple(map(Control.from_json, data["controls"]))
-        return cls(**{**data, "members": tuple(data["members"]), "effect": effect, "controls": controls})
-
 
 @dataclass(frozen=True)
 class Expert:
@@ -109,12 +104,6 @@ class Expert:
     def matters(self) -> bool:
         """Whether it is a super expert: something is lost without it."""
         return self.verdict in MATTERS
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Expert:
-        """The expert that was written."""
-        keys = ("effect", "renormalised", "control")
-        return cls(**{**data, **{key: data[key] and Score.from_json(data[key]) for key in keys}})
 
 
 @dataclass(frozen=True)
@@ -174,18 +163,5 @@ class Findings:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Findings:
-        """The findings that `to_json` wrote, by this version or an older one."""
-        joint = data["joint"]
-        return cls(
-            **{
-                **data,
-                "candidates": tuple(SuperWeight.from_json(c) for c in data["candidates"]),
-                "layers": tuple(LayerSpike(**layer) for layer in data["layers"]),
-                "base_loss": Score.from_json(data["base_loss"]),
-                "joint": Score.from_json(joint) if joint else None,
-                "removed": tuple(data["removed"]),
-                "notes": tuple(data["notes"]),
-                "groups": tuple(map(Group.from_json, data.get("groups", ()))),
-                "experts": tuple(map(Expert.from_json, data.get("experts", ()))),
-            }
-        )
+        """The findings that `to_json` wrote. Raises `SuperweightsError` naming the field for anything else."""
+        return shaped(cls, data, "the findings", "superweights find MODEL --out FILE writes them.")
