@@ -128,8 +128,8 @@ def test_text_that_does_not_fit_the_model_is_doubted_and_then_refused():
             def get_text_config():
                 return families.tiny_config("llama")  # a vocabulary of 256: guessing costs 5.55
 
-    assert doubt(Score("loss", 2.0, "nats/token", 8), Model, "a text") is None
-    assert "--bos" in doubt(Score("loss", 4.0, "nats/token", 8), Model, "a text")
+    assert doubt(Score("loss", 2.0, "nats/token", 8), Model, "a text") == []
+    assert "--bos" in doubt(Score("loss", 4.0, "nats/token", 8), Model, "a text")[0]
     with pytest.raises(SuperweightsError, match="by chance"):
         doubt(Score("loss", 5.4, "nats/token", 8), Model, "a text")
 

@@ -4,27 +4,43 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
 
+from superweights.address import Address
 from superweights.cli import console
-from superweights.cli.printing import open_width, with_error
+from superweights.cli.printing import finish, open_width, print_lines, with_error
 from superweights.cli.story import times, told
 
 if TYPE_CHECKING:
-    from superweights.address import Address
-    from superweights.discovery import Expert, Findings, Group
-    from superweights.record import SuperWeight
-    from superweights.subject import Source
+    from superweights.record import Record, SuperWeight
+    from superweights.verbs.find import Expert, Findings, Group
 
 _COLOURS = {"critical": "bold red", "joint": "bold magenta", "partial": "yellow", "benign": "green"}
 _BAR = 12
 # The columns that a narrow terminal does without, the first to go in front.
 _LEAST_FIRST = ("role", "windows", "share of it", "beside the strongest", "others like it", "at its mean",
                 "input spike", "value", "output spike", "")  # fmt: skip
+
+
+def teller(everything: bool, explain: str | None) -> Callable[[Record], None]:
+    """How a record is shown: the answer and the table, or the story of the weight `explain`."""
+    address = None if explain is None else Address.parse(explain)
+    return lambda record: show(record.findings, everything, address)
+
+
+def finish_search(
+    made: Record | list[SuperWeight], as_json: bool, out: Path | None, show: Callable[[Record], None]
+) -> None:
+    """Print, and write where asked, what a search has made: a record, or what the published procedure gives."""
+    if isinstance(made, list):
+        print_published(made, as_json)
+    else:
+        finish(made, as_json, out, show, lambda record: (c.to_json() for c in record.findings.candidates))
 
 
 def show(findings: Findings, everything: bool, address: Address | None) -> None:
@@ -252,14 +268,8 @@ def _number(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
-def print_published(source: Source, threshold: float, as_json: bool) -> None:
+def print_published(found: Sequence[SuperWeight], as_json: bool) -> None:
     """What the published procedure gives, for comparison."""
-    from superweights.checkpoint import opened_checkpoint
-    from superweights.cli.printing import print_lines
-    from superweights.discovery.published import find_as_published
-
-    with opened_checkpoint(source) as checkpoint, console.progress():
-        found = find_as_published(checkpoint, threshold, dtype=source.dtype, device=source.device)
     if as_json:
         print_lines([each.to_json() for each in found])
         return
@@ -271,6 +281,6 @@ def print_published(source: Source, threshold: float, as_json: bool) -> None:
         table.add_row(console.plain(str(c.address)), *numbers)
     console.data.print(table)
     console.data.print(
-        f"The published procedure: {len(found)} layers pass {threshold:g} in both. A share far from 1 is a false "
+        f"The published procedure: {len(found)} layers pass the threshold in both. A share far from 1 is a false "
         "pair, and nothing here is proven: run superweights find without --mode reference."
     )

@@ -11,8 +11,8 @@ from superweights.errors import SuperweightsError
 
 if TYPE_CHECKING:
     from superweights.address import Address
-    from superweights.discovery import Findings
     from superweights.record import SuperWeight
+    from superweights.verbs.find import Findings
 
 
 def told(findings: Findings, address: Address) -> Iterator[str]:

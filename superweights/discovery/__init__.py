@@ -22,6 +22,8 @@ from superweights.subject import device_of
 from superweights.subject.bos import resolve_bos
 from superweights.subject.text import Text, embedded_prose
 
+_RANDOM = "no tokenizer: searched and judged on random token ids."
+
 __all__ = ["Expert", "Findings", "Group", "Search", "find"]
 
 
@@ -54,27 +56,22 @@ def find(
         with open_checkpoint(checkpoint) as opened:
             return find(opened, search, text=text, token_ids=token_ids, progress=progress, **loading)
     tokenizer = checkpoint.tokenizer() if token_ids is None else None
-    notes: list[str] = []
     with streaming(checkpoint, **{"resident": False, **loading}) as model:
         _check_blocks(model, checkpoint)
         bos = resolve_bos(tokenizer, search.bos) if tokenizer is not None else None
-        if token_ids is not None:
-            prompts = token_ids.to(device_of(model))
-        else:
-            prompts = prompts_for(model, tokenizer, search, bool(bos))
-            if tokenizer is None:
-                notes.append("no tokenizer: searched and judged on random token ids.")
+        prompts = prompts_for(model, tokenizer, search, bool(bos)) if token_ids is None else token_ids
+        prompts = prompts.to(device_of(model))
         batch, read = prompts, None
-        if search.windows and tokenizer is not None:
+        if search.windows and tokenizer is not None:  # before the search, since it may be refused
             read = text or embedded_prose()
-            # before the search, since it may be refused
             batch = windows_for(model, tokenizer, read, search, bool(bos))
         hunt = Hunt(model, checkpoint, search, progress or silent)
         hunt.look(prompts)
         judging = Judging(hunt, batch)
         judging.run()
+        notes = [] if tokenizer or token_ids is not None else [_RANDOM]
         if read is not None and hunt.base.seen:
-            notes.append(doubt(hunt.base_loss, model, read.name) or "")
+            notes += doubt(hunt.base_loss, model, read.name)
         conditions = {
             **checkpoint.origin(),
             "search": asdict(search),
@@ -84,8 +81,7 @@ def find(
             "window_tokens": batch.shape[1],
             "dtype": str(model.dtype).removeprefix("torch."),
         }
-        said = tuple(note for note in notes if note)
-        return findings_of(judging, conditions, said, partial(describe, tokenizer=tokenizer))
+        return findings_of(judging, conditions, tuple(notes), partial(describe, tokenizer=tokenizer))
 
 
 def _check_blocks(model, checkpoint: Checkpoint) -> None:

@@ -59,8 +59,8 @@ def blocks_of(rows: int, search: Search) -> Iterator[range]:
             rows = first  # the text has ended: from here on the first block alone
 
 
-def doubt(loss: Score, model: Any, text: str) -> str | None:
-    """What to say where the model's own loss is so high that the text or the protocol may not fit it; None else.
+def doubt(loss: Score, model: Any, text: str) -> list[str]:
+    """What to say where the model's own loss is so high that the text or the protocol may not fit it; else nothing.
 
     Raises `SuperweightsError` where it predicts hardly better than one that knows nothing: there is nothing to lose.
     """
@@ -72,11 +72,11 @@ def doubt(loss: Score, model: Any, text: str) -> str | None:
             hint="give text that it was trained on with --text, or change how texts begin with --bos yes or no.",
         )
     if loss.value < _DOUBTFUL * known_nothing:
-        return None
-    return (
+        return []
+    return [
         f"the model's own loss on {text} is high, {loss} (guessing: {known_nothing:.3g}): the text, or how it begins "
         "(--bos), may not fit it."
-    )
+    ]
 
 
 def describe(token: int | None, tokenizer: Any) -> str | None:
