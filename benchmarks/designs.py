@@ -69,7 +69,34 @@ def patching(to: Path, seeds: int) -> None:
         print(f"{other} less entropy: {Spread.of(differences)}")
 
 
-JOBS = {"growth": growth, "patching": patching}
+def concepts(to: Path, seeds: int) -> None:
+    from superweights.lab.concepts.documents import encoded, manual
+    from superweights.lab.concepts.experiment import ARMS, ConceptSettings, concept_run
+    from superweights.lab.concepts.splitting import SentenceSplitter
+    from superweights.lab.concepts.vectors import MiniLm
+
+    texts = manual(SentenceSplitter())
+    began = time.process_time()
+    documents = encoded(texts, MiniLm, to / "manual_vectors.npz")
+    print(f"{len(texts)} documents, {int(documents.lengths.sum())} sentences, vectors in "
+          f"{time.process_time() - began:.0f} CPU seconds (0: from the cache)")  # fmt: skip
+    settings, runs, began = ConceptSettings(), [], time.process_time()
+    for seed in range(seeds):
+        runs.append(concept_run(documents, settings, seed, told))
+        keep(to, "concepts", runs, settings, time.process_time() - began)
+    names = ("l2", "norm", "ca", "ca_unit", "par", "l2_nn", "mrr")
+    print(f"{'arm':18}" + "".join(f"{name:>24}" for name in names))
+    for arm in ARMS:
+        print(
+            f"{arm:18}" + "".join(f"{Spread.of([r.scores[arm][name] for r in runs])!s:>24}" for name in names)
+        )
+    for name in runs[0].branch:
+        print(
+            f"planted branch, {name}: {Spread.of([run.branch[name] for run in runs])} of the way to the middle"
+        )
+
+
+JOBS = {"growth": growth, "patching": patching, "concepts": concepts}
 
 
 def main() -> None:
