@@ -17,6 +17,7 @@ from small import saved_llama
 from transformers import AutoModelForCausalLM
 
 import superweights  # noqa: F401 - teaches transformers the packed format
+from superweights.artefacts.place import MANIFEST
 from superweights.checkpoint import open_checkpoint
 from superweights.cli import run
 from superweights.formats.packed.linear import PackedLinear
@@ -104,7 +105,7 @@ REFUSED = {
     ),
     "a fit that is none": (["--fit", "magic"], "magic"),
     "the rest where it stays": (["--rest", "bfloat16", "--format", "dense"], "--rest"),
-    "a plan that is none": (["--plan", "PLAN"], "not the JSON of a plan"),
+    "a plan that is none": (["--plan", "PLAN"], "plan.json: keep is missing"),
 }
 
 
@@ -136,9 +137,11 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(llama, tmp_path):
     """Killed between two shards, the work stands in a folder that nothing loads, and is finished later."""
     code = (
         "import os, sys; from superweights.formats import writing; from superweights.cli import run\n"
-        "whole = writing._write_shard\n"
+        "whole, count = writing._write_shard, []\n"
         "def slow(*a):\n"
-        "    whole(*a); print('shard', flush=True); sys.stdin.readline()\n"
+        "    count.append(1)\n"
+        "    if len(count) == 2: print('shard', flush=True); sys.stdin.readline()\n"
+        "    whole(*a)\n"
         "writing._write_shard = slow; writing.write_folder.__kwdefaults__['shard_bytes'] = 60_000\n"
         "sys.exit(run(sys.argv[1:]))"
     )
@@ -152,14 +155,17 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(llama, tmp_path):
     ) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "shard\n"
+        (partial,) = tmp_path.glob(".to.*.partial")
+        until = time.monotonic() + 30
+        while not json.loads((partial / MANIFEST).read_text())["files"]:  # the first is being sealed
+            assert time.monotonic() < until
+            time.sleep(0.01)
         child.send_signal(signal.SIGKILL)
-    partial = tmp_path / ".to.partial"
-    assert partial.is_dir()
     assert not (tmp_path / "to").exists()
-    first = next(partial.glob("*.safetensors"))
+    first = min(partial.glob("*.safetensors"))
     stamp = first.stat().st_mtime_ns
     time.sleep(0.01)
-    rest = code.replace("; sys.stdin.readline()", "")
+    rest = code.replace("sys.stdin.readline()", "")
     subprocess.run([sys.executable, "-c", rest, *arguments], check=True, cwd=tmp_path, capture_output=True)
     assert (tmp_path / "to" / first.name).stat().st_mtime_ns == stamp, "the finished shard was written again"
     assert run(["quantize", *arguments[1:3], str(tmp_path / "whole"), *arguments[4:]]) == 0
@@ -186,10 +192,11 @@ def test_peel_and_attach_give_the_model_back(llama, tmp_path, capsys):
     assert run(["attach", str(base), "--side-car", str(llama), "--to", str(tmp_path / "none")]) == 1
     assert "holds no super_weights.json" in capsys.readouterr().err
     shutil.copytree(peeled, tmp_path / "hostile")
+    (tmp_path / "hostile" / MANIFEST).unlink()  # what stands behind it must hold by itself
     (tmp_path / "hostile" / "super_weights.json").write_text('{"schema_version": 1, "weights": [{}]}')
     assert (
         run(["attach", str(base), "--side-car", str(tmp_path / "hostile"), "--to", str(tmp_path / "none")])
         == 1
     )
-    assert "not a side-car" in capsys.readouterr().err
+    assert "super_weights.json: " in capsys.readouterr().err
     assert not (tmp_path / "none").exists()

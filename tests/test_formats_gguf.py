@@ -74,6 +74,17 @@ def mixed(checkpoint, keep=()) -> Plan:
 
 
 @pytest.mark.tiny
+@pytest.mark.parametrize(("name", "number"), [("Q8_0", 7), ("Q4_0", 2), ("Q4_1", 3)])
+def test_the_file_says_of_which_type_most_of_it_is(name, number, tiny, tmp_path):
+    with open_checkpoint(str(tiny)) as source:
+        plan = Plan.uniform(linear_tensors(source), SCHEMES[name])
+        write_gguf(source, plan, tmp_path / "q.gguf")
+    fields = gguf.GGUFReader(tmp_path / "q.gguf").fields
+    assert fields["general.file_type"].contents() == number == gguf.LlamaFileType[f"MOSTLY_{name}"]
+    assert fields["general.quantization_version"].contents() == gguf.GGML_QUANT_VERSION
+
+
+@pytest.mark.tiny
 def test_rounded_tensors_are_the_plans_and_all_others_stay_byte_for_byte(tiny, tmp_path):
     to = tmp_path / "rounded.gguf"
     with open_checkpoint(str(tiny)) as source:
@@ -88,14 +99,15 @@ def test_rounded_tensors_are_the_plans_and_all_others_stay_byte_for_byte(tiny, t
                 wanted = plan.round(name, stored).dequantize() if name in plan.schemes else stored
                 assert torch.equal(read.read(name), wanted), name
     before, after = gguf.GGUFReader(tiny), gguf.GGUFReader(to)
-    assert {n: f.contents() for n, f in before.fields.items() if not n.startswith("GGUF.")} == {
-        n: f.contents() for n, f in after.fields.items() if not n.startswith("GGUF.")
-    }
+    own = ("general.file_type", "general.quantization_version")
+    assert {
+        n: f.contents() for n, f in before.fields.items() if not n.startswith("GGUF.") and n not in own
+    } == {n: f.contents() for n, f in after.fields.items() if not n.startswith("GGUF.") and n not in own}
     assert not list(tmp_path.glob(".*partial"))
 
 
 @pytest.mark.tiny
-def test_what_a_gguf_file_cannot_hold_is_refused_and_nothing_is_left(tiny, tmp_path):
+def test_what_a_gguf_file_cannot_hold_is_refused_and_a_stopped_one_goes_on(tiny, tmp_path):
     with open_checkpoint(str(tiny)) as source:
         name = next(iter(linear_tensors(source)))
         for scheme in (Scheme("nf4"), Scheme("int4"), Scheme("int8", zero_point="none")):
@@ -111,7 +123,12 @@ def test_what_a_gguf_file_cannot_hold_is_refused_and_nothing_is_left(tiny, tmp_p
         with pytest.raises(KeyboardInterrupt):
             write_gguf(source, mixed(source), tmp_path / "new.gguf", progress=stop)
     assert tiny.read_bytes() == source_bytes
-    assert [path.name for path in tmp_path.iterdir()] == ["tiny.gguf"]
+    assert not (tmp_path / "new.gguf").exists()
+    with open_checkpoint(str(tiny)) as source:
+        write_gguf(source, mixed(source), tmp_path / "new.gguf")
+        write_gguf(source, mixed(source), tmp_path / "whole.gguf")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.gguf", "tiny.gguf", "whole.gguf"]
+    assert (tmp_path / "new.gguf").read_bytes() == (tmp_path / "whole.gguf").read_bytes()
 
 
 @pytest.mark.real

@@ -237,12 +237,10 @@ def test_a_stopped_run_goes_on_where_it_was_and_ends_the_same(llama, tmp_path, m
     with pytest.raises(KeyboardInterrupt):
         written(llama, tmp_path / "again", shard_bytes=20_000)
     assert not (tmp_path / "again").exists()
-    finished = sorted((tmp_path / ".again.partial").glob("*.safetensors"))
+    finished = sorted(tmp_path.glob(".again.*.partial/*.safetensors"))
     times = [path.stat().st_mtime_ns for path in finished]
     assert len(finished) == 2
     monkeypatch.setattr(writing, "save_file", save)
-    with pytest.raises(SuperweightsError, match="another checkpoint or plan"):
-        written(llama, tmp_path / "again", Scheme("int8"), shard_bytes=20_000)
     again = written(llama, tmp_path / "again", shard_bytes=20_000)
     assert [(again / path.name).stat().st_mtime_ns for path in finished] == times
     assert sorted(p.name for p in again.iterdir()) == sorted(p.name for p in whole.iterdir())
@@ -255,7 +253,7 @@ def test_a_full_disk_leaves_nothing(llama, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(writing, "save_file", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(SuperweightsError, match="The disk is full"):
         written(llama, tmp_path / "full")
     assert list(tmp_path.iterdir()) == []
 
@@ -295,5 +293,5 @@ def test_plans_survive_json_and_damaged_ones_are_refused():
     assert Plan.from_json(plan.to_json()) == plan
     data = json.loads(plan.to_json())
     for damage in ({**data, "tensors": {"a": 7}}, {**data, "tensors": {"a": -1}}, {"schemes": []}, [], 3):
-        with pytest.raises(SuperweightsError, match="not the JSON of a plan"):
+        with pytest.raises(SuperweightsError, match="the plan: "):
             Plan.from_json(json.dumps(damage))

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from superweights.lab.claims import claims
-from superweights.lab.comparison import cell, compared
 from superweights.lab.columns import COLUMNS
+from superweights.lab.comparison import cell, compared
 from superweights.lab.judging import Spread, best_rate, judge, judge_arm
 from superweights.lab.profile import Profile
 from superweights.lab.recipe import Recipe
@@ -27,9 +27,22 @@ PROFILE = Profile(
 START = replace(PROFILE, argmax_share=0.074, kurtosis_channel_first=3.5)
 
 
-def run(argmax=0.5, kurtosis=20.0, *, seed=0, loss=3.0, parameters=1000, tokens=100, status="done", own=None, **more):
+def run(
+    argmax=0.5,
+    kurtosis=20.0,
+    *,
+    seed=0,
+    loss=3.0,
+    parameters=1000,
+    tokens=100,
+    status="done",
+    own=None,
+    **more,
+):
     rotated = {"random": 3.0} | ({} if own is None else {"own": own})
-    end = replace(PROFILE, argmax_share=argmax, kurtosis_channel_first=kurtosis, loss=loss, rotated_first=rotated)
+    end = replace(
+        PROFILE, argmax_share=argmax, kurtosis_channel_first=kurtosis, loss=loss, rotated_first=rotated
+    )
     done = status == "done"
     return Result(
         Recipe(seed=seed), status, None if done else "why", 10, tokens, 1.0, 1.0, 1, None, 8000, {},
@@ -140,7 +153,6 @@ def planted():
         found["control", 6e-3, seed] = run(0.6, kurtosis=9.0, seed=seed, loss=2.9)
         found["other", 0.3, seed] = run(0.5, kurtosis=8.0, seed=seed, loss=2.8)
     found["control", 1e-3, 0] = run(loss=3.1)
-    found["other", own, 0] = run(loss=3.3)
     found["other", 0.1, 0] = run(loss=2.9)
     found["other", 1.0, 0] = run(status="diverged")
     return found
@@ -155,7 +167,7 @@ def test_an_arm_with_another_optimizer_takes_part_at_its_best_rate_against_the_c
     assert "still there in 3 of 3" in verdict.why
     row = judged.rows["other"]
     assert [(rate.rate, rate.loss, rate.best) for rate in row] == [
-        (0.003, 3.3, False), (0.1, 2.9, False), (0.3, 2.8, True), (1.0, None, False),
+        (0.1, 2.9, False), (0.3, 2.8, True), (1.0, None, False),
     ]  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -83,15 +84,18 @@ def test_the_name_of_a_recipe_does_not_change_what_it_is():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[architecture]\nattenton = 'softmax'", "no dial 'attenton'"),
-        ("[schedule]\nstep = 3", "no dial 'step'"),
+        ("[architecture]\nattenton = 'softmax'", "attenton is no field"),
+        ("[schedule]\nstep = 3", "step is no field"),
         ("[schedule]\nsteps = 0", "steps is 0"),
         ("[schedule]\nbatch = 8\naccumulate = 3", "batch is 8"),
-        ("[schedule]\nprecision = 'half'", "precision is 'half'"),
+        ("[schedule]\nprecision = 'half'", "precision is to be one of"),
+        ("[schedule]\nclip = 'high'", "clip is to be a"),
+        ("[architecture]\ntied = 'yes'", "tied is to be"),
+        ("seed = 1.5", "seed is to be a whole number"),
         ("[task]\nkind = 'poetry'", "no task 'poetry'"),
         ("[task]\nsymbols = 10", "task has 11 ids"),
         ("[task]\nlength = 100", "Rows have 100 tokens"),
-        ("colour = 'red'", "no 'colour'"),
+        ("colour = 'red'", "colour is no field"),
         ("name = 'a/b'", "cannot be called"),
         ("seed = ", "not TOML"),
     ],
@@ -114,7 +118,7 @@ def test_the_learning_rate_rises_and_falls_to_its_tenth():
     rates = [schedule.rate(step) for step in range(100)]
     assert rates[9] < rates[10] == max(rates) == 1
     assert rates[-1] == pytest.approx(0.1, abs=0.001)
-    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a > b for a, b in pairwise(rates[10:]))
 
 
 # Training
@@ -144,8 +148,7 @@ def test_a_run_killed_at_any_step_ends_with_the_same_weights(whole, tmp_path, at
     folder, expected = whole
     assert same(weights(tmp_path / "run"), weights(folder))
     assert result.end == expected.end
-    strip = [{k: v for k, v in line.items()} for line in RunFolder(tmp_path / "run").log()]
-    assert strip == RunFolder(folder).log()
+    assert RunFolder(tmp_path / "run").log() == RunFolder(folder).log()
     assert RunFolder(tmp_path / "run").profiles() == RunFolder(folder).profiles()
 
 
@@ -227,7 +230,7 @@ def test_a_finished_run_is_read_and_not_trained_again(whole):
 
 @pytest.mark.tiny
 def test_a_folder_of_another_recipe_is_refused_by_the_dial_that_differs(whole):
-    with pytest.raises(SuperweightsError, match="weight_decay is 0.1 there and 0.2 here"):
+    with pytest.raises(SuperweightsError, match=r"weight_decay is 0.1 there and 0.2 here"):
         train(small().with_("optimizer.weight_decay", 0.2), whole[0])
 
 
@@ -285,7 +288,9 @@ def test_event_files_hold_the_log(tmp_path):
     train(small(steps=4), tmp_path / "run", tensorboard=True)
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
     losses = [(e.step, e.value) for e in events.Scalars("training/loss")]
-    assert losses == [(line["step"], pytest.approx(line["loss"])) for line in RunFolder(tmp_path / "run").log()]
+    assert losses == [
+        (line["step"], pytest.approx(line["loss"])) for line in RunFolder(tmp_path / "run").log()
+    ]
     assert events.Scalars("profile/argmax_share")
 
 

@@ -98,10 +98,10 @@ def test_nothing_is_left_when_writing_fails(saved, tmp_path, monkeypatch):
     def full(*_args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("superweights.quantization.peel._write_settings", full)
+    monkeypatch.setattr("superweights.quantization.peel._header", full)
     before = sorted(tmp_path.iterdir())
-    with open_checkpoint(str(path)) as checkpoint, pytest.raises(OSError, match="No space"):
-        peel(checkpoint, KEPT, tmp_path / "base")
+    with open_checkpoint(str(path)) as checkpoint, pytest.raises(SuperweightsError, match="The disk is full"):
+        peel(checkpoint, KEPT, tmp_path / "new" / "base")
     assert sorted(tmp_path.iterdir()) == before
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 import subprocess
 import sys
 from base64 import b64decode
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -17,6 +19,18 @@ import pytest
 
 from superweights.cli import run
 from superweights.errors import SuperweightsError
+from superweights.findings import (
+    Activations,
+    Anatomy,
+    Continuation,
+    EffectRow,
+    Effects,
+    RoundedRow,
+    Side,
+    TokenChange,
+    TokenShift,
+    typed,
+)
 from superweights.record import Record, Score, versions
 from superweights.reports import FORMATS, read_records, render
 
@@ -73,29 +87,31 @@ def found(name: str = "tiny", peak: float = 900.0) -> Record:
 
 
 def scored(name: str = "tiny") -> Record:
-    rows = [
-        {
-            "name": f"{factor} times",
-            "edits": [{"address": "w[1, 2]", "factor": factor}],
-            "perplexity": score("perplexity", 100.0 / (factor + 1), 3.0),
-            "loss": score("loss change", 1.0 - factor),
-        }
+    made = Score("perplexity", 1.0, "per token", 8, 3.0)
+    rows = tuple(
+        EffectRow(
+            name=f"{factor} times",
+            edits=({"address": "w[1, 2]", "factor": factor},),
+            changes=(),
+            perplexity=replace(made, value=100.0 / (factor + 1)),
+            bits_per_byte=None,
+            losses=(),
+            loss=Score("loss change", 1.0 - factor, "nats/token", 8, 0.1),
+            kl=Score("KL", 0.5, "nats/token", 8, 0.1),
+            agreement=Score("agreement", 0.5, "of positions", 8, 0.1),
+        )
         for factor in (0.0, 0.5, 2.0)
-    ]
-    findings = {
-        "conditions": {"windows": 2, "window": 64, "text": "prose"},
-        "base": {"perplexity": score("perplexity", 50.0, 2.0)},
-        "rows": rows,
-        "continuations": [{"name": "edited", "prompt": "Say", "base": " hello", "other": HOSTILE}],
-        "shift": [
-            {
-                "name": "edited",
-                "prompts": 2,
-                "gained": [{"text": HOSTILE, "base": 0.1, "other": 0.2, "ratio": 2}],
-            }
-        ],
-    }
-    return Record("score", {"model": name}, versions(), findings=findings)
+    )
+    still = Score("entropy", 1.0, "nats", 2)
+    token = TokenChange(3, HOSTILE, 0.1, 0.2, still, 2.0, None)
+    findings = Effects(
+        conditions={"windows": 2, "window": 64, "text": "prose"},
+        base=Side(replace(made, value=50.0)),
+        rows=rows,
+        continuations=(Continuation("Say", " hello", HOSTILE, 0.0, None, "edited"),),
+        shift=(TokenShift(2, (), (token,), (), (), (), *[still] * 6, name="edited"),),
+    )
+    return Record("score", {"name": name}, versions(), findings=findings)
 
 
 RECORDS = [found(), scored()]
@@ -170,6 +186,44 @@ def test_nothing_that_a_model_or_file_says_is_acted_on(form):
         assert json.loads(said)["title"] == f"Super weights of {HOSTILE}"
 
 
+def test_a_record_that_was_written_and_read_back_gives_the_same_page():
+    for record in (scored(), rounded(), asked()):
+        assert render([typed(Record.from_json(record.to_json()))], "json") == render([record], "json")
+
+
+def test_findings_of_another_shape_are_named_not_guessed():
+    with pytest.raises(SuperweightsError, match="record of score: base is missing"):
+        render([Record("score", {"name": "tiny"}, versions(), findings={"conditions": {}, "rows": []})])
+
+
+def test_a_perplexity_beyond_all_numbers_is_an_empty_cell():
+    found = scored().findings
+    lost = replace(found.rows[0], perplexity=Score("perplexity", math.inf, "per token", 8, None))
+    record = replace(scored(), findings=replace(found, rows=(lost, *found.rows[1:])))
+    read = typed(Record.from_json(record.to_json()))
+    assert math.isnan(read.findings.rows[0].perplexity.value)
+    assert "| 0.0 times: w\\[1, 2\\] x 0.0 |  |  | 1 |" in render([read], "md")
+
+
+def rounded() -> Record:
+    base = Score("perplexity", 20.0, "per token", 8, 1.0)
+    row = RoundedRow("token", "plain", "{}", 0.25, replace(base, value=23.0), base, base, base, (1.0, None))
+    return Record(
+        "activations", {"name": "tiny"}, versions(), findings=Activations({"bos": True}, base, (row,))
+    )
+
+
+def asked() -> Record:
+    answer = {"layers": [{"layer": 0, "peak": 1.0}, {"layer": 1, "peak": 900.0}]}
+    return Record("anatomy massive", {"name": "tiny"}, versions(), findings=Anatomy({}, {"massive": answer}))
+
+
+def test_rounded_inputs_and_answers_over_layers_have_their_sections():
+    said = render([rounded(), asked()], "md")
+    assert "| token, plain | 0.25 | 23 | 1 |" in said
+    assert "Anatomy: massive" in said
+
+
 def test_models_stand_side_by_side():
     page = render([found("before"), found("after", peak=90.0)])
     charts = json.loads(re.search(r'id="charts">(.*?)</script>', page).group(1))
@@ -183,7 +237,7 @@ def test_models_stand_side_by_side():
 
 def test_a_record_of_a_command_without_a_section_is_shown_by_its_scores():
     other = Record(
-        "evaluate", {"model": "tiny"}, versions(), scores=(Score("accuracy", 0.5, "of answers", 10, 0.1),)
+        "peel", {"name": "tiny"}, versions(), scores=(Score("accuracy", 0.5, "of answers", 10, 0.1),)
     )
     assert "| accuracy | 0.5 | 0.1 | of answers | 10 |" in render([other], "md")
 
@@ -191,12 +245,12 @@ def test_a_record_of_a_command_without_a_section_is_shown_by_its_scores():
 BAD = {
     "missing": (None, "Cannot read"),
     "no JSON": ("{", "is not JSON"),
-    "no text": (b"\xff\xfe\x00", "Cannot read"),
+    "no text": (b"\xff\xfe\x00", "no text in UTF-8"),
     "no record": ('{"a": 1}', "holds no record"),
     "another version": ('{"command": "find", "findings": {}, "schema_version": 99}', "version 99"),
     "other fields": (
         '{"command": "find", "findings": {}, "inputs": {}, "versions": {}, "schema_version": 1, "x": 1}',
-        "fields that no record has",
+        "x is no field that is known",
     ),
     "nothing": ("[]", "no records"),
 }

@@ -37,7 +37,7 @@ from superweights.reproductions.others import largest_global, largest_per_tensor
 from superweights.reproductions.plot import draw
 from superweights.reproductions.restore import cannot_restore, restored
 from superweights.reproductions.table1 import _recovered
-from superweights.reproductions.weights import choose_weights, see_weights
+from superweights.reproductions.weights import see_weights, weights_to_reproduce
 from superweights.scoring import loss_per_window
 from superweights.stream import streaming
 from superweights.subject.text import embedded_prose, windows
@@ -539,9 +539,9 @@ def test_without_anything_known_the_model_is_searched(planted, findings, monkeyp
     asked = []
     monkeypatch.setattr(weights_room, "find", lambda *args, **more: asked.append((args, more)) or findings)
     with open_checkpoint(str(planted[0])) as checkpoint:
-        chosen = choose_weights(checkpoint, device="cpu")
+        chosen = weights_to_reproduce(checkpoint, device="cpu")
         assert asked[0][0] == (checkpoint,)
-        assert choose_weights(checkpoint, search=False).addresses == ()
+        assert weights_to_reproduce(checkpoint, search=False).addresses == ()
     assert chosen.how == "found by superweights find"
     assert chosen.addresses == tuple(w.address for w in findings.candidates)
     assert asked[0][1]["device"] == "cpu"
@@ -553,7 +553,7 @@ def test_the_record_of_a_search_names_the_weights_and_only_for_its_own_model(pla
     with open_checkpoint(str(planted[0])) as checkpoint:
         inputs = {"name": checkpoint.name, "fingerprint": checkpoint.fingerprint()}
         record = Record("find", inputs, {}, findings=json.loads(to_json_line(findings.to_json())))
-        chosen = choose_weights(checkpoint, record=Record.from_json(record.to_json()))
+        chosen = weights_to_reproduce(checkpoint, record=Record.from_json(record.to_json()))
     assert chosen.addresses == tuple(w.address for w in findings.candidates)
     assert chosen.how == "a record of find"
     save_tiny("llama", tmp_path)
@@ -562,7 +562,7 @@ def test_the_record_of_a_search_names_the_weights_and_only_for_its_own_model(pla
         open_checkpoint(str(tmp_path)) as other,
         pytest.raises(SuperweightsError, match="another checkpoint"),
     ):
-        choose_weights(other, record=record)
+        weights_to_reproduce(other, record=record)
 
 
 @pytest.mark.tiny
@@ -642,7 +642,7 @@ def test_the_scaling_curve_is_drawn_with_its_errors(planted):
         (["table1", "--weight", "model.layers.1.mlp.down_proj.weight[9999, 0]"], "outside"),
         (["table1", "--svg", "x.svg", "--window", "8", "--windows", "1"], "no picture"),
         (["table1", "--window", "100000"], "window"),
-        (["figure4", "--from", __file__], "no record"),
+        (["figure4", "--from", __file__], "is not JSON"),
     ],
 )
 def test_bad_input_is_one_sentence_and_a_hint(planted, capsys, arguments, word):

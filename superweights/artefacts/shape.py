@@ -28,6 +28,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from superweights.errors import SuperweightsError
 
 T = TypeVar("T")
+Fields = Literal["known", "whole", "some"]
 # A JSON value and the name of its place in; the value as the field's type wants it out, or `_MisfitError`.
 _Reader = Callable[[Any, str], Any]
 
@@ -40,8 +41,13 @@ class Between:
     high: float
 
 
+@dataclass(frozen=True)
+class NullIsNan:
+    """A number that was none (nan, infinity) when it was written, for which JSON has no word but null."""
+
+
 # How a schema says that no model has more: a page of as many columns as `layer` says is not to be made.
-Layer = Annotated[int, Between(0, 65_535)]
+Layer = Annotated[int, Between(0, 9_999)]
 Count = Annotated[int, Between(0, 2**53)]
 
 
@@ -54,17 +60,20 @@ class _MisfitError(Exception):
         self.says = says or f"is to be {wanted}, not {_said(value)}"
 
 
-def shaped(form: type[T], data: Any, where: str, hint: str, extra: bool = False) -> T:
+def shaped(form: type[T], data: Any, where: str, hint: str, fields: Fields = "known") -> T:
     """`data`, as JSON gives it, as the type `form`: a dataclass, or what stands in the fields of one.
 
     Fields are read by their annotations: str, bool, int, float (finite; a whole number will do), None, unions, Literal,
-    list, tuple, dict with str keys, Any, dataclasses (those with a `parse` also as one string), and `Annotated`
-    with `Between`. With `extra` what an object holds beyond its fields is passed over, at every depth.
+    list, tuple, dict with str keys, Any, dataclasses (those with a `parse` also as one string; one that is made already
+    stays as it is), and `Annotated` with `Between`. `fields`, at every depth: "known" ones may be left out where
+    they have a default, "whole" ones may not, and with "some" what an object holds beyond them is passed over.
+
+    A dataclass with a classmethod `renewed` gets objects through it, for those that an older version wrote.
 
     Raises `SuperweightsError(hint=hint)` naming `where`, the field, what it is to be and what it is.
     """
     try:
-        return _reader(form, extra)(data, "")
+        return _reader(form, fields)(data, "")
     except _MisfitError as error:
         raise SuperweightsError(
             f"{where}: {error.place or 'what it holds'} {error.says}.", hint=hint
@@ -72,29 +81,29 @@ def shaped(form: type[T], data: Any, where: str, hint: str, extra: bool = False)
 
 
 @functools.cache
-def _reader(form: Any, extra: bool) -> _Reader:
+def _reader(form: Any, mode: Fields) -> _Reader:
     """The function that reads values of the type `form`."""
     origin, arguments = get_origin(form), get_args(form)
     if form is Any or form is object:
         return lambda value, place: value
     if origin is Annotated:
-        return _bounded(_reader(arguments[0], extra), arguments[0], arguments[1:])
+        return _bounded(_reader(arguments[0], mode), arguments[0], arguments[1:])
     if origin in (Union, types.UnionType):
-        return _either([_reader(each, extra) for each in arguments])
+        return _either([_reader(each, mode) for each in arguments])
     if origin is Literal:
-        return _checked(lambda value: value in arguments, f"one of {', '.join(map(repr, arguments))}")
+        return _checked(_among(arguments), f"one of {', '.join(map(repr, arguments))}")
     if form in _PLAIN:
         return _PLAIN[form]
     if origin in (list, Sequence) or (origin is tuple and arguments[-1] is Ellipsis):
-        return _listed(_reader(arguments[0], extra), list if origin is list else tuple)
+        return _listed(_reader(arguments[0], mode), list if origin is list else tuple)
     if origin is tuple:
-        return _in_order([_reader(each, extra) for each in arguments])
+        return _in_order([_reader(each, mode) for each in arguments])
     if origin in (dict, Mapping):
-        return _mapped(_reader(arguments[1], extra))
+        return _mapped(_reader(arguments[1], mode))
     if form in (dict, list):
         return _checked(lambda value: isinstance(value, form), "an object" if form is dict else "a list")
     assert dataclasses.is_dataclass(form), f"no schema for {form}"
-    return _spelled(form, _fielded(form, extra)) if hasattr(form, "parse") else _fielded(form, extra)
+    return _spelled(form, _fielded(form, mode)) if hasattr(form, "parse") else _fielded(form, mode)
 
 
 def _checked(fits: Callable[[Any], bool], wanted: str) -> _Reader:
@@ -104,6 +113,11 @@ def _checked(fits: Callable[[Any], bool], wanted: str) -> _Reader:
         return value
 
     return read
+
+
+def _among(allowed: Sequence[Any]) -> Callable[[Any], bool]:
+    """Whether a value is one of these and of its type: true is not 1."""
+    return lambda value: any(type(value) is type(each) and value == each for each in allowed)
 
 
 def _number(value: Any, place: str) -> float:
@@ -134,7 +148,8 @@ _PLAIN: dict[Any, _Reader] = {
 def _bounded(read: _Reader, form: Any, notes: Sequence[Any]) -> _Reader:
     bounds = next((note for note in notes if isinstance(note, Between)), None)
     if bounds is None:
-        return read
+        nullable = any(isinstance(note, NullIsNan) for note in notes)
+        return (lambda value, place: math.nan if value is None else read(value, place)) if nullable else read
     wanted = f"a {'whole ' if form is int else ''}number from {bounds.low:g} to {bounds.high:g}"
 
     def within(value: Any, place: str) -> Any:
@@ -209,29 +224,32 @@ def _spelled(form: Any, fields: _Reader) -> _Reader:
     return read
 
 
-def _fielded(form: Any, extra: bool) -> _Reader:
-    """The reader of a dataclass: every field without a default must be there."""
+def _fielded(form: Any, mode: Fields) -> _Reader:
+    """The reader of a dataclass."""
     hints = typing.get_type_hints(form, include_extras=True)
     fields = [field for field in dataclasses.fields(form) if field.init]
     needed = {
         field.name
         for field in fields
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if mode == "whole" or (field.default is field.default_factory is dataclasses.MISSING)
     }
 
     def read(value: Any, place: str) -> Any:
+        if isinstance(value, form):
+            return value
         if not isinstance(value, Mapping):
             raise _MisfitError(place, "an object", value)
+        value = form.renewed(value) if hasattr(form, "renewed") else value
         missing = sorted(needed - value.keys())
         if missing:
             raise _MisfitError(_inside(place, missing[0]), "there", None, "is missing")
         given = {
-            field.name: _reader(hints[field.name], extra)(value[field.name], _inside(place, field.name))
+            field.name: _reader(hints[field.name], mode)(value[field.name], _inside(place, field.name))
             for field in fields
             if field.name in value
         }
         unknown = value.keys() - {field.name for field in fields}
-        if unknown and not extra:
+        if unknown and mode != "some":
             raise _MisfitError(
                 _inside(place, min(map(str, unknown))), "absent", None, "is no field that is known"
             )

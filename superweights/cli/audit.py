@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from superweights.cli import console, options
-from superweights.cli.console import progress
+from superweights.cli.printing import finish
 
 if TYPE_CHECKING:
-    from superweights.audits import Audit
     from superweights.record import Record
 
 
@@ -25,6 +24,7 @@ def audit(
     text: options.TextFile = None,
     window: options.Window = 128,
     windows: options.Windows = 8,
+    bos: options.Bos = "auto",
     device: options.Device = "auto",
     allow_pickle: options.AllowPickle = False,
     trust_remote_code: options.TrustRemoteCode = False,
@@ -36,41 +36,23 @@ def audit(
 
     Example: superweights audit smollm2-int4 --against embedded
     """
-    from superweights.audits import audit as hold_against
-    from superweights.checkpoint import open_checkpoint
-    from superweights.cli.weights import chosen_weights
-    from superweights.record import Record, versions
     from superweights.subject import Reading
+    from superweights.verbs.audit import audit as verb
 
     console.check_out(out)
     trust = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
-    with open_checkpoint(quantized, **trust) as changed, open_checkpoint(against, **trust) as original:
-        chosen = chosen_weights(original, weights, from_)
-        tokens = None if weights_only else Reading(text, window, windows).tokens_of(original, seed)
-        with progress() as bar:
-            found = hold_against(changed, original, chosen, tokens, device=device, seed=seed, progress=bar)
-        compared = found.comparison
-        record = Record(
-            "audit",
-            {"model": changed.name, "fingerprint": changed.fingerprint(), "against": original.name},
-            versions(),
-            seed=seed,
-            scores=(compared.base, compared.other, compared.loss, compared.kl, compared.agreement)
-            if compared
-            else (),
-            findings=found.to_json(),
-        )
-    if out is not None:
-        console.write_out(out, record.to_json() + "\n")
-    if as_json:
-        console.print_line(record.to_json())
-    else:
-        _show(found, record)
+    sources = (options.source(each, "auto", device, **trust) for each in (quantized, against))
+    reading = None if weights_only else Reading(text, window, windows, bos=bos)
+    with console.progress() as bar:
+        record = verb(*sources, weights or (), reading, record=from_, seed=seed, progress=bar)
+    finish(record, as_json, out, _show)
 
 
-def _show(found: Audit, record: Record) -> None:
+def _show(record: Record) -> None:
     from rich import box
     from rich.table import Table
+
+    found = record.findings
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("super weight", overflow="fold")
@@ -81,7 +63,10 @@ def _show(found: Audit, record: Record) -> None:
         steps = "" if fate.steps is None else f"{fate.steps:+.2f}"
         numbers = f"{fate.before:.4g}", f"{fate.after:.4g}", steps, f"{fate.matrix_error:.1%}"
         table.add_row(console.plain(str(fate.address)), *numbers, fate.verdict)
-    console.data.print(table)
+    if found.weights:
+        console.data.print(table)
+    else:
+        console.data.print("No super weight is known: predictions alone are judged.")
     show = console.data.print
     if found.activation_before is not None and found.activation_after is not None and found.comparison:
         ratio = found.activation_after / found.activation_before
@@ -104,6 +89,6 @@ def _show(found: Audit, record: Record) -> None:
             "Weights as the checkpoint has them, in the original's model in float32: what kernels round is not in it."
         )
     show(
-        f"{console.plain(str(record.inputs['model']))} ({found.method}): [bold]{found.verdict}[/]",
+        f"{console.plain(str(record.inputs['name']))} ({found.method}): [bold]{found.verdict}[/]",
         soft_wrap=True,
     )

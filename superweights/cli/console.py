@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
+from superweights.artefacts.file import write_text
+from superweights.artefacts.place import check_replaceable
 from superweights.errors import SuperweightsError
 from superweights.progress import Progress
 
@@ -41,7 +43,7 @@ def explain_os_error(error: OSError) -> tuple[str, str]:
     """The sentence and the hint for an operating-system error that reached the top."""
     where = f" ({error.filename})" if error.filename else ""
     if error.errno == errno.ENOSPC:
-        return f"The disk is full{where}.", "free some space, or write elsewhere with --out."
+        return f"The disk is full{where}.", "free some space, or write to another disk."
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"No permission to write or read{where}.", "check the owner and mode of that path."
     return f"{error.strerror or error}{where}.", "check that the path exists and can be read."
@@ -67,10 +69,15 @@ def progress_bar(label: str) -> Iterator[Bar]:
 
 @contextmanager
 def progress(label: str = "opening") -> Iterator[Progress]:
-    """A bar on stderr that follows (label, done, total)."""
-    with progress_bar(label) as bar:
-        task = bar.task_ids[0]
-        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
+    """A bar on stderr that follows (label, done, total). The notes of an interrupt (what is kept) are printed."""
+    try:
+        with progress_bar(label) as bar:
+            task = bar.task_ids[0]
+            yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
+    except KeyboardInterrupt as interrupt:
+        for note in getattr(interrupt, "__notes__", ()):
+            notes.print(plain(note), soft_wrap=True)
+        raise
 
 
 def write_out(path: Path | None, text: str) -> None:
@@ -79,22 +86,34 @@ def write_out(path: Path | None, text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
         return
-    check_out(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(path, text)
 
 
 def check_out(path: Path | None) -> None:
     """Raise where no file can stand, before the work that should fill it."""
-    if path is not None and (path.is_dir() or not path.parent.is_dir()):
-        raise SuperweightsError(f"Cannot write {path}.", hint="give a file name inside an existing folder.")
+    if path is not None:
+        check_replaceable(path)
+
+
+def check_picture(path: Path | None) -> None:
+    """Raise where no picture can be drawn, before the work that should fill it."""
+    if path is not None and path.suffix.lower() != ".svg":
+        raise SuperweightsError(f"Cannot draw into {path}.", hint="give a file name that ends in .svg.")
+    check_out(path)
 
 
 def plain(text: str) -> str:
     """`text` with rich's markup brackets and terminal control characters taken out of play."""
     printable = "".join(ch if ch.isprintable() or ch == "\n" else "�" for ch in text)
     return printable.replace("[", "\\[")
+
+
+@contextmanager
+def kept_in(folder: Path) -> Iterator[None]:
+    """Says at Ctrl-C where the work so far is, and that the same command goes on with it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = f"What is done is kept in {plain(str(folder))}: the same command goes on from there."
+        notes.print(kept, soft_wrap=True)
+        raise

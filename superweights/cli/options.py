@@ -11,16 +11,20 @@ if TYPE_CHECKING:
     from superweights.subject import Source
 
 Model = Annotated[
-    str, typer.Argument(help="Folder, .gguf or .safetensors file, org/name[@revision], or 'embedded'.")
+    str, typer.Argument(help="Folder, .gguf or .safetensors file, org/name\\[@revision], or 'embedded'.")
 ]
 ModelOrEmbedded = Annotated[
     str | None,
-    typer.Argument(help="Folder, .gguf or .safetensors file, org/name[@revision]; none: the embedded model."),
+    typer.Argument(
+        help="Folder, .gguf or .safetensors file, org/name\\[@revision]; none: the embedded model."
+    ),
 ]
 TextFile = Annotated[Path | None, typer.Option(help="Text file to score, instead of built-in prose.")]
 Edits = Annotated[
     list[str] | None,
-    typer.Option(help="TENSOR\\[i, j]=FACTOR (0 ablates) or TENSOR\\[i, j]:=VALUE; repeatable, made together."),
+    typer.Option(
+        help="TENSOR\\[i, j]=FACTOR (0 ablates) or TENSOR\\[i, j]:=VALUE; repeatable, made together."
+    ),
 ]
 Weights = Annotated[list[str], typer.Argument(help="TENSOR\\[i, j] of one weight or several.")]
 Window = Annotated[int, typer.Option(min=2, help="Tokens in a window.")]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from superweights.cli import console, options
-from superweights.cli.console import progress
+
+if TYPE_CHECKING:
+    from superweights.verbs.peel import SideCar
 
 To = Annotated[Path, typer.Option(help="A new folder.")]
 
@@ -28,36 +31,23 @@ def peel(
 
     Example: superweights peel embedded --to smollm2-peeled
     """
-    import json
+    from superweights.verbs.peel import peel as verb
 
-    from superweights.checkpoint import open_checkpoint
-    from superweights.cli.weights import chosen_weights
-    from superweights.quantization.peel import SIDE_CAR
-    from superweights.quantization.peel import peel as split
-    from superweights.stream.linears import linear_tensors
-
-    with open_checkpoint(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code) as checkpoint:
-        chosen = chosen_weights(checkpoint, weights, from_)
-        transposed = [name for name, axis in linear_tensors(checkpoint).items() if axis == 1]
-        with progress() as bar:
-            side_car = split(
-                checkpoint,
-                chosen,
-                to,
-                transposed=transposed,
-                progress=lambda _, done, total: bar("tensors", done, total),
-            )
+    source = options.source(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+    with console.progress() as bar:
+        side_car = verb(source, to, weights or (), record=from_, progress=bar)
     if as_json:
         console.print_line(json.dumps({"to": str(to), **json.loads(side_car.to_json())}))
-        return
-    console.data.print(
-        f"[bold]{console.plain(str(to))}[/]: the model with 0 in these places, and {SIDE_CAR}:"
-    )
+    else:
+        _show(side_car, to)
+
+
+def _show(side_car: SideCar, to: Path) -> None:
+    show = console.data.print
+    show(f"[bold]{console.plain(str(to))}[/]: the model with 0 in these places, and super_weights.json:")
     for kept in side_car.weights:
-        console.data.print(
-            f"  {console.plain(str(kept.address))} = {kept.value:.6g}", soft_wrap=True, highlight=False
-        )
-    console.data.print(
+        show(f"  {console.plain(str(kept.address))} = {kept.value:.6g}", soft_wrap=True, highlight=False)
+    show(
         f"Next: quantize it with any tool, then superweights attach QUANTIZED --side-car {console.plain(str(to))} "
         "--to ADAPTER.",
         soft_wrap=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -42,15 +43,25 @@ def print_lines(rows: Iterable[Any]) -> None:
         console.print_line(row.to_json() if isinstance(row, Record) else to_json_line(row))
 
 
-def table(*titles: str) -> Table:
-    """A plain table: the first column words, the others numbers."""
+def table(*titles: str, right: bool = False) -> Table:
+    """A plain table: the first column words (or numbers, set `right`), the others numbers."""
     from rich.table import Table
 
     made = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    made.add_column(titles[0], no_wrap=True)
+    made.add_column(titles[0], no_wrap=True, justify="right" if right else "left")
     for title in titles[1:]:
         made.add_column(title, justify="right", no_wrap=True)
     return made
+
+
+def open_width(made: Table) -> int:
+    """The width to print `made` in: a terminal's own, and as much as it needs where nobody wraps lines."""
+    from rich.measure import Measurement
+
+    if console.data.is_terminal or "COLUMNS" in os.environ:
+        return console.data.width
+    unlimited = console.data.options.update(max_width=10_000)
+    return Measurement.get(console.data, unlimited, made).maximum
 
 
 class Measured(Protocol):

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from superweights.cli import console, options
-from superweights.cli.console import progress
-from superweights.cli.pruning import Wanted, chosen
-from superweights.errors import SuperweightsError
+from superweights.cli.printing import finish
 
 if TYPE_CHECKING:
-    from superweights.checkpoint import Checkpoint
-    from superweights.pruning import Dropped
-    from superweights.pruning.writing import Pruned
-    from superweights.record import Record
-
-_WHAT = ("attention", "mlp", "block", "joint", "run")
-
+    from superweights.record import Record, Score
 
 What = Annotated[
     str,
@@ -50,6 +41,7 @@ def prune(
     text: options.TextFile = None,
     window: options.Window = 128,
     windows: options.Windows = 32,
+    bos: options.Bos = "auto",
     device: options.Device = "auto",
     allow_pickle: options.AllowPickle = False,
     trust_remote_code: options.TrustRemoteCode = False,
@@ -64,97 +56,51 @@ def prune(
 
     Example: superweights prune embedded --what attention --drop 4 --to smollm2-pruned
     """
-    from superweights.checkpoint import open_checkpoint
     from superweights.subject import Reading
+    from superweights.verbs.prune import Dropping
+    from superweights.verbs.prune import prune as verb
 
-    wanted = Wanted(what, drop, _numbers(layers), carriers, draws, seed)
-    _check(wanted, windows)
     console.check_out(out)
-    with open_checkpoint(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code) as checkpoint:
-        tokens = Reading(text, window, windows).tokens_of(checkpoint, seed)
-        record, dropped = chosen(checkpoint, wanted, tokens, weights, from_, device)
-        written = None if to is None else _write(checkpoint, dropped, to, device, record)
-    if out is not None:
-        console.write_out(out, record.to_json() + "\n")
-    if as_json:
-        console.print_line(record.to_json())
-    else:
-        _show(record, written)
+    source = options.source(model, "auto", device, allow_pickle, trust_remote_code)
+    dropping = Dropping(what, drop, Dropping.parse_layers(layers), carriers, draws)
+    reading = Reading(text, window, windows, bos=bos)
+    held = {"weights": weights or (), "record": from_}
+    with console.progress() as bar:
+        record = verb(source, dropping, reading, to=to, seed=seed, progress=bar, **held)
+    finish(record, as_json, out, _show)
 
 
-def _write(checkpoint: Checkpoint, dropped: Dropped, to: Path, device: str, record: Record) -> Pruned:
-    """Write the pruned checkpoint, and say so in the record."""
-    from superweights.pruning import prune as write
-
-    with progress() as bar:
-        count = lambda _, done, total: bar("writing", done, total)  # noqa: E731
-        written = write(checkpoint, dropped, to, device=device, progress=count)
-    told = {**asdict(written), "folder": str(written.folder)}
-    record.findings["written"] = {key: value for key, value in told.items() if key != "dropped"}
-    return written
-
-
-def _numbers(layers: str | None) -> tuple[int, ...] | None:
-    if layers is None:
-        return None
-    try:
-        return tuple(int(each) for each in layers.split(","))
-    except ValueError as error:
-        raise SuperweightsError(
-            f"--layers {layers} is no list of numbers.", hint="write for example --layers 25,26."
-        ) from error
-
-
-def _check(wanted: Wanted, windows: int) -> None:
-    if wanted.what not in _WHAT:
-        raise SuperweightsError(
-            f"There is nothing called {wanted.what!r} to drop.", hint=f"choose one of {', '.join(_WHAT)}."
-        )
-    if wanted.layers is not None and wanted.what in ("joint", "run"):
-        raise SuperweightsError(
-            f"--layers does not say what is to go where --what is {wanted.what}.",
-            hint="use --what attention, mlp or block with it.",
-        )
-    if windows < 2:
-        raise SuperweightsError("One window cannot both choose and judge.", hint="use --windows 2 or more.")
-
-
-def _show(record: Record, written: Pruned | None) -> None:
+def _show(record: Record) -> None:
     from rich import box
     from rich.table import Table
-
-    from superweights.record import Score
 
     found, show = record.findings, console.data.print
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("dropped", overflow="fold")
     for name in ("perplexity", "loss, nats/token"):
         table.add_column(name, justify="right", no_wrap=True)
-    base = record.scores[0]
-    table.add_row("nothing", str(Score("", base.value, "", base.n, base.standard_error)), "")
-    rows = [("", found["effect"]), *(("at random: ", each) for each in found["controls"])]
-    for said, each in rows:
-        cells = [
-            str(Score("", held["value"], "", held["n"], held["standard_error"]))
-            for held in (each["perplexity"], each["loss_change"])
-        ]
-        table.add_row(f"{said}{each['dropped']}", *cells)
+    table.add_row("nothing", _number(record.scores[0]), "")
+    for said, each in [("", found.effect), *(("at random: ", each) for each in found.controls)]:
+        table.add_row(f"{said}{each.dropped}", _number(each.perplexity), _number(each.loss_change))
     show(table)
-    for each in found["carriers"]:
-        verb = "[bold red]dropped[/]" if each["dropped"] else "kept"
-        show(
-            f"{verb}: {each['kind']} of layer {each['layer']}, which {console.plain(each['reason'])}",
-            soft_wrap=True,
-        )
+    for each in found.carriers:
+        verb = "[bold red]dropped[/]" if each.dropped else "kept"
+        show(f"{verb}: {each.kind} of layer {each.layer}, which {console.plain(each.reason)}", soft_wrap=True)
+    written = found.written
     if written is None:
         show("nothing was written: give --to FOLDER.")
         return
-    share = written.nbytes / written.whole_nbytes
+    share = written["nbytes"] / written["whole_nbytes"]
     show(
-        f"[bold]{console.plain(str(written.folder))}[/]: {written.nbytes / 1e6:,.1f} MB, {share:.3f} of the whole "
-        f"model's; read back, its logits differ by {written.difference:.1g} of the largest from those of the original "
-        "without the same layers.",
+        f"[bold]{console.plain(written['folder'])}[/]: {written['nbytes'] / 1e6:,.1f} MB, {share:.3f} of the whole "
+        f"model's; read back, its logits differ by {written['difference']:.1g} of the largest from those of the "
+        "original without the same layers.",
         soft_wrap=True,
     )
-    if not found["dropped"]["blocks"]:
+    if not found.dropped["blocks"]:
         show("transformers reads it after import superweights.")
+
+
+def _number(score: Score) -> str:
+    """The number and its error, without the unit that stands above."""
+    return str(score).removesuffix(score.unit).rstrip()

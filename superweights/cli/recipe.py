@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,10 +18,11 @@ def recipe(
         list[str] | None,
         typer.Option(
             "--for",
-            help="llama.cpp, gptqmodel, llm-compressor, torchao, bitsandbytes, mlx; repeatable. "
+            help="llama.cpp, gptqmodel, llm-compressor, torchao, bitsandbytes, auto-round, mlx; repeatable. "
             "Without it: all.",
         ),
     ] = None,
+    to: Annotated[Path | None, typer.Option(help="A new file that the tool of --for reads.")] = None,
     weights: options.NamedWeights = None,
     from_: options.FromRecord = None,
     allow_pickle: options.AllowPickle = False,
@@ -29,20 +33,14 @@ def recipe(
 
     Example: superweights recipe embedded --for llama.cpp
     """
-    import json
-    from dataclasses import asdict
+    from superweights.verbs.recipe import recipe as verb
 
-    from superweights.checkpoint import open_checkpoint
-    from superweights.cli.weights import chosen_weights
-    from superweights.formats.recipes import TOOLS
-    from superweights.formats.recipes import recipe as for_tool
-
-    with open_checkpoint(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code) as checkpoint:
-        chosen = chosen_weights(checkpoint, weights, from_)
-        recipes = [for_tool(checkpoint, chosen, each) for each in tool or TOOLS]
+    source = options.source(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+    recipes = verb(source, tool or (), weights or (), record=from_, to=to)
     if as_json:
         console.print_line(json.dumps([asdict(each) for each in recipes]))
         return
     for each in recipes:
         console.data.print(f"[bold]{each.tool}[/]", highlight=False)
-        console.data.print(f"  {console.plain(each.text)}", soft_wrap=True, highlight=False)
+        for line in each.lines():
+            console.data.print(f"  {console.plain(line)}", soft_wrap=True, highlight=False)

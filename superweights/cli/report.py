@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from superweights.cli import console, options
-from superweights.cli.console import progress
-from superweights.errors import SuperweightsError
-
-if TYPE_CHECKING:
-    from superweights.record import Record
-
-_PROMPTS = ("The capital of France is", "To bake bread, first", "The old man looked at the sea and")
-_FACTORS = (0.0, 0.25, 0.5, 0.75, 1.5, 2.0, 3.0)
-_ENDINGS = (".json", ".jsonl")
 
 
 def report(
@@ -42,64 +33,20 @@ def report(
 
     Example: superweights report --output smollm2.html
     """
-    from superweights.reports import FORMATS, read_records, render
+    from superweights.verbs.report import form_of
+    from superweights.verbs.report import report as verb
 
     console.check_out(output)
-    form = format_ or (
-        output.suffix.lstrip(".").replace("htm", "html").replace("htmll", "html") if output else "html"
-    )
-    if form not in FORMATS:
-        raise SuperweightsError(f"There is no format {form!r}.", hint=f"give --format {', '.join(FORMATS)}.")
-    named = what or []
-    if named and all(name.endswith(_ENDINGS) for name in named):
-        records = read_records(Path(name) for name in named)
-    elif len(named) > 1:
-        raise SuperweightsError(
-            "A report is about records, or about one model.",
-            hint="make records of several models first: superweights find MODEL --out NAME.json.",
-        )
-    else:
-        from superweights.subject import Reading, Source
+    subject: Any = what or []
+    if len(subject) < 2 and not (subject and subject[0].endswith((".json", ".jsonl"))):
+        from superweights.subject import Source  # brings torch, which a report about records does without
 
-        source = Source(named[0] if named else "embedded", dtype, device, allow_pickle, trust_remote_code)
-        records = _looked_at(source, Reading(window=window, windows=windows), seed)
-    console.write_out(output, render(records, form))
+        subject = Source(subject[0] if subject else None, dtype, device, allow_pickle, trust_remote_code)
+    with console.progress() as bar:
+        made = verb(
+            subject, form_of(output, format_), window=window, windows=windows, seed=seed, progress=bar
+        )
+    console.write_out(output, made.text)
     if output is not None:
-        console.notes.print(
-            f"{console.plain(str(output))}: {len(records)} records", highlight=False, soft_wrap=True
-        )
-
-
-def _looked_at(source, reading, seed: int) -> list[Record]:
-    """The model searched; then, for what matters most, scaled, removed, and asked to write."""
-    from superweights.checkpoint import open_checkpoint
-    from superweights.cli.find import record_of
-    from superweights.cli.scoring import Writing, measure
-    from superweights.discovery import Search, find
-    from superweights.editing import scale, zero
-
-    with (
-        progress() as bar,
-        open_checkpoint(
-            source.name, allow_pickle=source.allow_pickle, trust_remote_code=source.trust_remote_code
-        ) as checkpoint,
-    ):
-        search = Search(seed=seed)
-        findings = find(checkpoint, search, progress=bar, dtype=source.dtype, device=source.device)
-        has_tokenizer = checkpoint.tokenizer() is not None
-    records = [record_of(findings)]
-    weights = [weight.address for weight in findings.super_weights]
-    if not weights or not has_tokenizer:
-        return records
-    worst = max(
-        findings.super_weights, key=lambda weight: weight.effect.value if weight.effect else 0.0
-    ).address
-    with progress() as bar:
-        rows = [(f"{factor:g} times", scale([worst], factor)) for factor in _FACTORS]
-        records.append(measure("scale", source, reading, rows, seed=seed, progress=bar))
-        rows = [("without the strongest", zero(worst))]
-        if len(weights) > 1:
-            rows.append((f"without all {len(weights)}", zero(weights)))
-        writing = Writing(_PROMPTS, shift=True)
-        records.append(measure("score", source, reading, rows, writing=writing, seed=seed, progress=bar))
-    return records
+        said = f"{console.plain(str(output))}: {len(made.records)} records"
+        console.notes.print(said, highlight=False, soft_wrap=True)

@@ -7,7 +7,8 @@
 
 from __future__ import annotations
 
-from dataclasses import is_dataclass, replace
+import math
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from superweights.artefacts.shape import shaped
@@ -18,6 +19,7 @@ from superweights.findings.activations import (
     RoundedLayer,
     RoundedRow,
 )
+from superweights.findings.anatomy import Anatomy
 from superweights.findings.effects import (
     Continuation,
     EffectRow,
@@ -27,28 +29,43 @@ from superweights.findings.effects import (
     TokenChange,
     TokenShift,
 )
-from superweights.findings.protection import (Alternative, Carrier, DropTold, Planned, PlannedMatrix, Protected, Pruned, Quantized)
+from superweights.findings.protection import (
+    Alternative,
+    Carrier,
+    DropTold,
+    Planned,
+    PlannedMatrix,
+    Protected,
+    Pruned,
+    Quantized,
+)
+from superweights.findings.reproduction import Column, Plot, Published, Reproduction
 from superweights.findings.scan import Scan, Skipped, Spectrum, SuperNeuron, Suspect, TensorOutliers
 from superweights.findings.tasks import TaskScores
-from superweights.record import Record
+from superweights.record import Record, Score
 
 __all__ = [
-    "Alternative",
-    "Carrier",
-    "DropTold",
-    "Planned",
-    "PlannedMatrix",
-    "Protected",
-    "Pruned",
-    "Quantized",
     "FORMS",
     "Activations",
+    "Alternative",
+    "Anatomy",
+    "Carrier",
+    "Column",
     "Continuation",
+    "DropTold",
     "EffectRow",
     "Effects",
     "HeldInput",
     "InputPlace",
     "LastWordsRow",
+    "Planned",
+    "PlannedMatrix",
+    "Plot",
+    "Protected",
+    "Pruned",
+    "Published",
+    "Quantized",
+    "Reproduction",
     "RoundedLayer",
     "RoundedRow",
     "Scan",
@@ -70,21 +87,36 @@ FORMS: dict[str, Any] = {
     "ablate": Effects,
     "scale": Effects,
     "activations": Activations,
+    "anatomy": Anatomy,
     "evaluate": TaskScores,
     "scan": Scan,
     "quantize": Quantized,
     "plan": Planned,
     "prune": Pruned,
+    "reproduce": Reproduction,
 }
 
 
-def typed(record: Record, where: str = "the record") -> Record:
+def typed(record: Record, where: str = "The record") -> Record:
     """`record` with its findings as a dataclass, where their command has one and they are still JSON values.
 
-    `where` names it in the `SuperweightsError` that is raised for findings of another shape.
+    `where` names it in the `SuperweightsError` that is raised for findings of another shape. A score without a value
+    was no number (infinite, or none at all), which JSON has no word for: it is nan again.
     """
     form = FORMS.get(record.command.split(" ")[0])
     if form is None or is_dataclass(record.findings):
         return record
     hint = "run its command again with this version."
-    return replace(record, findings=shaped(form, record.findings, where, hint, extra=True))
+    return replace(record, findings=shaped(form, _revived(record.findings), where, hint, "some"))
+
+
+_OF_A_SCORE = {each.name for each in fields(Score)}
+
+
+def _revived(value: Any) -> Any:
+    """JSON values, the scores among them that are no number as scores."""
+    if isinstance(value, dict):
+        if value.keys() == _OF_A_SCORE and value["value"] is None:
+            return Score(**{**value, "value": math.nan})
+        return {key: _revived(item) for key, item in value.items()}
+    return [_revived(item) for item in value] if isinstance(value, list) else value

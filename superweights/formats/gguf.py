@@ -8,14 +8,17 @@ that the plan does not round, stays byte for byte as the file has it.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from superweights.artefacts.growing import Growing, growing_file
+from superweights.artefacts.manifest import Work, digest_of, state_of
+from superweights.artefacts.place import check_new
 from superweights.checkpoint import Checkpoint
 from superweights.errors import SuperweightsError
 from superweights.formats.writing import Written
@@ -26,6 +29,10 @@ from superweights.quantization.tensor import Quantized
 
 # The block size of these types (ggml, `QK8_0`, `QK4_0`, `QK4_1`).
 _BLOCK = 32
+# Fields that tell of the source's tensors, and are written anew.
+_OWN_FIELDS = ("general.architecture", "general.file_type", "general.quantization_version")
+# What the piece before the first tensor is called while the file grows; no tensor has such a name.
+_HEAD = "the head of the file"
 
 
 def write_gguf(checkpoint: Checkpoint, plan: Plan, to: Path, *, progress: Progress | None = None) -> Written:
@@ -40,65 +47,74 @@ def write_gguf(checkpoint: Checkpoint, plan: Plan, to: Path, *, progress: Progre
             f"{checkpoint.name} is no GGUF file, whose metadata and tokenizer a new one needs.",
             hint="convert it with llama.cpp's convert_hf_to_gguf.py first, and quantize the result.",
         )
-    if to.exists():
-        raise SuperweightsError(f"{to} exists already.", hint="give the name of a new file.")
+    check_new(to, "file")
     whole = {address.tensor for address in plan.keep}
     for name, scheme in plan.schemes.items():
         _type_of(name, scheme, tuple(checkpoint.tensors[name].shape), plan.out_axes.get(name, 0))
-    partial = to.with_name(f".{to.name}.{os.getpid()}.partial")
-    try:
-        _write(checkpoint, plan, whole, partial, progress)
-        os.replace(partial, to)
-    finally:
-        partial.unlink(missing_ok=True)
+    work = Work("gguf", checkpoint.fingerprint(), digest_of(plan.to_json()), state_of(checkpoint.path))
+    with growing_file(to, work) as growing:
+        _write(checkpoint, plan, whole, growing, progress)
     return Written(to, to.stat().st_size, checkpoint.path.stat().st_size)
 
 
 def _write(
-    checkpoint: Checkpoint, plan: Plan, whole: set[str], path: Path, progress: Progress | None
+    checkpoint: Checkpoint, plan: Plan, whole: set[str], growing: Growing, progress: Progress | None
 ) -> None:
-    from gguf import GGUFReader, GGUFWriter
+    from gguf import GGUFReader
 
     from superweights.checkpoint.gguf import GgufStore
 
     assert checkpoint.path is not None, "checked by write_gguf"
     reader, store = GGUFReader(checkpoint.path), GgufStore(checkpoint.path)
     names = {store.file_name(name): name for name in plan.schemes if name not in whole}
-    writer = GGUFWriter(path, arch=reader.fields["general.architecture"].contents())
-    _copy_metadata(reader, writer)
     try:
-        made = _tensors(checkpoint, plan, reader, store, names)
-        for tensor in reader.tensors:
-            shape, held_as, kind, nbytes = _described(tensor, plan, names, checkpoint)
-            writer.add_tensor_info(tensor.name, shape, held_as, nbytes, raw_dtype=kind)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        for done, (name, raw) in enumerate(made, 1):
-            writer.write_tensor_data(raw)
+        head, alignment = _head(checkpoint, plan, reader, names, growing.scratch)
+        if not growing.has(_HEAD):
+            growing.add(_HEAD, head, bytes(-len(head) % alignment))
+        for done, tensor in enumerate(reader.tensors, 1):
+            if not growing.has(tensor.name):
+                stored = _stored(checkpoint, plan, store, tensor, names.get(tensor.name))
+                growing.add(tensor.name, stored.data, bytes(-stored.nbytes % alignment))
             if progress is not None:
-                progress(name, done, len(reader.tensors))
+                progress(tensor.name, done, len(reader.tensors))
     finally:
-        writer.close()
         store.close()
 
 
-def _tensors(
-    checkpoint, plan: Plan, reader, store, names: dict[str, str]
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and stored bytes of every tensor, in the order of the file."""
-    for tensor in reader.tensors:
-        name = names.get(tensor.name)
-        if name is None:
-            yield tensor.name, np.ascontiguousarray(tensor.data)
-            continue
-        quantized = plan.round(name, checkpoint.read(name))
-        checkpoint.release([name])
-        raw = encode(quantized)
-        order = store.row_order(name)
-        stored = np.empty_like(raw)
-        stored[order] = raw  # row i of the tensor is row order[i] of the file
-        yield tensor.name, stored
+def _head(
+    checkpoint: Checkpoint, plan: Plan, reader: Any, names: dict[str, str], scratch: Path
+) -> tuple[bytes, int]:
+    """What stands before the tensors' values, as the format's own library writes it, and the alignment of those."""
+    from gguf import GGUFWriter
+
+    writer = GGUFWriter(scratch, arch=reader.fields["general.architecture"].contents())
+    try:
+        weights: Counter[str] = Counter()
+        for tensor in reader.tensors:
+            shape, held_as, kind, nbytes = _described(tensor, plan, names, checkpoint)
+            writer.add_tensor_info(tensor.name, shape, held_as, nbytes, raw_dtype=kind)
+            weights[kind.name] += int(tensor.n_elements) if len(tensor.shape) > 1 else 0
+        _copy_metadata(reader, writer, file_type(weights))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+    finally:
+        writer.close()
+    head = scratch.read_bytes()
+    scratch.unlink()
+    return head, writer.data_alignment
+
+
+def _stored(checkpoint: Checkpoint, plan: Plan, store: Any, tensor: Any, name: str | None) -> np.ndarray:
+    """The bytes of a tensor of the source; rounded where the plan names it, by its name in the checkpoint."""
+    if name is None:
+        return np.ascontiguousarray(tensor.data)
+    quantized = plan.round(name, checkpoint.read(name))
+    checkpoint.release([name])
+    raw = encode(quantized)
+    stored = np.empty_like(raw)
+    stored[store.row_order(name)] = raw  # row i of the tensor is row order[i] of the file
+    return stored
 
 
 def encode(quantized: Quantized) -> np.ndarray:
@@ -153,12 +169,26 @@ def _described(tensor: Any, plan: Plan, names: dict[str, str], checkpoint: Check
     return (shape[0], row), np.dtype(np.uint8), kind, shape[0] * row
 
 
-def _copy_metadata(reader: Any, writer: Any) -> None:
-    """Every field of the source but those that the writer makes itself."""
-    from gguf import GGUFValueType
+def file_type(weights: Mapping[str, int]) -> int:
+    """llama.cpp's number for a file (`general.file_type`) in which most `weights` have this type; 1024 where none fits.
 
+    Types that llama.cpp spreads over a file by tables of its own (Q4_K_S, Q4_K_M) are named after the smallest.
+    """
+    from gguf import LlamaFileType
+
+    most = max(weights, key=lambda kind: weights[kind])
+    names = ("ALL_F32",) if most == "F32" else (f"MOSTLY_{most}", f"MOSTLY_{most}_S", f"MOSTLY_{most}_MOE")
+    return next((LlamaFileType[name].value for name in names if name in LlamaFileType.__members__), 1024)
+
+
+def _copy_metadata(reader: Any, writer: Any, kind_of_file: int) -> None:
+    """Every field of the source but those that the writer makes itself, and those about the types of its tensors."""
+    from gguf import GGML_QUANT_VERSION, GGUFValueType
+
+    writer.add_file_type(kind_of_file)
+    writer.add_quantization_version(GGML_QUANT_VERSION)
     for field in reader.fields.values():
-        if field.name.startswith("GGUF.") or field.name == "general.architecture":
+        if field.name.startswith("GGUF.") or field.name in _OWN_FIELDS:
             continue
         kind = field.types[0]
         inner = field.types[-1] if kind == GGUFValueType.ARRAY else None

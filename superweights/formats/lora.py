@@ -6,11 +6,12 @@ Source of the format: llama.cpp's `convert_lora_to_gguf.py` and `llama-adapter.c
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 
+from superweights.artefacts.file import new_file
+from superweights.artefacts.place import check_new
 from superweights.checkpoint import Checkpoint
 from superweights.checkpoint.gguf import GgufStore
 from superweights.errors import SuperweightsError
@@ -29,8 +30,7 @@ def write_gguf_adapter(base: Checkpoint, side_car: SideCar, to: Path) -> dict[st
         raise SuperweightsError(
             f"{base.name} is no GGUF file.", hint="give the file that llama.cpp shall load."
         )
-    if to.exists():
-        raise SuperweightsError(f"{to} exists already.", hint="give the name of a new file.")
+    check_new(to, "file")
     lacking = {kept: kept.value - _held(base, kept) for kept in side_car.weights}
     by_tensor: dict[str, list[KeptWeight]] = {}
     for kept, delta in lacking.items():
@@ -40,12 +40,8 @@ def write_gguf_adapter(base: Checkpoint, side_car: SideCar, to: Path) -> dict[st
         raise SuperweightsError(
             "The base has every weight of the side-car exactly.", hint="it needs no adapter."
         )
-    partial = to.with_name(f".{to.name}.{os.getpid()}.partial")
-    try:
+    with new_file(to) as partial:
         _write(base, by_tensor, lacking, partial)
-        os.replace(partial, to)
-    finally:
-        partial.unlink(missing_ok=True)
     return {str(kept.address): delta for kept, delta in lacking.items()}
 
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +12,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from superweights.artefacts.folder import Draft, new_folder
+from superweights.artefacts.manifest import Work, digest_of, state_of
 from superweights.checkpoint import Checkpoint
+from superweights.checkpoint.code import carry_code
 from superweights.errors import SuperweightsError
 from superweights.progress import Progress
 from superweights.quantization.plan import Plan
@@ -83,46 +82,51 @@ def write_folder(
 ) -> Written:
     """The folder `to` with the checkpoint in this form; `settings(folder)` adds config, tokenizer and the like.
 
-    One shard's tensors are in memory at a time. Until all is written the work stands in `.NAME.partial` beside
-    `to`; a run that was stopped goes on after its last whole shard when it is started again with the same
-    checkpoint and form, and is refused with others. `progress` gets (tensor, done, total).
+    One shard's tensors are in memory at a time. Until all is written the work stands in a hidden folder beside `to`
+    (`superweights.artefacts.folder`); a run that was stopped goes on after its last whole shard when it is started
+    again with the same checkpoint and form. Where `settings` raises `SuperweightsError`, nothing is left. `progress`
+    gets (tensor, done, total).
 
-    Raises `SuperweightsError` for a folder that holds anything, or one that another process is writing.
+    Raises `SuperweightsError` where no new folder can stand at `to`, where another process is writing it, and for a
+    full disk.
     """
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise SuperweightsError(f"{to} is not an empty folder.", hint="give the name of a new folder.")
-    to.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial(to)
-    with _claimed(partial, _identity(form, checkpoint)):
-        shards = list(_shards(checkpoint, form.left_out, shard_bytes))
-        places, done, total = {}, 0, sum(map(len, shards))
-        for number, names in enumerate(shards, 1):
-            file = _file_name(form.stem, number, len(shards))
-            if not (partial / file).exists():
-                _write_shard(checkpoint, form, names, partial / file, _counting(progress, done, total))
-            done += len(names)
-            places |= dict.fromkeys(_names_in(partial / file), file)
-        nbytes = sum((partial / file).stat().st_size for file in set(places.values()))
-        if len(shards) > 1:
-            index = {"metadata": {"total_size": nbytes}, "weight_map": places}
-            _write_text(partial / f"{form.stem}.safetensors.index.json", json.dumps(index, indent=1))
-        settings(partial)
-        (partial / "state.json").unlink()
-    os.replace(partial, to)
+    to = Path(to)
+    plan = digest_of(form.work, form.stem, str(shard_bytes))
+    work = Work(form.work.split()[0], checkpoint.fingerprint(), plan, state_of(checkpoint.path))
+    with new_folder(to, work) as draft:
+        nbytes = _write_shards(checkpoint, form, draft, shard_bytes, progress)
+        try:
+            settings(draft.path)
+        except SuperweightsError:
+            draft.useless = True
+            raise
     return Written(to, nbytes, sum(info.nbytes for info in checkpoint.tensors.values()))
 
 
-def discard(to: Path, form: Form, checkpoint: Checkpoint) -> None:
-    """Remove what an unfinished `write_folder` of this form has left for `to`; other work is not touched."""
-    state = _partial(to) / "state.json"
-    if state.is_file() and state.read_text(encoding="utf-8") == _identity(form, checkpoint):
-        shutil.rmtree(_partial(to), ignore_errors=True)
+def _write_shards(
+    checkpoint: Checkpoint, form: Form, draft: Draft, shard_bytes: int, progress: Progress | None
+) -> int:
+    """The bytes of the weight files that the draft has now."""
+    shards = list(_shards(checkpoint, form.left_out, shard_bytes))
+    places, done, total = {}, 0, sum(map(len, shards))
+    for number, names in enumerate(shards, 1):
+        file, count = _file_name(form.stem, number, len(shards)), _counting(progress, done, total)
+        draft.add(
+            file, lambda path, names=names, count=count: _write_shard(checkpoint, form, names, path, count)
+        )
+        done += len(names)
+        places |= dict.fromkeys(_names_in(draft.path / file), file)
+    nbytes = sum((draft.path / file).stat().st_size for file in set(places.values()))
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": nbytes}, "weight_map": places}
+        _write_text(draft.path / f"{form.stem}.safetensors.index.json", json.dumps(index, indent=1))
+    return nbytes
 
 
 def write_settings(
     checkpoint: Checkpoint, folder: Path, change: Callable[[dict[str, Any]], None], readme: str
 ) -> None:
-    """config.json as `change` leaves it, the tokenizer where the checkpoint has one, and README.md."""
+    """config.json as `change` leaves it, the tokenizer where the checkpoint has one, their code, and README.md."""
     config = checkpoint.model_config().to_diff_dict()
     config.pop("quantization_config", None)
     change(config)
@@ -130,54 +134,8 @@ def write_settings(
     tokenizer = checkpoint.tokenizer()
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
+    carry_code(checkpoint.path, folder)
     _write_text(folder / "README.md", readme)
-
-
-def _partial(to: Path) -> Path:
-    """Where the work on `to` stands until it is done."""
-    return to.with_name(f".{to.name}.partial")
-
-
-def _identity(form: Form, checkpoint: Checkpoint) -> str:
-    """What tells one piece of work from another."""
-    return f"{form.work} {checkpoint.fingerprint()}"
-
-
-@contextlib.contextmanager
-def _claimed(partial: Path, identity: str) -> Iterator[None]:
-    """The working folder, ours alone while the body runs; left as it is when the body is stopped."""
-    fresh = not partial.exists()
-    partial.mkdir(exist_ok=True)
-    state = partial / "state.json"
-    try:
-        with open(state, "a+", encoding="utf-8") as file:
-            _lock(file, partial)
-            file.seek(0)
-            held = file.read()
-            if held and held != identity:
-                raise SuperweightsError(
-                    f"{partial} holds the unfinished work of another checkpoint or plan.",
-                    hint=f"delete it, or choose another folder: rm -r '{partial}'.",
-                )
-            if not held:
-                file.write(identity)
-                file.flush()
-            yield
-    except OSError:
-        if fresh and not any(partial.glob("*.safetensors")):
-            shutil.rmtree(
-                partial, ignore_errors=True
-            )  # nothing was finished, so there is nothing to go on from
-        raise
-
-
-def _lock(file: Any, partial: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise SuperweightsError(
-            f"Another process is writing {partial}.", hint="wait for it, or choose another folder."
-        ) from None
 
 
 def _shards(checkpoint: Checkpoint, left_out: frozenset[str], shard_bytes: int) -> Iterator[list[str]]:
@@ -211,22 +169,7 @@ def _write_shard(
             tensors[stored] = tensor.clone() if tensor is held else tensor  # what is held goes with `release`
         checkpoint.release([name])
         count(name)
-    part = path.with_name(f"{path.name}.part")
-    try:
-        save_file({n: t.contiguous() for n, t in tensors.items()}, part, metadata={"format": "pt"})
-        with open(part, "rb") as file:
-            os.fsync(file.fileno())
-        part.chmod(0o666 & ~_umask())  # safetensors makes files that nobody else can read
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    """The permissions that new files lack here; they can only be read by setting them."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+    save_file({n: t.contiguous() for n, t in tensors.items()}, path, metadata={"format": "pt"})
 
 
 def _counting(progress: Progress | None, done: int, total: int) -> Callable[[str], None]:

@@ -9,8 +9,8 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 from superweights.errors import SuperweightsError
-from superweights.lab.keeping import Progress
 from superweights.lab.recipe import Recipe
+from superweights.progress import Progress, silent
 
 # So often a broken pool of workers is made anew.
 _DEATHS = 3
@@ -87,7 +87,6 @@ def _begin_worker() -> None:
 
 def _do(work: Work, progress: Progress | None = None) -> None:
     """One run, in whatever process this is."""
-    from superweights.lab.keeping import silent
     from superweights.lab.training import train
 
     train(work.recipe, work.folder, cache=work.cache, progress=progress or silent)

@@ -33,7 +33,12 @@ def claims(suite: Suite, judged: Judged) -> list[Row]:
 def _row(arm: Arm, verdict: Verdict) -> Row:
     does = "does not prevent" if arm.negative else "prevents"
     what = "sinks" if verdict.phenomenon == "sink" else "outliers"
-    return Row(f"{arm.name} {does} {what} ({arm.source})", arm.claim or "no number", _ours(verdict), _held(arm, verdict))
+    return Row(
+        f"{arm.name} {does} {what} ({arm.source})",
+        arm.claim or "no number",
+        _ours(verdict),
+        _held(arm, verdict),
+    )
 
 
 def _held(arm: Arm, verdict: Verdict) -> str:
@@ -46,16 +51,25 @@ def _held(arm: Arm, verdict: Verdict) -> str:
         return "holds"
     seeds = len(verdict.measure)
     fell = seeds > 0 and verdict.lower == seeds
-    return "holds in direction: lower in every seed, and still there" if fell else f"does not hold: {verdict.why}"
+    return (
+        "holds in direction: lower in every seed, and still there"
+        if fell
+        else f"does not hold: {verdict.why}"
+    )
 
 
 def _ours(verdict: Verdict) -> str:
     if not verdict.measure:
         return "not measured"
     percent = verdict.phenomenon == "sink"
-    loss = "" if verdict.loss is None else f"; loss {verdict.loss.mean:+.3f} ({verdict.loss.low:+.3f}..{verdict.loss.high:+.3f})"
+    loss = (
+        ""
+        if verdict.loss is None
+        else f"; loss {verdict.loss.mean:+.3f} ({verdict.loss.low:+.3f}..{verdict.loss.high:+.3f})"
+    )
     control, arm = _spread(verdict.control, percent), _spread(verdict.measure, percent)
-    return f"{_WORDS[verdict.phenomenon]} {control} -> {arm}, lower in {verdict.lower} of {len(verdict.measure)}{loss}"
+    fell = f"lower in {verdict.lower} of {len(verdict.measure)}"
+    return f"{_WORDS[verdict.phenomenon]} {control} -> {arm}, {fell}{loss}"
 
 
 def _spread(values: tuple[float | None, ...], percent: bool) -> str:

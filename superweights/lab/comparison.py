@@ -64,16 +64,15 @@ def compare_folders(folders: Sequence[str | Path]) -> Comparison:
         held = folder.result()
         if held is None:
             raise SuperweightsError(
-                f"The run in {place} has not ended.", hint=f"superweights lab train {folder.recipe_file} --to {place}"
+                f"The run in {place} has not ended.",
+                hint=f"superweights lab train {folder.recipe_file} --to {place}",
             )
         result = Result.from_json(held)
         key = result.recipe.with_("seed", 0).fingerprint
         grouped.setdefault(key, []).append(result)
         names.setdefault(key, result.recipe.name)
     taken = list(names.values())
-    shown = {
-        key: name if taken.count(name) == 1 else f"{name} ({key[:6]})" for key, name in names.items()
-    }
+    shown = {key: name if taken.count(name) == 1 else f"{name} ({key[:6]})" for key, name in names.items()}
     return compared({shown[key]: results for key, results in grouped.items()})
 
 

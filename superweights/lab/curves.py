@@ -42,9 +42,14 @@ def _last(series: Series) -> float | None:
 
 
 def _series(
-    name: str, runs: Sequence[Sequence[dict[str, Any]]], steps: Sequence[int], read: Callable[[dict], float | None]
+    name: str,
+    runs: Sequence[Sequence[dict[str, Any]]],
+    steps: Sequence[int],
+    read: Callable[[dict], float | None],
 ) -> Series:
-    spreads = [Spread.of([read(line) for run in runs for line in run if line["step"] == step]) for step in steps]
+    spreads = [
+        Spread.of([read(line) for run in runs for line in run if line["step"] == step]) for step in steps
+    ]
     means, lows, highs = (
         tuple(None if spread is None else getattr(spread, part) for spread in spreads)
         for part in ("mean", "low", "high")
@@ -58,7 +63,9 @@ def film(runs: Mapping[str, RunFolder]) -> Film | None:
 
     Steps that all runs were looked at are shown. None where there are no two of them.
     """
-    held = {name: {frame.step: frame for frame in load_frames(folder.frames)} for name, folder in runs.items()}
+    held = {
+        name: {frame.step: frame for frame in load_frames(folder.frames)} for name, folder in runs.items()
+    }
     steps = sorted(set.intersection(*(set(frames) for frames in held.values()))) if held else []
     if len(steps) < 2:
         return None

@@ -11,7 +11,6 @@ result.json       the end: written last
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -19,20 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from superweights.artefacts.reading import parse_json, read_text
 from superweights.errors import SuperweightsError
 from superweights.lab.recipe import Recipe
 from superweights.record import to_json_line
 
-_OURS = (
-    "recipe.toml",
-    "log.jsonl",
-    "profiles.jsonl",
-    "frames",
-    "checkpoints",
-    "model",
-    "result.json",
-    "tensorboard",
-)
+_DAMAGED = "remove that file: the same command makes it anew from the last checkpoint."
 
 
 @dataclass(frozen=True)
@@ -106,7 +97,8 @@ class RunFolder:
 
     def result(self) -> dict[str, Any] | None:
         """How it ended, or None while it has not."""
-        return json.loads(self.result_file.read_text(encoding="utf-8")) if self.result_file.exists() else None
+        file = self.result_file
+        return parse_json(read_text(file), str(file), hint=_DAMAGED) if file.exists() else None
 
     def profiles(self) -> list[dict[str, Any]]:
         """Every profile with its `step`, in order."""
@@ -152,7 +144,7 @@ def lines(file: Path) -> Iterator[dict[str, Any]]:
         return
     text = file.read_text(encoding="utf-8")
     for line in text[: text.rfind("\n") + 1].splitlines():
-        yield json.loads(line)
+        yield parse_json(line, str(file), hint=_DAMAGED)
 
 
 def append(file: Path, held: dict[str, Any]) -> None:

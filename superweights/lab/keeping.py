@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -12,22 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from superweights.errors import SuperweightsError
+from superweights.lab.basis import own_basis
 from superweights.lab.folder import RunFolder, append, write
 from superweights.lab.frames import frame_of, save_frame
 from superweights.lab.profile import Profile, profile_of
 from superweights.lab.recipe import Recipe
 from superweights.lab.result import Result
 from superweights.lab.tasks import Task
+from superweights.progress import Progress
 from superweights.record import to_json_line, versions
-
-Progress = Callable[[str, int, int], None]
 
 # Rows that rounding is calibrated on, and rows that super weights are searched on: none is in the profile.
 _CALIBRATION, _SEARCH = 16, 8
-
-
-def silent(label: str, done: int, total: int) -> None:
-    """Tell nobody."""
 
 
 class Keeper:
@@ -102,20 +99,21 @@ class Keeper:
         device = next(model.parameters()).device
         ids = held[: max(1, len(held) - _CALIBRATION - _SEARCH)][:rows].to(device)
         calibration = held[len(ids) : len(ids) + _CALIBRATION].to(device) if whole else None
-        own = _own_basis(optimizer, model)
+        own = own_basis(self.recipe.optimizer, optimizer, model)
         return profile_of(model, ids, roles=self.task.roles, own_basis=own, calibration=calibration)
 
     def _keep(self, profile: Profile, step: int) -> None:
         self._latest = profile
         append(self.folder.profiles_file, {"step": step, **profile.to_json()})
-        numbers = {k: v for k, v in profile.to_json().items() if isinstance(v, int | float)}
+        numbers = {k: float(v) for k, v in profile.to_json().items() if isinstance(v, int | float)}
         self._event("profile", numbers, step)
 
     def _save(self, model: Any) -> None:
         """The model as transformers saves one, with its tokenizer where the task has one; all of it or nothing."""
         partial = self.folder.path / f".model.{os.getpid()}.partial"
         shutil.rmtree(partial, ignore_errors=True)
-        model.save_pretrained(partial)
+        with _quietly():
+            model.save_pretrained(partial)
         if self.task.tokenizer is not None:
             self.task.tokenizer.save_pretrained(partial)
         shutil.rmtree(self.folder.model, ignore_errors=True)
@@ -143,9 +141,18 @@ class Keeper:
         return f"{sink}, kurtosis {latest.kurtosis_channel_first:.1f}, |x| {latest.peak_first:.0f}"
 
 
-def _own_basis(optimizer: Any, model: nn.Module) -> Tensor | None:
-    """The rotation of the residual stream in which the optimizer moves the embedding; None where it has none."""
-    return None
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without transformers' own progress bars."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _state_bytes(optimizer: Any) -> int:

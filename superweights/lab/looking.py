@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +46,7 @@ class Attention:
         self._roles = self._roles_of(ids)
         self.tokens += ids.numel()
 
-    def answer(self) -> Attention:
+    def answer(self) -> Any:
         """Itself: a profile reads it."""
         return self
 
@@ -124,7 +125,7 @@ class Stream:
     def begin(self, ids: Tensor) -> None:
         self._tokens += ids.numel()
 
-    def answer(self) -> Stream:
+    def answer(self) -> Any:
         """Itself: a profile reads it."""
         return self
 

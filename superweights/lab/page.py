@@ -38,7 +38,9 @@ def runs_page(folders: Sequence[str | Path]) -> str:
     """The page of finished runs beside each other."""
     held = {str(place): RunFolder.open(place) for place in folders}
     results = {
-        name: [Result.from_json(found)] for name, folder in held.items() if (found := folder.result()) is not None
+        name: [Result.from_json(found)]
+        for name, folder in held.items()
+        if (found := folder.result()) is not None
     }
     sections = [
         Section("The runs beside each other", (table_of(compared(results)),)),
@@ -86,7 +88,14 @@ def _verdicts(judged: Judged) -> Table:
     for v in judged.verdicts:
         loss = None if v.loss is None else v.loss.mean
         rows.append((v.name, v.phenomenon, v.word, v.why, v.against, loss))
-    columns = ("design", "phenomenon", "verdict", "why", "against", "loss above the control's, nats per token")
+    columns = (
+        "design",
+        "phenomenon",
+        "verdict",
+        "why",
+        "against",
+        "loss above the control's, nats per token",
+    )
     return Table("Each verdict with its reason", columns, tuple(rows))
 
 

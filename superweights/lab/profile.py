@@ -94,7 +94,10 @@ class Profile:
     def from_json(cls, held: Mapping[str, Any]) -> Profile:
         """The inverse of `to_json`; numbers that JSON has no word for come back as nan."""
         required = {name for name, each in cls.__dataclass_fields__.items() if each.type == "float"}
-        return cls(**{k: math.nan if v is None and k in required else v for k, v in held.items()})
+        given: dict[str, Any] = {
+            key: math.nan if value is None and key in required else value for key, value in held.items()
+        }
+        return cls(**given)
 
 
 @torch.no_grad()

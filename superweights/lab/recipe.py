@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from superweights.artefacts.shape import shaped
 from superweights.errors import SuperweightsError
 from superweights.lab.architecture import Architecture
 from superweights.lab.optimizers.spec import OptimizerSpec
@@ -26,7 +27,7 @@ class Schedule:
     The learning rate rises in a line over `warmup` of all steps, then falls on a cosine to `final` of its height.
     """
 
-    steps: int = 1000  # updates
+    steps: int = 700  # updates
     batch: int = 8  # rows in one update, over all processes and micro-batches
     accumulate: int = 1  # micro-batches that one update is summed over
     warmup: float = 0.05  # share of the steps
@@ -127,23 +128,23 @@ class Recipe:
     @classmethod
     def from_dict(cls, held: Mapping[str, Any]) -> Recipe:
         """The inverse of `to_dict`; what is left out has its default. Raises for what no recipe has."""
-        for key in held:
-            if key not in ("name", "seed", *_TABLES):
-                raise SuperweightsError(
-                    f"A recipe has no {key!r}.", hint=f"it has name, seed, {', '.join(_TABLES)}."
-                )
-        task = dict(held.get("task", {}))
-        kind = task.pop("kind", "backcopy")
+        task = held.get("task", {})
+        kind = task.get("kind", "backcopy") if isinstance(task, Mapping) else None
         if kind not in TASKS:
             raise SuperweightsError(f"There is no task {kind!r}.", hint=f"known: {', '.join(TASKS)}.")
-        return cls(
-            name=held.get("name", "control"),
-            architecture=Architecture.from_dict(held.get("architecture", {})),
-            optimizer=OptimizerSpec.from_dict(held.get("optimizer", {})),
-            task=_made(TASKS[kind], task, "task"),
-            schedule=_made(Schedule, dict(held.get("schedule", {})), "schedule"),
-            seed=held.get("seed", 0),
-        )
+        tables = {**held, "task": {key: value for key, value in task.items() if key != "kind"}}
+        forms = {
+            "architecture": Architecture,
+            "optimizer": OptimizerSpec,
+            "task": TASKS[kind],
+            "schedule": Schedule,
+        }
+        made = {
+            table: shaped(form, tables.get(table, {}), f"[{table}]", _dials(form))
+            for table, form in forms.items()
+        }
+        top = {key: value for key, value in held.items() if key not in forms}
+        return shaped(_Top, top, "the recipe", f"it has name, seed, {', '.join(forms)}.").over(made)
 
     def to_toml(self) -> str:
         """A TOML file that `from_toml` reads back."""
@@ -189,12 +190,20 @@ def _listed(held: dict[str, Any]) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in held.items()}
 
 
-def _made(kind: type, held: dict[str, Any], table: str) -> Any:
-    known = [each.name for each in fields(kind)]
-    for name in held:
-        if name not in known:
-            raise SuperweightsError(f"[{table}] has no dial {name!r}.", hint=f"known: {', '.join(known)}.")
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in held.items()})
+def _dials(form: type) -> str:
+    return f"known: {', '.join(each.name for each in fields(form))}."
+
+
+@dataclass(frozen=True)
+class _Top:
+    """What stands above a recipe's tables."""
+
+    name: str = "control"
+    seed: int = 0
+
+    def over(self, tables: Mapping[str, Any]) -> Recipe:
+        """The recipe of these tables."""
+        return Recipe(name=self.name, seed=self.seed, **tables)
 
 
 def _check(name: str, value: Any, right: bool, hint: str) -> None:

@@ -15,13 +15,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from superweights.artefacts.reading import parse_json, read_text
 from superweights.errors import SuperweightsError
 from superweights.lab.cells import Work, work_through
 from superweights.lab.folder import RunFolder, write
 from superweights.lab.judging import Judged, best_rate, judge
-from superweights.lab.keeping import Progress, silent
 from superweights.lab.result import Result
-from superweights.lab.suites import SUITES, Cell, Suite
+from superweights.lab.suites import SUITES, Cell, Suite, suite_named
+from superweights.progress import Progress, silent
 
 _MANIFEST = "suite.json"
 
@@ -41,9 +42,7 @@ class SuiteRun:
         return RunFolder(self.folder / "runs" / Cell(name, result.recipe.optimizer.learning_rate, seed).name)
 
 
-def run_suite(
-    suite: Suite, folder: str | Path, *, workers: int = 1, progress: Progress = silent
-) -> SuiteRun:
+def run_suite(suite: Suite, folder: str | Path, *, workers: int = 1, progress: Progress = silent) -> SuiteRun:
     """`suite`, every arm of it, trained, profiled and judged in `folder`.
 
     First each arm with the first seed at each of its learning rates, then the other seeds at the best one (and at the
@@ -64,16 +63,21 @@ def run_suite(
     return SuiteRun(suite, place, results, judge(suite, results))
 
 
+def holds_suite(folder: str | Path) -> bool:
+    """Whether a suite was begun in `folder`."""
+    return (Path(folder) / _MANIFEST).exists()
+
+
 def read_suite(folder: str | Path) -> SuiteRun:
     """A suite that was run in `folder`. Raises `SuperweightsError` where none was, or where runs are missing."""
     place = Path(folder)
     manifest = place / _MANIFEST
-    if not manifest.exists():
+    if not holds_suite(place):
         raise SuperweightsError(
             f"{folder} holds no suite.", hint="superweights lab run prevention --to DIR makes one."
         )
-    held = json.loads(manifest.read_text(encoding="utf-8"))
-    suite = SUITES[held["suite"]]
+    held = parse_json(read_text(manifest), str(manifest))
+    suite = suite_named(held["suite"])
     suite = suite.quick() if held["quick"] else suite
     results = {}
     for cell in _every_cell(suite):
@@ -97,7 +101,7 @@ def _begin(place: Path, suite: Suite) -> None:
     }
     manifest = place / _MANIFEST
     if manifest.exists():
-        if json.loads(manifest.read_text(encoding="utf-8")) != facts:
+        if parse_json(read_text(manifest), str(manifest)) != facts:
             raise SuperweightsError(
                 f"{place} holds another suite, or this one with other recipes.", hint="give another folder."
             )
@@ -109,7 +113,13 @@ def _begin(place: Path, suite: Suite) -> None:
 
 
 def _done(
-    place: Path, suite: Suite, cells: Iterable[Cell], workers: int, progress: Progress, before: int, total: int
+    place: Path,
+    suite: Suite,
+    cells: Iterable[Cell],
+    workers: int,
+    progress: Progress,
+    before: int,
+    total: int,
 ) -> dict[tuple[str, float, int], Result]:
     """The results of `cells`: read where they are there, else worked out."""
     listed = list(cells)

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from superweights.errors import SuperweightsError
+from superweights.lab.architecture import Architecture
 from superweights.lab.optimizers.spec import OptimizerSpec
-from superweights.lab.recipe import Recipe, Schedule
+from superweights.lab.recipe import Recipe
 
 Phenomenon = Literal["sink", "outliers"]
 CONTROL = "control"
@@ -22,7 +23,7 @@ class Arm:
     `prevents` is what its source says it prevents. `negative`: a control that must prevent nothing. `matched`: nothing
     but parameters is added, so that designs which add as many have something to be held against. `rates` are the
     learning rates it is tried at: three or more where the optimizer is another one, none where it is the control's.
-    `claim` is the source's own number, in words.
+    `claim` is the source's own number, in words. A signed permutation needs no row: it is the control to the bit.
     """
 
     name: str
@@ -78,11 +79,12 @@ class Suite:
         return replace(base, name=name)
 
     def rates_of(self, name: str) -> tuple[float, ...]:
-        """The learning rates an arm is tried at; its recipe's own first."""
+        """The learning rates an arm is tried at: its row, or its recipe's own alone; the control at both."""
         arm = self.arm(name)
         own = self.recipe(name).optimizer.learning_rate
-        row = self.rates if arm is None else arm.rates
-        return (own, *(rate for rate in row if rate != own))
+        if arm is not None:
+            return arm.rates or (own,)
+        return (own, *(rate for rate in self.rates if rate != own))
 
     def cell_recipe(self, cell: Cell) -> Recipe:
         """The recipe of one run."""
@@ -99,7 +101,7 @@ class Suite:
 
         Its verdicts are all *inconclusive*: they need three seeds.
         """
-        schedule = replace(self.control.schedule, steps=24, measure_every=12, held_out=16, log_every=6)
+        schedule = replace(self.control.schedule, steps=16, measure_every=8, held_out=16, log_every=6)
         kept = tuple(replace(arm, rates=()) for arm in self.arms if arm.name in _QUICK)
         return replace(
             self, control=replace(self.control, schedule=schedule), arms=kept, seeds=(0,), rates=()
@@ -146,7 +148,7 @@ _ATTENTION_ARMS = (
     _attention("differential_v2", "two softmax maps subtracted", "Differential Transformer V2 (unilm)",
                prevents=("outliers",), claim="lower activation outliers (no table)"),
     # A wider MLP: as many parameters as an element-wise gate or the second query heads add.
-    Arm("wider", "architecture.inner", 218, "the control with a wider MLP", "ours: equal parameters", matched=True),
+    Arm("wider", "architecture.inner", 197, "the control with a wider MLP", "ours: equal parameters", matched=True),
     _attention("rectified", "rectified softmax that still sums to one", _SOFTPICK, negative=True,
                claim="sink rate 34.9 -> 25.6 %: still there"),
     _attention("sigmoid_normalized", "sigmoid attention over its sum", _GU, negative=True,
@@ -169,13 +171,13 @@ _OPTIMIZER_ARMS = (
     _optimizer("sgd", "stochastic gradient descent with momentum", "Guo et al. 2410.13835", (0.03, 0.1, 0.3),
                prevents=("outliers",), claim="residual peaks go, sinks stay"),
     Arm("signed_permutation", "optimizer.rotation", "signed_permutation", "OrthoAdam by a signed permutation: AdamW",
-        "ours: a public re-implementation does this", of="orthoadam", negative=True, rates=_ADAM_RATES),
+        "ours: a public re-implementation does this", of="orthoadam", negative=True),
 )  # fmt: skip
 
 PREVENTION = Suite(
     "prevention",
     "sinks and outliers on testbed A: nineteen designs beside a small Llama",
-    Recipe(optimizer=OptimizerSpec(learning_rate=_RATE), schedule=Schedule()),
+    Recipe(architecture=Architecture(layers=3), optimizer=OptimizerSpec(learning_rate=_RATE)),
     (*_ATTENTION_ARMS, *_OPTIMIZER_ARMS),
     rates=_ADAM_RATES,
 )

@@ -22,12 +22,13 @@ from torch import Tensor, nn
 
 from superweights.errors import SuperweightsError
 from superweights.lab.folder import RunFolder
-from superweights.lab.keeping import Keeper, Progress, silent
+from superweights.lab.keeping import Keeper
 from superweights.lab.models.building import build
 from superweights.lab.optimizers.making import make_optimizer
 from superweights.lab.recipe import Recipe
 from superweights.lab.result import Result
 from superweights.lab.tasks import Task, open_task
+from superweights.progress import Progress, silent
 
 # Loss beyond this many times that of guessing evenly is no training any more.
 _TOO_MUCH = 2.0
@@ -150,7 +151,8 @@ class _Run:
         return torch.autocast(self.accelerator.device.type, torch.bfloat16)
 
     def _log(self) -> None:
-        loss = self.accelerator.reduce(self.keeper.loss(), "mean").item()
+        mean: Any = self.accelerator.reduce(self.keeper.loss(), "mean")
+        loss = mean.item()
         if self.accelerator.is_main_process:
             self.keeper.log(self.step, loss, self.optimizer.param_groups[0]["lr"])
         if loss > _TOO_MUCH * math.log(self.task.vocabulary):

@@ -13,7 +13,7 @@ import torch
 
 from superweights.checkpoint import Checkpoint, open_checkpoint
 from superweights.errors import SuperweightsError
-from superweights.formats.writing import Form, discard, write_folder, write_settings
+from superweights.formats.writing import Form, write_folder, write_settings
 from superweights.progress import Progress
 from superweights.pruning.absent import Gaps
 from superweights.pruning.checking import Reading, check, probe, read
@@ -108,11 +108,7 @@ def prune(
     form = Form(
         f"pruned {dropped}", "model", lambda name, held: {cut.names.get(name, name): held}, cut.left_out
     )
-    try:
-        done = write_folder(checkpoint, Path(to), form, settings, progress=progress, **writing)
-    except SuperweightsError:
-        discard(Path(to), form, checkpoint)
-        raise
+    done = write_folder(checkpoint, Path(to), form, settings, progress=progress, **writing)
     whole = sum(info.size * info.torch_dtype.itemsize for info in checkpoint.tensors.values())
     return Pruned(done.folder, dropped, done.nbytes, whole, difference[0])
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
+from superweights.artefacts.reading import parse_json
+from superweights.artefacts.shape import shaped
 from superweights.errors import SuperweightsError
 from superweights.quantization.scheme import Blocks, Scheme
 
@@ -179,17 +181,6 @@ class ActivationScheme:
 
     @classmethod
     def from_json(cls, text: str) -> ActivationScheme:
-        """The scheme that `to_json` wrote."""
-        data: dict[str, Any] = json.loads(text)
-        hold = data["hold"]
-        places = tuple(Place(**place) for place in hold["places"])
-        smooth, weights = data["smooth"], data["weights"]
-        return cls(
-            **{
-                **data,
-                "hold": Hold(**{**hold, "places": places}),
-                "smooth": None if smooth is None else Smooth(**smooth),
-                "weights": None if weights is None else Scheme.from_json(json.dumps(weights)),
-                "skip": tuple(data["skip"]),
-            }
-        )
+        """The scheme that `to_json` wrote. Raises `SuperweightsError` naming the field for anything else."""
+        hint = "ActivationScheme(...).to_json() writes it."
+        return shaped(cls, parse_json(text, "a scheme", hint=hint), "a scheme", hint, "whole")

@@ -7,14 +7,15 @@ output channel j_i with the weight's correction. Written in float32, with alpha 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from superweights.artefacts.folder import new_folder
+from superweights.artefacts.manifest import Work, digest_of
+from superweights.artefacts.place import check_new
 from superweights.errors import SuperweightsError
 from superweights.quantization.attach import Correction, corrections, inputs_of
 from superweights.quantization.sidecar import SideCar
@@ -30,8 +31,7 @@ def write_adapter(
     0. Raises `SuperweightsError` if `to` holds anything, or as `corrections` does.
     """
     to = Path(to)
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise SuperweightsError(f"{to} is not an empty folder.", hint="give the name of a new folder.")
+    check_new(to, "folder")
     found = corrections(model, side_car)
     if not found:
         raise SuperweightsError("The side-car is empty.", hint="peel at least one weight.")
@@ -46,15 +46,11 @@ def write_adapter(
         a, b = _factors(model.get_submodule(name), name, together, rank)
         tensors[f"base_model.model.{name}.lora_A.weight"] = a
         tensors[f"base_model.model.{name}.lora_B.weight"] = b
-    partial = to.with_name(f".{to.name}.{os.getpid()}.partial")
-    partial.mkdir(parents=True)
-    try:
-        save_file(tensors, partial / "adapter_model.safetensors", metadata={"format": "pt"})
-        config = json.dumps(_config(model, modules, rank, base), indent=2)
-        (partial / "adapter_config.json").write_text(config + "\n", encoding="utf-8")
-        os.replace(partial, to)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    config = json.dumps(_config(model, modules, rank, base), indent=2) + "\n"
+    work = Work("adapter", side_car.fingerprint or "", digest_of(config, *map(repr, found)))
+    with new_folder(to, work) as draft:
+        save_file(tensors, draft.path / "adapter_model.safetensors", metadata={"format": "pt"})
+        (draft.path / "adapter_config.json").write_text(config, encoding="utf-8")
     return found
 
 

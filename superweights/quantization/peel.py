@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +14,12 @@ import torch
 from safetensors.torch import save
 
 from superweights.address import Address
+from superweights.artefacts.folder import Draft, new_folder
+from superweights.artefacts.manifest import Work, digest_of, state_of, verify
+from superweights.artefacts.place import check_new
+from superweights.artefacts.reading import read_text
 from superweights.checkpoint import Checkpoint
+from superweights.checkpoint.code import carry_code
 from superweights.errors import SuperweightsError
 from superweights.progress import Progress
 from superweights.quantization.sidecar import KeptWeight, SideCar, kept_weights
@@ -41,35 +45,31 @@ def peel(
     The base is safetensors under the checkpoint's tensor names, in the dtype that `checkpoint.read` gives (GGUF:
     float32), in shards of about `shard_bytes`, with config and tokenizer where the checkpoint has them.
     `transposed` names tensors stored as [inputs, outputs], as GPT-2's Conv1D has them. `progress` gets (tensor,
-    done, total). The folder appears at once when all is written; after an error nothing is left.
+    done, total). The folder appears at once when all is written; a run that was stopped goes on after its last shard.
 
     Raises `SuperweightsError` for an address that the checkpoint lacks, none at all, or a folder that holds
     anything. `attach` and `write_adapter` put the weights back.
     """
     to = Path(to)
+    check_new(to, "folder")
     wanted = _by_tensor(checkpoint, addresses)
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise SuperweightsError(f"{to} is not an empty folder.", hint="give the name of a new folder.")
-    to.parent.mkdir(parents=True, exist_ok=True)
-    partial = to.with_name(f".{to.name}.{os.getpid()}.partial")
-    partial.mkdir()
-    try:
-        kept = _write_base(checkpoint, wanted, partial, set(transposed), shard_bytes, progress)
-        side_car = SideCar(kept, checkpoint.fingerprint())
-        (partial / SIDE_CAR).write_text(side_car.to_json(), encoding="utf-8")
-        _write_settings(checkpoint, partial)
-        os.replace(partial, to)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    side_car = SideCar(_kept(checkpoint, wanted, set(transposed)), checkpoint.fingerprint())
+    plan = digest_of(side_car.to_json(), str(shard_bytes))
+    work = Work("peeled", checkpoint.fingerprint(), plan, state_of(checkpoint.path))
+    with new_folder(to, work) as draft:
+        _write_base(checkpoint, wanted, draft, shard_bytes, progress)
+        (draft.path / SIDE_CAR).write_text(side_car.to_json(), encoding="utf-8")
+        _write_settings(checkpoint, draft.path)
     return side_car
 
 
 def read_side_car(folder: Path) -> SideCar:
-    """The side-car in a folder that `peel` wrote."""
+    """The side-car in a folder that `peel` wrote. Raises `SuperweightsError` naming the fault of one that is none."""
     path = Path(folder) / SIDE_CAR
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise SuperweightsError(f"{folder} holds no {SIDE_CAR}.", hint="superweights peel writes one.")
-    return SideCar.from_json(path.read_text(encoding="utf-8"))
+    verify(Path(folder), SIDE_CAR)
+    return SideCar.from_json(read_text(path, hint="superweights peel writes one."), str(path))
 
 
 def _by_tensor(checkpoint: Checkpoint, addresses: Sequence[Address]) -> dict[str, list[tuple[int, ...]]]:
@@ -85,39 +85,51 @@ def _by_tensor(checkpoint: Checkpoint, addresses: Sequence[Address]) -> dict[str
     return wanted
 
 
+def _kept(
+    checkpoint: Checkpoint, wanted: Mapping[str, list[tuple[int, ...]]], transposed: set[str]
+) -> tuple[KeptWeight, ...]:
+    """The weights to take out, in the order of the checkpoint's tensors."""
+    kept: list[KeptWeight] = []
+    for name in checkpoint.tensors:
+        if name in wanted:
+            kept += kept_weights(name, checkpoint.read(name), wanted[name], int(name in transposed))
+            checkpoint.release([name])
+    return tuple(kept)
+
+
 def _write_base(
     checkpoint: Checkpoint,
     wanted: Mapping[str, list[tuple[int, ...]]],
-    folder: Path,
-    transposed: set[str],
+    draft: Draft,
     shard_bytes: int,
     progress: Progress | None,
-) -> tuple[KeptWeight, ...]:
+) -> None:
     shards = list(_shards(checkpoint, shard_bytes))
     names = [f"model-{n + 1:05d}-of-{len(shards):05d}.safetensors" for n in range(len(shards))]
     if len(shards) == 1:
         names = ["model.safetensors"]
-    kept: list[KeptWeight] = []
     done, places = 0, {}
     for file_name, shard in zip(names, shards, strict=True):
-        with open(folder / file_name, "wb") as file:
-            file.write(_header(checkpoint, shard))
-            for name in shard:
-                tensor = checkpoint.read(name)
-                if name in wanted:
-                    kept += kept_weights(name, tensor, wanted[name], int(name in transposed))
-                    tensor = _without(tensor, wanted[name])
-                file.write(_bytes(tensor))
-                checkpoint.release([name])
-                places[name] = file_name
-                done += 1
-                if progress is not None:
-                    progress(name, done, len(checkpoint.tensors))
+
+        def write(path: Path, shard: list[str] = shard, before: int = done) -> None:
+            with open(path, "wb") as file:
+                file.write(_header(checkpoint, shard))
+                for count, name in enumerate(shard, before + 1):
+                    tensor = checkpoint.read(name)
+                    file.write(_bytes(_without(tensor, wanted[name]) if name in wanted else tensor))
+                    checkpoint.release([name])
+                    if progress is not None:
+                        progress(name, count, len(checkpoint.tensors))
+
+        draft.add(file_name, write)
+        done += len(shard)
+        places |= dict.fromkeys(shard, file_name)
     if len(shards) > 1:
         total = sum(_size(checkpoint, name) for name in checkpoint.tensors)
         index = {"metadata": {"total_size": total}, "weight_map": places}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
-    return tuple(kept)
+        (draft.path / "model.safetensors.index.json").write_text(
+            json.dumps(index, indent=1), encoding="utf-8"
+        )
 
 
 def _shards(checkpoint: Checkpoint, shard_bytes: int) -> Iterator[list[str]]:
@@ -186,3 +198,4 @@ def _write_settings(checkpoint: Checkpoint, folder: Path) -> None:
     tokenizer = checkpoint.tokenizer()
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
+    carry_code(checkpoint.path, folder)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Annotated
 
 import torch
 
 from superweights.address import Address
+from superweights.artefacts.reading import parse_json, read_text
+from superweights.artefacts.shape import Between, shaped
 from superweights.checkpoint import Checkpoint
 from superweights.errors import SuperweightsError
 from superweights.quantization.scheme import Scheme
@@ -33,6 +36,12 @@ class Plan:
         """The plan that rounds every one of `tensors` (name to axis of output channels) by `scheme`."""
         axes = {name: axis for name, axis in tensors.items() if axis}
         return cls(dict.fromkeys(tensors, scheme), tuple(dict.fromkeys(keep)), axes)
+
+    @classmethod
+    def read(cls, path: Path) -> Plan:
+        """The plan in a file that `--save-plan` or `superweights plan --save` wrote. Errors as `from_json`."""
+        hint = "superweights quantize --save-plan FILE writes one."
+        return cls.from_json(read_text(Path(path), hint=hint), str(path))
 
     def check(self, checkpoint: Checkpoint) -> None:
         """Raise `SuperweightsError` where the plan does not fit `checkpoint`: an absent tensor, a shape that its
@@ -83,18 +92,27 @@ class Plan:
         return json.dumps(data, indent=1)
 
     @classmethod
-    def from_json(cls, text: str) -> Plan:
-        """The plan that `to_json` wrote. Raises `SuperweightsError` for anything else."""
-        try:
-            data: dict[str, Any] = json.loads(text)
-            schemes = [Scheme.from_json(json.dumps(each)) for each in data["schemes"]]
-            by_place = dict(enumerate(schemes))  # no negative places
-            return cls(
-                {name: by_place[which] for name, which in data["tensors"].items()},
-                tuple(Address.parse(each) for each in data["keep"]),
-                {name: int(axis) for name, axis in data["out_axes"].items()},
-            )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise SuperweightsError(
-                "This is not the JSON of a plan.", hint="superweights quantize --save-plan FILE writes one."
-            ) from error
+    def from_json(cls, text: str, where: str = "the plan") -> Plan:
+        """The plan that `to_json` wrote. Raises `SuperweightsError` naming `where` and the field for anything else."""
+        hint = "superweights quantize --save-plan FILE writes one."
+        held = shaped(_Stored, parse_json(text, where, hint=hint), where, hint, "whole")
+        return cls(
+            {name: held.schemes[place] for name, place in held.tensors.items()}, held.keep, held.out_axes
+        )
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A plan as it stands in a file: each scheme once, and for each tensor its place among them."""
+
+    schemes: tuple[Scheme, ...]
+    tensors: Mapping[str, Annotated[int, Between(0, 2**31)]]
+    out_axes: Mapping[str, Annotated[int, Between(0, 2)]]
+    keep: tuple[Address, ...]
+
+    def __post_init__(self) -> None:
+        for name, place in self.tensors.items():
+            if place >= len(self.schemes):
+                raise SuperweightsError(
+                    f"tensors.{name} has the scheme {place} of {len(self.schemes)}", hint="they count from 0."
+                )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
+from superweights.artefacts.reading import parse_json
+from superweights.artefacts.shape import shaped
 from superweights.errors import SuperweightsError
 
 BlockKind = Literal["tensor", "channel", "group", "run", "tile"]
@@ -206,11 +208,5 @@ class Scheme:
     @classmethod
     def from_json(cls, text: str) -> Scheme:
         """The scheme that `to_json` wrote. Raises `SuperweightsError` for anything else."""
-        try:
-            data: dict[str, Any] = json.loads(text)
-            blocks = Blocks(data["blocks"]["kind"], tuple(data["blocks"]["size"]))
-            return cls(**{**data, "blocks": blocks, "clip": Clip(**data["clip"])})
-        except (ValueError, KeyError, TypeError) as error:
-            raise SuperweightsError(
-                "This is not the JSON of a scheme.", hint="Scheme(...).to_json() writes it."
-            ) from error
+        hint = "Scheme(...).to_json() writes it."
+        return shaped(cls, parse_json(text, "a scheme", hint=hint), "a scheme", hint, "whole")

@@ -6,16 +6,20 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Literal
 
 import torch
 
 from superweights.address import Address
+from superweights.artefacts.reading import parse_json
+from superweights.artefacts.shape import Between, shaped
 from superweights.errors import SuperweightsError
 
 # Other weights of the same input neuron that are stored beside a kept one, to know its base again.
 WITNESSES = 64
 SCHEMA_VERSION = 1
+# A number that float32, the widest type that adapters are written in, can hold.
+Weight = Annotated[float, Between(-3.4028234663852886e38, 3.4028234663852886e38)]
 
 
 @dataclass(frozen=True)
@@ -26,9 +30,16 @@ class KeptWeight:
     """
 
     address: Address
-    value: float
-    out_axis: int
-    witness: tuple[tuple[int, float], ...]
+    value: Weight
+    out_axis: Literal[0, 1]
+    witness: tuple[tuple[Annotated[int, Between(0, 2**31)], Weight], ...]
+
+    def __post_init__(self) -> None:
+        if len(self.address.index) != 2:
+            raise SuperweightsError(
+                f"{self.address} is no weight of a matrix, and only those can be put back beside a linear map.",
+                hint="for fused experts keep the whole tensor in high precision.",
+            )
 
     @property
     def out_channel(self) -> int:
@@ -60,6 +71,15 @@ class SideCar:
     weights: tuple[KeptWeight, ...]
     fingerprint: str | None = None
 
+    def __post_init__(self) -> None:
+        seen: set[Address] = set()
+        for kept in self.weights:
+            if kept.address in seen:
+                raise SuperweightsError(
+                    f"{kept.address} stands in the side-car twice.", hint="it would be put back twice."
+                )
+            seen.add(kept.address)
+
     def to_json(self) -> str:
         """Readable JSON that `from_json` reads back, every value exactly."""
         weights = [{**asdict(w), "address": str(w.address)} for w in self.weights]
@@ -67,27 +87,23 @@ class SideCar:
         return json.dumps(data, indent=1, allow_nan=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> SideCar:
-        """The side-car that `to_json` wrote. Raises `SuperweightsError` for anything else."""
-        try:
-            data: dict[str, Any] = json.loads(text)
-            if data["schema_version"] != SCHEMA_VERSION:
-                raise ValueError(data["schema_version"])  # noqa: TRY301 - told to the person below
-            weights = tuple(
-                KeptWeight(
-                    Address.parse(w["address"]),
-                    float(w["value"]),
-                    int(w["out_axis"]),
-                    tuple((int(channel), float(value)) for channel, value in w["witness"]),
-                )
-                for w in data["weights"]
-            )
-            return cls(weights, data["fingerprint"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise SuperweightsError(
-                "This is not a side-car of super weights.",
-                hint="superweights peel writes super_weights.json.",
-            ) from error
+    def from_json(cls, text: str, where: str = "the side-car") -> SideCar:
+        """The side-car that `to_json` wrote. Raises `SuperweightsError` naming `where` and the field otherwise."""
+        hint = "superweights peel writes super_weights.json."
+        held = shaped(_Stored, parse_json(text, where, hint=hint), where, hint, "whole")
+        return cls(held.weights, held.fingerprint)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A side-car as it stands in a file."""
+
+    schema_version: Literal[1]
+    fingerprint: str | None
+    weights: tuple[KeptWeight, ...]
+
+    def __post_init__(self) -> None:
+        SideCar(self.weights, self.fingerprint)
 
 
 def kept_weights(

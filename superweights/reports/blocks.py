@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from superweights.record import Score
 
 Cell = str | float | int | None
 
@@ -134,3 +137,13 @@ def joined_x(parts: Sequence[Sequence[float]]) -> tuple[float, ...]:
 def over(x: Sequence[float], points: dict[float, float | None]) -> tuple[float | None, ...]:
     """The values of `points` at each of `x`; None where there is none."""
     return tuple(points.get(each) for each in x)
+
+
+def number(score: Score | None) -> float | None:
+    """The value of `score`; None where there is none, or none that can be drawn."""
+    return score.value if score is not None and math.isfinite(score.value) else None
+
+
+def pair(score: Score | None) -> tuple[float | None, float | None]:
+    """Its value and its standard error."""
+    return number(score), None if score is None else score.standard_error

@@ -27,7 +27,8 @@ def film_html(film: Film) -> str:
         for reel in film.reels
     )
     captions = "".join(
-        f"<span{'' if n == last else ' hidden'}>{escape(caption)}</span>" for n, caption in enumerate(film.captions)
+        f"<span{'' if n == last else ' hidden'}>{escape(caption)}</span>"
+        for n, caption in enumerate(film.captions)
     )
     return (
         f'<figure class="film"><figcaption>{escape(film.title)}</figcaption>'

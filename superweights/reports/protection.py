@@ -5,17 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from superweights.findings import Activations, Planned, Quantized
 from superweights.record import Record
-from superweights.reports.blocks import Block, Chart, Paragraph, Series, Table
+from superweights.reports.blocks import Block, Chart, Paragraph, Series, Table, number, pair
 from superweights.reports.naming import model_of
+
+_ROUNDED = (
+    "inputs rounded",
+    "held out",
+    "perplexity",
+    "error",
+    "loss, nats",
+    "error of loss",
+    "KL, nats",
+    "same top",
+)
+_GAINED = ("input of", "scale", "held out", "error of the product", "with the large ones held out")
 
 
 def plans(records: Sequence[Record]) -> list[Block]:
     """The frontier, and the matrices that cost the most."""
     blocks: list[Block] = []
     for record in records:
-        found = record.findings
-        steps = [step for step in found.get("frontier", ()) if step[1] > 0]
+        found: Planned = record.findings
+        steps = [step for step in found.frontier if step[1] > 0]
         if steps:
             x, y = zip(*steps, strict=True)
             says = f"Expected KL falls from {y[0]:.3g} to {y[-1]:.3g} nats between {x[0]:.2f} and {x[-1]:.2f} bits."
@@ -31,10 +44,9 @@ def plans(records: Sequence[Record]) -> list[Block]:
                     log=True,
                 )
             )
-        ranked = sorted(found.get("matrices", ()), key=lambda each: -each["measured_kl"])[:12]
+        ranked = sorted(found.matrices, key=lambda each: -each.measured_kl)[:12]
         rows = tuple(
-            (m["tensor"], m["measured_kl"], m["grid"], m["bits_per_weight"], ", ".join(m["super_weights"]))
-            for m in ranked
+            (m.tensor, m.measured_kl, m.grid, m.bits_per_weight, ", ".join(m.super_weights)) for m in ranked
         )
         blocks.append(
             Table(
@@ -50,10 +62,10 @@ def quantized(records: Sequence[Record]) -> list[Block]:
     """Size, schemes, and what keeping each super weight changed."""
     blocks: list[Block] = []
     for record in records:
-        found = record.findings
+        found: Quantized = record.findings
         sizes = "; ".join(f"{score.name}: {score}" for score in record.scores)
-        blocks.append(Paragraph(f"{found.get('format')}: {'; '.join(found.get('schemes', ()))}. {sizes}."))
-        rows = tuple((each["address"], each["before"], each["said"]) for each in found.get("protected", ()))
+        blocks.append(Paragraph(f"{found.format}: {'; '.join(found.schemes)}. {sizes}."))
+        rows = tuple((each.address, each.before, each.said) for each in found.protected)
         if rows:
             blocks.append(
                 Table("Weights kept exactly", ("weight", "value", "what rounding would have done"), rows)
@@ -99,19 +111,26 @@ def _run(found: dict[str, Any]) -> tuple[tuple[str, float | None, float | None],
 
 
 def activations(records: Sequence[Record]) -> list[Block]:
-    """Whatever rows the record has, with their own columns."""
+    """A row for each way of rounding, and the layers that gain most from holding inputs out."""
     blocks: list[Block] = []
     for record in records:
-        rows = [row for row in record.findings.get("rows") or () if isinstance(row, dict)]
-        if not rows:
-            continue
-        columns = [name for name in rows[0] if name != "scheme" and not isinstance(rows[0][name], list)]
-        table = tuple(tuple(_cell(row.get(name)) for name in columns) for row in rows)
-        blocks.append(Table(model_of(record), tuple(name.replace("_", " ") for name in columns), table))
+        found: Activations = record.findings
+        rows = [("not at all", None, *pair(found.base), None, None, None, None)]
+        rows += [
+            (
+                f"{row.scale}, {row.way}",
+                row.held_share,
+                *pair(row.perplexity),
+                *pair(row.loss),
+                number(row.kl),
+                number(row.agreement),
+            )
+            for row in found.rows
+        ]
+        blocks.append(Table(model_of(record), _ROUNDED, tuple(rows)))
+        gained = [
+            (each.module, each.scale, each.share, each.error_plain, each.error_held) for each in found.layers
+        ]
+        if gained:
+            blocks.append(Table("Layers that gain most", _GAINED, tuple(gained)))
     return blocks
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, dict):
-        return value.get("value")
-    return value if isinstance(value, str | int | float) or value is None else str(value)

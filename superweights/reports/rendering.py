@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from superweights.errors import SuperweightsError
+from superweights.findings import typed
 from superweights.record import Record, to_json_line
 from superweights.reports.blocks import Section
 from superweights.reports.html import to_html
@@ -22,7 +23,8 @@ def render(records: Sequence[Record], format_: str = "html") -> str:
     """One report about all of `records`: a self-contained HTML page, Markdown for a model card, or JSON.
 
     Sections appear where their records are; records of one command from several models stand side by side.
-    Raises `SuperweightsError` for no records and for a format that is not in `FORMATS`.
+    Raises `SuperweightsError` for no records, for one whose findings are not what its command finds, and for a format
+    that is not in `FORMATS`.
     """
     if not records:
         raise SuperweightsError(
@@ -30,6 +32,7 @@ def render(records: Sequence[Record], format_: str = "html") -> str:
         )
     if format_ not in FORMATS:
         raise SuperweightsError(f"There is no format {format_!r}.", hint=f"choose from {', '.join(FORMATS)}.")
+    records = [typed(record, f"The record of {record.command}") for record in records]
     sections = sections_of(records)
     title = "Super weights of " + ", ".join(dict.fromkeys(model_of(record) for record in records))
     if format_ == "json":

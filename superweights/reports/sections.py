@@ -12,6 +12,7 @@ from superweights.reports.discovery import journey, layer_map, spikes, verdicts,
 from superweights.reports.effects import curves, edits, shifts, texts
 from superweights.reports.naming import model_of
 from superweights.reports.protection import activations, audits, plans, quantized
+from superweights.reports.pruning import pruned
 
 # Each builder gets the records that it reads, in order, and gives the blocks of its section.
 _BUILDERS: tuple[tuple[str, tuple[str, ...], Callable[[Sequence[Record]], list[Block]]], ...] = (
@@ -28,6 +29,7 @@ _BUILDERS: tuple[tuple[str, tuple[str, ...], Callable[[Sequence[Record]], list[B
     ("Quantized", ("quantize",), quantized),
     ("Audit", ("audit",), audits),
     ("Rounded activations", ("activations",), activations),
+    ("Pruned", ("prune",), pruned),
     ("Anatomy", ("anatomy",), answers),
 )
 
@@ -66,7 +68,7 @@ def _made(records: Sequence[Record]) -> list[Block]:
             model_of(r),
             r.inputs.get("fingerprint"),
             r.seed,
-            _conditions(r.findings.get("conditions")),
+            _conditions(r.findings),
         )
         for r in records
     )
@@ -85,10 +87,11 @@ def _made(records: Sequence[Record]) -> list[Block]:
     ]
 
 
-def _conditions(value: Any) -> str:
-    if not isinstance(value, dict):
+def _conditions(findings: Any) -> str:
+    told = findings.get("conditions") if isinstance(findings, dict) else getattr(findings, "conditions", None)
+    if not isinstance(told, dict):
         return ""
-    plain = {k: v for k, v in value.items() if v is not None and not isinstance(v, dict | list)}
+    plain = {k: v for k, v in told.items() if v is not None and not isinstance(v, dict | list | tuple)}
     return ", ".join(
         f"{k.replace('_', ' ')} {v}" for k, v in plain.items() if k not in ("name", "fingerprint")
     )

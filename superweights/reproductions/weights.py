@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,97 +12,41 @@ from torch import Tensor, nn
 from superweights.address import Address
 from superweights.checkpoint import Checkpoint
 from superweights.discovery import find
-from superweights.discovery.findings import Findings
 from superweights.errors import SuperweightsError
-from superweights.index import Match, look_up, verify
+from superweights.index.choice import TO_REPRODUCE, Choice, choose_weights
 from superweights.progress import Progress
 from superweights.record import Record, SuperWeight
 from superweights.subject import layout_of
 from superweights.watch import Product, watching
 
-# How the index says that the authors name a weight themselves, in the paper or in the table of their code.
-_AUTHORS = ("arXiv 2411.07191", "mengxiayu/LLMSuperWeight, outliers/model.py")
-# A coordinate without a published value is believed where its weight is among the largest thousandth.
-_LARGE = 1e-3
 
-
-@dataclass(frozen=True)
-class Chosen:
-    """The super weights of one model, where they are from, and the hub names under which it is known."""
-
-    addresses: tuple[Address, ...]
-    how: str
-    hub_names: tuple[str, ...] = ()
-
-
-def choose_weights(
+def weights_to_reproduce(
     checkpoint: Checkpoint,
     *,
     given: Sequence[Address] = (),
-    record: Record | None = None,
+    record: Record | Path | None = None,
     search: bool = True,
     progress: Progress | None = None,
     **loading: Any,
-) -> Chosen:
-    """The super weights of `checkpoint`: `given`, or those of a `record` that `find` wrote, or known, or found.
+) -> Choice:
+    """The super weights of `checkpoint` that an experiment is about: the paper's own where it has some.
 
-    Known ones count where the numbers here agree: the authors' own coordinates, for other models those that
-    are critical or partial. Where there are none the model is searched (not with `search` False: then the
-    choice may be empty); `loading` is for that.
-
-    Raises `SuperweightsError` where nothing is found, or the record is of another model.
+    Where none is given or known the model is searched (not with `search` False: then the choice may be empty);
+    `loading` is for that. Raises `SuperweightsError` where nothing is found, or the record is of another model.
     """
-    matches = [match for match in look_up(checkpoint) if _agrees(match, checkpoint)]
-    names = tuple(dict.fromkeys(match.known.model for match in matches))
-    if given:
-        return Chosen(tuple(given), "as given", names)
-    if record is not None:
-        return Chosen(_of_record(record, checkpoint), f"a record of {record.command}", names)
-    authors = [m for m in matches if any(a in source for source in m.known.sources for a in _AUTHORS)]
-    proven = [m for m in matches if m.known.verdict in ("critical", "partial")]
-    for kind, how in ((authors, "published by the authors"), (proven, "known, critical or partial")):
-        addresses = tuple(m.address for m in kind if m.address is not None)
-        if addresses:
-            return Chosen(addresses, f"{how}; the numbers here agree", names)
-    if not search:
-        return Chosen((), "not needed", names)
-    found = find(checkpoint, progress=progress, **loading).super_weights
-    if not found:
+
+    def searched() -> Sequence[SuperWeight]:
+        return find(checkpoint, progress=progress, **loading).super_weights
+
+    chosen = choose_weights(checkpoint, given, record, TO_REPRODUCE, searched if search else None)
+    if search and not chosen.addresses:
         raise SuperweightsError(
-            f"No super weight was found in {checkpoint.name}.",
+            "The record holds no super weight."
+            if record is not None
+            else f"No super weight was found in {checkpoint.name}.",
             hint="that is a result: see superweights find. To try a weight, name it with --weight.",
         )
-    return Chosen(tuple(weight.address for weight in found), "found by superweights find", names)
-
-
-def _agrees(match: Match, checkpoint: Checkpoint) -> bool:
-    """Whether the number at a known coordinate is the published one; without one, whether it is large."""
-    if match.address is None:
-        return False
-    check = verify(match.known, checkpoint)
-    if check.value_matches is not None or check.value_rank is None:
-        return bool(check.value_matches)
-    return check.value_rank < _LARGE * math.prod(checkpoint.tensors[match.address.tensor].shape)
-
-
-def _of_record(record: Record, checkpoint: Checkpoint) -> tuple[Address, ...]:
-    """The super weights that `superweights find --out` wrote down for this very checkpoint."""
-    if "candidates" not in record.findings:
-        raise SuperweightsError(
-            f"The record is of {record.command!r}, which holds no super weights.",
-            hint="give a file written by superweights find --out.",
-        )
-    if record.inputs.get("fingerprint") != checkpoint.fingerprint():
-        raise SuperweightsError(
-            f"The record is of {record.inputs.get('name')}, another checkpoint than {checkpoint.name}.",
-            hint="run superweights find on this checkpoint.",
-        )
-    found = Findings.from_json(record.findings).super_weights
-    if not found:
-        raise SuperweightsError(
-            "The record holds no super weight that is critical or partial.", hint="name one with --weight."
-        )
-    return tuple(weight.address for weight in found)
+    return chosen
 
 
 def see_weights(model: nn.Module, ids: Tensor, checkpoint: Checkpoint, addresses: Sequence[Address]):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from superweights.address import Address
+from superweights.artefacts.file import write_text
 from superweights.checkpoint import Checkpoint, opened_checkpoint
 from superweights.findings import Protected, Quantized
 from superweights.formats.writers import check_form, write_as
@@ -26,7 +27,7 @@ def quantize(
     to: Path | str,
     rounding: Rounding | Plan | Path = Rounding(),  # noqa: B008 - frozen
     *,
-    format: str = "packed",  # noqa: A002 - what the command calls it
+    format: str = "packed",
     keep: Sequence[str | Address] = ("known",),
     record: Record | Path | str | None = None,
     rest: str | None = None,
@@ -35,9 +36,10 @@ def quantize(
 ) -> Record:
     """A record of `findings.Quantized`: what was written to the new folder (gguf: file) `to`.
 
-    `rounding` is one scheme for all matrices, or a `Plan` (or its file) with one for each. `keep` names weights to keep exactly,
-    `known` those that the index knows, `none` none; those of a `record` that `find` wrote are kept too. `rest` is the type
-    of what is not rounded (packed only). The plan is also written to `save_plan`. Stopped and started again it goes on where it was.
+    `rounding` is one scheme for all matrices, or a `Plan` (or its file) with one for each. `keep` names weights to keep
+    exactly, `known` those that the index knows, `none` none; those of a `record` that `find` wrote are kept too. `rest`
+    is the type of what is not rounded (packed only). The plan is also written to `save_plan`. Stopped and
+    started again it goes on where it was.
 
     >>> record = quantize("embedded", "smollm2-int4")     # doctest: +SKIP
     """
@@ -58,7 +60,7 @@ def quantize(
 def kept_weights(
     checkpoint: Checkpoint, keep: Sequence[str | Address], record: Record | Path | str | None
 ) -> tuple[Address, ...]:
-    """The weights to keep exactly: those named, and those of a record or else (where `known` is among them) the known."""
+    """The weights to keep exactly: those named, and those of a record, or else (with `known`) the known ones."""
     named = Address.several([each for each in keep if each not in ("known", "none")])
     if record is None and "known" not in keep:
         return tuple(named)

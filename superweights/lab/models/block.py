@@ -11,6 +11,7 @@ from superweights.lab.models.attention import LabAttention
 from superweights.lab.models.config import LabConfig
 from superweights.lab.models.linear import Writing
 from superweights.lab.parts.activations import ACTIVATION
+from superweights.lab.parts.cpu_kernels import GatedSiLU, fits
 from superweights.lab.parts.norms import make_norm
 
 
@@ -20,7 +21,7 @@ class LabMLP(nn.Module):
     def __init__(self, config: LabConfig):
         super().__init__()
         a = config.architecture
-        self.activation = ACTIVATION[a.activation]
+        self.activation, self.silu = ACTIVATION[a.activation], a.activation == "silu"
         self.gate_proj = nn.Linear(a.width, a.neurons, bias=False) if a.gated else None
         self.up_proj = nn.Linear(a.width, a.neurons, bias=False)
         self.down_proj = Writing(a.neurons, a.width)
@@ -29,7 +30,10 @@ class LabMLP(nn.Module):
         """[B, T, d] to [B, T, d]."""
         if self.gate_proj is None:
             return self.down_proj(self.activation(self.up_proj(x)))
-        return self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        if self.silu and fits(gate, up):
+            return self.down_proj(GatedSiLU.apply(gate, up))
+        return self.down_proj(self.activation(gate) * up)
 
 
 class LabBlock(GradientCheckpointingLayer):

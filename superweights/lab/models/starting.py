@@ -27,8 +27,15 @@ def start(module: nn.Module, architecture: Architecture) -> None:
 
 
 def start_by_name(model: nn.Module, architecture: Architecture, seed: int) -> None:
-    """Every module's first values, each drawn from a generator of its own, seeded by `seed` and its name."""
+    """Every module's first values, each drawn from a generator of its own, seeded by `seed` and its name.
+
+    A matrix that two modules share is drawn for the first.
+    """
+    drawn: set[int] = set()
     with torch.random.fork_rng(devices=[]):
         for name, module in model.named_modules():
-            torch.manual_seed(seed_of(seed, name))
-            start(module, architecture)
+            own = {id(parameter) for parameter in module.parameters(recurse=False)}
+            if own and not own <= drawn:
+                torch.manual_seed(seed_of(seed, name))
+                start(module, architecture)
+                drawn |= own

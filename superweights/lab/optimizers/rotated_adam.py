@@ -61,6 +61,7 @@ class RotatedAdam(torch.optim.Optimizer):
         return self._rotations[name]
 
     def _step(self, group: dict[str, Any], parameter: Tensor, rotation: Rotation) -> None:
+        assert parameter.grad is not None
         grad = rotation.into(parameter.grad)
         direction = adam_direction(self.state[parameter], grad, group)
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
@@ -80,7 +81,7 @@ def adam_direction(state: dict[str, Any], grad: Tensor, group: Mapping[str, Any]
     direction = torch.zeros_like(state["exp_avg"])
     state["step"] += 1
     beta1, beta2 = group["betas"]
-    torch._fused_adamw_(
+    torch.ops.aten._fused_adamw_(
         [direction], [grad.contiguous()], [state["exp_avg"]], [state["exp_avg_sq"]], [], [state["step"]],
         lr=group["lr"], beta1=beta1, beta2=beta2, weight_decay=0.0, eps=group["eps"],
         amsgrad=False, maximize=False,

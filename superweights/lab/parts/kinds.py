@@ -31,7 +31,6 @@ class AttentionKind:
 _MILLER = "Miller 2023; Kaul et al. 2410.17174, section 3"
 _GU = "Gu et al. 2410.10781"
 _SOFTPICK = "Zuhri et al. 2504.20966"
-_FREE = {"sums_to_one": False}
 
 ATTENTION: Mapping[str, AttentionKind] = {
     "softmax": AttentionKind("exp(s) over its sum", "Vaswani et al. 1706.03762"),
@@ -42,29 +41,34 @@ ATTENTION: Mapping[str, AttentionKind] = {
     "k_bias": AttentionKind("one learned extra key per head, its value zero", _GU, null="key"),
     "kv_bias": AttentionKind("one learned extra key and value per head", _GU, null="key", null_value=True),
     "v_bias": AttentionKind("softmax, and a learned vector added to each head's output", _GU),
-    "sigmoid": AttentionKind("sigmoid(s)", _GU, **_FREE),
+    "sigmoid": AttentionKind("sigmoid(s)", _GU, sums_to_one=False),
     "sigmoid_normalized": AttentionKind("sigmoid(s) over its sum", _GU),
-    "sigmoid_log": AttentionKind("sigmoid(s - log T)", "Ramapuram et al. 2409.04431", **_FREE),
-    "elu": AttentionKind("elu(s) + 1", _GU, **_FREE),
+    "sigmoid_log": AttentionKind("sigmoid(s - log T)", "Ramapuram et al. 2409.04431", sums_to_one=False),
+    "elu": AttentionKind("elu(s) + 1", _GU, sums_to_one=False),
     "elu_normalized": AttentionKind("elu(s) + 1 over its sum", _GU),
     "elu_kernel": AttentionKind("phi(q) phi(k) over its sum, phi = elu + 1", _GU),
-    "linear_kernel": AttentionKind("s over the size of its sum, at least one", _GU, **_FREE),
-    "mlp_kernel": AttentionKind("phi(q) phi(k), phi two linear maps with ReLU", _GU, **_FREE),
+    "linear_kernel": AttentionKind("s over the size of its sum, at least one", _GU, sums_to_one=False),
+    "mlp_kernel": AttentionKind("phi(q) phi(k), phi two linear maps with ReLU", _GU, sums_to_one=False),
     "mlp_kernel_normalized": AttentionKind(
-        "phi(q) phi(k) over the size of its sum, at least one", _GU, **_FREE
+        "phi(q) phi(k) over the size of its sum, at least one", _GU, sums_to_one=False
     ),
-    "relu": AttentionKind("max(0, s)", "Guo et al. 2410.13835", **_FREE),
-    "softpick": AttentionKind("max(0, e^s - 1) over the sum of |e^s - 1|", _SOFTPICK, **_FREE),
-    "softpick_scaled": AttentionKind("softpick of s times a learned number times log T", _SOFTPICK, **_FREE),
+    "relu": AttentionKind("max(0, s)", "Guo et al. 2410.13835", sums_to_one=False),
+    "softpick": AttentionKind("max(0, e^s - 1) over the sum of |e^s - 1|", _SOFTPICK, sums_to_one=False),
+    "softpick_scaled": AttentionKind(
+        "softpick of s times a learned number times log T", _SOFTPICK, sums_to_one=False
+    ),
     "rectified": AttentionKind("max(0, e^s - 1) over its own sum (negative control)", _SOFTPICK),
     "differential": AttentionKind(
-        "the difference of two softmax maps, normed per head", "Ye et al. 2410.05258", paired=True, **_FREE
+        "the difference of two softmax maps, normed per head",
+        "Ye et al. 2410.05258",
+        paired=True,
+        sums_to_one=False,
     ),
     "differential_v2": AttentionKind(
         "the difference of two heads that share keys and values",
         "unilm Diff-Transformer V2",
         paired=True,
-        **_FREE,
+        sums_to_one=False,
     ),
 }
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from superweights.lab.tasks.backcopy import BackCopy
 from superweights.lab.tasks.prose import Prose, opened_prose
+from superweights.progress import Progress, silent
 
 TaskSpec = BackCopy | Prose
 
@@ -44,6 +45,6 @@ class Task(Protocol):
         ...
 
 
-def open_task(spec: TaskSpec, cache: Path, progress: Any = None) -> Task:
+def open_task(spec: TaskSpec, cache: Path, progress: Progress = silent) -> Task:
     """The task that `spec` describes. A text is tokenised once, into `cache`."""
     return spec if isinstance(spec, BackCopy) else opened_prose(spec, cache, progress)

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from superweights.errors import SuperweightsError
+from superweights.progress import Progress, silent
 
 BOS, END = "<|bos|>", "<|end|>"
 # Characters of a piece; pieces from one held-out piece to the next; pieces that are tokenised together.
@@ -120,9 +121,7 @@ class OpenedProse:
 _SPLITS = ("training", "held_out")
 
 
-def opened_prose(
-    spec: Prose, cache: Path, progress: Callable[[str, int, int], None] | None = None
-) -> OpenedProse:
+def opened_prose(spec: Prose, cache: Path, progress: Progress = silent) -> OpenedProse:
     """The text of `spec`, tokenised into a folder inside `cache` unless it is there already.
 
     Raises `SuperweightsError` for a file that is absent or no text, and for a text shorter than two rows.
@@ -130,7 +129,7 @@ def opened_prose(
     paths = _paths(spec)
     folder = cache / f"prose-{_fingerprint(spec, paths)}"
     if not (folder / "done.json").exists():
-        _write(spec, paths, folder, progress or (lambda label, done, total: None))
+        _write(spec, paths, folder, progress)
     return OpenedProse(spec, folder)
 
 
@@ -176,7 +175,7 @@ def _pieces(spec: Prose, paths: list[Path]) -> Iterator[tuple[str, bool]]:
                 ) from error
 
 
-def _write(spec: Prose, paths: list[Path], folder: Path, progress: Callable[[str, int, int], None]) -> None:
+def _write(spec: Prose, paths: list[Path], folder: Path, progress: Progress) -> None:
     """Train the BPE and write the tokens; the folder counts as done only when its last file is there."""
     folder.mkdir(parents=True, exist_ok=True)
     total = sum(path.stat().st_size for path in paths)
