@@ -156,7 +156,11 @@ def test_a_merged_folder_is_read_by_plain_transformers(folder, tmp_path):
 def packed(folder, tmp_path_factory):
     to = tmp_path_factory.mktemp("packed") / "int8"
     with open_checkpoint(str(folder)) as checkpoint:
-        write_packed(checkpoint, Plan.uniform(linear_tensors(checkpoint), Scheme("int8", blocks=Blocks("channel"))), to)
+        write_packed(
+            checkpoint,
+            Plan.uniform(linear_tensors(checkpoint), Scheme("int8", blocks=Blocks("channel", ()))),
+            to,
+        )
     return to
 
 
@@ -190,7 +194,9 @@ def test_a_packed_model_learns_beside_its_codes_and_is_not_merged(packed, tmp_pa
 def test_other_is_the_base_exactly_whoever_answered_before(folder):
     with benched(str(folder)) as bench:
         first, second = expert_of(bench, seed=0, name="first"), expert_of(bench, seed=1, name="second")
-        experts = Experts(bench.model, bench.reader, bench.factors_of(first, second), [first, second], resident=1)
+        experts = Experts(
+            bench.model, bench.reader, bench.factors_of(first, second), [first, second], resident=1
+        )
         base = bench.model(IDS).logits
         for name in ("first", "second", "first"):
             with experts.on(name):
@@ -211,7 +217,10 @@ def test_a_classifier_expert_learns_to_choose(folder):
         first, second = expert_of(bench, seed=0, name="a"), expert_of(bench, seed=1, name="b")
         factors = bench.factors_of(first, second)
         about = {"a": "sums", "b": "words", "o": "rest"}
-        tasks = {"a": [Example(f"{n}+{n}=", "") for n in range(9)], "b": [Example(w, "") for w in "cdefghijk"]}
+        tasks = {
+            "a": [Example(f"{n}+{n}=", "") for n in range(9)],
+            "b": [Example(w, "") for w in "cdefghijk"],
+        }
         examples = classification_examples(tasks, about | {OTHER: "anything else"})
         assert {e.answer for e in examples} == {" a", " b"}
         assert all(e.prompt.endswith("The kind of this question is") for e in examples)
@@ -219,7 +228,9 @@ def test_a_classifier_expert_learns_to_choose(folder):
         manner = Manner(method="supervised", steps=8, batch=8, rate=0.03, every=8)
         learner = Singular(bench.model, factors)
         trained = Training(bench.model, bench.reader, task, learner, reward_named("exact"), manner).run()
-        chooser = Expert("chooser", {p: z.detach() for p, z in learner.parameters.items()}, first.base, first.fingerprint)
+        chooser = Expert(
+            "chooser", {p: z.detach() for p, z in learner.parameters.items()}, first.base, first.fingerprint
+        )
         assert trained.steps[-1].loss < trained.steps[0].loss
         experts = Experts(bench.model, bench.reader, factors, [first, second], chooser)
         assert experts.choose("4+4=").strategy == "classifier expert"
@@ -297,19 +308,33 @@ def task_file(path):
     return path
 
 
-def test_the_commands_go_from_a_task_to_a_merged_model(folder, tmp_path, capsys):
-    task, experts, model = task_file(tmp_path / "letters.jsonl"), tmp_path / "experts", str(folder)
+def test_the_commands_go_from_a_task_to_a_merged_model(tmp_path, capsys):
+    model = str(saved_speaker(tmp_path / "loud", initializer_range=0.2))
+    task, experts = task_file(tmp_path / "letters.jsonl"), tmp_path / "experts"
     train = ["adapt", "train", model, "--task", str(task), "--method", "supervised", "--new-tokens", "1"]
-    settings = ["--stop", "", "--steps", "12", "--rate", "0.1", "--batch", "8", "--json"]
+    settings = ["--stop", "", "--steps", "12", "--rate", "0.05", "--batch", "8", "--json"]
     for name in ("k", "l"):
         assert run([*train, *settings, "--to", str(experts / name), "--about", "letters"]) == 0
     record = json.loads(capsys.readouterr().out.splitlines()[0])
     assert record["findings"]["test_after"] > record["findings"]["test_before"]
     assert not [p for p in experts.iterdir() if p.name.startswith(".")]
     assert load_expert(experts / "k").about == "letters"
-    assert run(["adapt", "answer", model, "--experts", str(experts), "--prompt", "ag?", "--new-tokens", "1"]) == 0
+    assert (
+        run(["adapt", "answer", model, "--experts", str(experts), "--prompt", "ag?", "--new-tokens", "1"])
+        == 0
+    )
     assert "ag?" in capsys.readouterr().out
-    mix = ["adapt", "mix", model, "--experts", str(experts), "--task", str(task), "--to", str(tmp_path / "mixed")]
+    mix = [
+        "adapt",
+        "mix",
+        model,
+        "--experts",
+        str(experts),
+        "--task",
+        str(task),
+        "--to",
+        str(tmp_path / "mixed"),
+    ]
     assert run([*mix, "--population", "4", "--iterations", "2", "--new-tokens", "1"]) == 0
     assert run(["adapt", "merge", model, str(experts / "k"), "--to", str(tmp_path / "merged")]) == 0
     assert run(["adapt", "export", model, str(experts / "k"), "--to", str(tmp_path / "peft")]) == 0
@@ -325,9 +350,23 @@ def test_the_commands_go_from_a_task_to_a_merged_model(folder, tmp_path, capsys)
 def test_compare_keeps_its_results_and_runs_none_twice(folder, tmp_path, capsys):
     task, kept = task_file(tmp_path / "letters.jsonl"), tmp_path / "kept.jsonl"
     arms = "svf,lora,largest,random-z,shuffled-z"
-    command = ["adapt", "compare", str(folder), "--tasks", str(task), "--arms", arms, "--seeds", "2", "--steps", "2"]
+    command = [
+        "adapt",
+        "compare",
+        str(folder),
+        "--tasks",
+        str(task),
+        "--arms",
+        arms,
+        "--seeds",
+        "2",
+        "--steps",
+        "2",
+    ]
     command += ["--reward", f"{tmp_path}/own.py:worth", "--kept", str(kept), "--count", "20", "--json"]
-    (tmp_path / "own.py").write_text("def worth(said, example):\n    return 1 if sum(map(ord, said)) % 2 else -1\n")
+    (tmp_path / "own.py").write_text(
+        "def worth(said, example):\n    return 1 if sum(map(ord, said)) % 2 else -1\n"
+    )
     assert run(command) == 0
     first = capsys.readouterr().out
     lines = kept.read_text()
@@ -342,7 +381,10 @@ def test_compare_keeps_its_results_and_runs_none_twice(folder, tmp_path, capsys)
     ("arguments", "told"),
     [
         (["train", "{model}", "--task", "no such", "--to", "{to}/e"], "no task of that name"),
-        (["train", "{model}", "--task", "arithmetic", "--to", "{to}/e", "--layers", "x"], "no list of layers"),
+        (
+            ["train", "{model}", "--task", "arithmetic", "--to", "{to}/e", "--layers", "x"],
+            "no list of layers",
+        ),
         (["train", "{model}", "--task", "arithmetic", "--to", "{model}"], "not an empty folder"),
         (["train", "{model}", "--task", "arithmetic", "--to", "{to}/e", "--reward", "x"], "no reward called"),
         (["answer", "{model}", "--experts", "{to}", "--prompt", "a"], "holds no experts"),
@@ -364,13 +406,19 @@ def test_bad_input_is_a_sentence_and_leaves_nothing(folder, tmp_path, capsys, ar
 def test_an_expert_is_saved_at_once_or_not_at_all(folder, tmp_path, monkeypatch):
     with benched(str(folder)) as bench:
         expert = expert_of(bench)
-    monkeypatch.setattr("superweights.adaptation.expert.save_file", lambda *a, **k: (_ for _ in ()).throw(OSError(28, "full")))
+    monkeypatch.setattr(
+        "superweights.adaptation.expert.save_file", lambda *a, **k: (_ for _ in ()).throw(OSError(28, "full"))
+    )
     with pytest.raises((OSError, SuperweightsError)):
         save_expert(expert, tmp_path / "e")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_streamed_bench_is_resident_and_reads_like_transformers(folder):
-    with benched(str(folder)) as bench, open_checkpoint(str(folder)) as checkpoint, streaming(checkpoint) as plain:
+    with (
+        benched(str(folder)) as bench,
+        open_checkpoint(str(folder)) as checkpoint,
+        streaming(checkpoint) as plain,
+    ):
         assert torch.equal(bench.model(IDS).logits, plain(IDS).logits)
         assert Reader(letters()).prompt("ab") == bench.reader.prompt("ab")
