@@ -28,7 +28,7 @@ def test_links_to_files_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_every_command_that_is_shown_exists(page):
-    commands = {command.name for command in app.registered_commands}
+    commands = {command.name for command in (*app.registered_commands, *app.registered_groups)}
     shown = set(re.findall(r"^\s*(?:\$ )?superweights ([a-z]+)", "\n".join(blocks(page, "sh")), re.MULTILINE))
     shown |= set(re.findall(r"`superweights ([a-z]+)", page.read_text()))
     assert shown <= commands
