@@ -69,7 +69,8 @@ record = score("embedded", ["a.b[0, 1]=0"], Reading(windows=2))
 reveal_type(record)
 with open_checkpoint() as checkpoint:
     reveal_type(checkpoint)
-reveal_type(quantize("embedded", "somewhere"))
+quantized = quantize("embedded", "somewhere")
+reveal_type(quantized)
 """
 
 
@@ -86,5 +87,5 @@ def test_pyright_knows_the_public_door(tmp_path):
     )  # fmt: skip
     said = json.loads(done.stdout)["generalDiagnostics"]
     assert [each["message"] for each in said if each["severity"] == "error"] == []
-    told = [each["message"].split('"')[3] for each in said if each["severity"] == "information"]
+    told = [each["message"].rsplit('"', 2)[1] for each in said if each["severity"] == "information"]
     assert told == ["Findings", "Record", "Checkpoint", "Record"]

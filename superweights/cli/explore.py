@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -22,8 +23,12 @@ def explore(
     host: Annotated[
         str, typer.Option(help="Another address than this machine's own needs --token.")
     ] = "127.0.0.1",
-    token: Annotated[
-        str | None, typer.Option(help="The password that people must enter (user: explorer).")
+    token: Annotated[str | None, typer.Option(help="The token that people must enter.")] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file that holds the token; arguments can be seen by others. Or SUPERWEIGHTS_TOKEN."
+        ),
     ] = None,
     open_browser: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the page in a browser.")
@@ -42,9 +47,9 @@ def explore(
     from superweights.verbs.explore import explore as verb
 
     source = Source(model, dtype, device, allow_pickle, trust_remote_code)
-    served: Any = {"record": from_, "host": host, "port": port, "token": token, "seed": seed}
+    guard: Any = {"host": host, "port": port, "token": token, "token_file": token_file}
     with console.progress() as bar:
-        page = verb(source, weights or (), progress=bar, **served)
+        page = verb(source, weights or (), record=from_, seed=seed, progress=bar, **guard)
         address = next(page)
     console.notes.print(f"{address} (stop with Ctrl-C)", highlight=False)
     if open_browser:

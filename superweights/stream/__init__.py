@@ -16,6 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from superweights.checkpoint import Checkpoint
+from superweights.checkpoint.complaints import complaints
 from superweights.errors import SuperweightsError
 from superweights.stream.blocks import BlockStream
 from superweights.stream.device import available_memory, choose_device, choose_dtype, give_back_memory
@@ -106,18 +107,28 @@ def _load_with_transformers(
     """The whole model as transformers' own quantizers load it."""
     from transformers import AutoModelForCausalLM
 
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
+    if checkpoint.path is not None and (checkpoint.path / "adapter_config.json").exists():
+        raise SuperweightsError(
+            f"An adapter lies beside the weights of {checkpoint.name}, and transformers would load that with them.",
+            hint="move adapter_config.json and adapter_model.safetensors into a folder of their own.",
+        )
+    with complaints(
+        f"transformers cannot load the quantized checkpoint {checkpoint.name}",
+        hint="install what its quantization method needs, or give the unquantized checkpoint.",
+    ):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             checkpoint.path or checkpoint.name,
             revision=checkpoint.revision,
             dtype=dtype or "auto",
             device_map={"": device},
             trust_remote_code=checkpoint.trust_remote_code,
+            output_loading_info=True,
         )
-    except (ImportError, ValueError) as error:
+        model, info = loaded
+    if info["missing_keys"]:
         raise SuperweightsError(
-            f"transformers cannot load the quantized checkpoint {checkpoint.name}: {error}",
-            hint="install what its quantization method needs, or give the unquantized checkpoint.",
-        ) from error
+            f"{checkpoint.name} lacks {min(info['missing_keys'])}, for which transformers would put random numbers.",
+            hint="config.json belongs to another checkpoint, or the download is not complete.",
+        )
     logging.getLogger(__name__).info("loaded whole: quantized checkpoints are not streamed")
     return model.eval()

@@ -13,7 +13,8 @@ from superweights.checkpoint import Checkpoint
 from superweights.discovery import find
 from superweights.errors import SuperweightsError
 from superweights.explorer import Explorer
-from superweights.explorer.page import build, serve
+from superweights.explorer.page import build
+from superweights.explorer.serving import chosen_token, listening, serve
 from superweights.index.choice import TO_PROTECT, choose_weights
 from superweights.progress import Progress, silent
 from superweights.record import SuperWeight
@@ -29,14 +30,15 @@ def explore(
     host: str = "127.0.0.1",
     port: int = 7860,
     token: str | None = None,
+    token_file: Path | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Iterator[str]:
     """The address of the page, once it is served; it is served until the iteration goes on or ends.
 
     On the page are `weights`, those of a `record` of `find`, known ones, or what a search finds now, and a random
-    one of the same matrix as a control. Another `host` than this machine's own needs a `token`, the password that
-    people enter. Port 0 is any that is free.
+    one of the same matrix as a control. Another `host` than this machine's own needs a `token` that people enter
+    (or a `token_file` that holds it, or SUPERWEIGHTS_TOKEN). Port 0 is any that is free.
 
     Raises `SuperweightsError` without the extra `app`, for a model without a tokenizer, and where no weight is found.
 
@@ -44,12 +46,13 @@ def explore(
     ...     print(address)
     """
     source = replace(Source.of(model), resident=True)
-    with opening(source) as opened:
+    word = chosen_token(token, token_file)
+    with listening(host, port, word) as listener, opening(source) as opened:
         tokenizer = opened.tokenizer
         chosen = _chosen(opened.checkpoint, Address.several(weights), record, source, progress)
         names = _named(opened.checkpoint, chosen, seed)
         page = build(Explorer(opened.model, tokenizer, names), opened.checkpoint.name)
-        yield from serve(page, host, port, token)
+        yield from serve(page, listener, host, word)
 
 
 def _chosen(
