@@ -66,6 +66,11 @@ def _write(
 
     assert checkpoint.path is not None, "checked by write_gguf"
     reader, store = GGUFReader(checkpoint.path), GgufStore(checkpoint.path)
+    if store.parts > 1:
+        raise SuperweightsError(
+            f"{checkpoint.name} is of {store.parts} parts, and one file is written from one file.",
+            hint="join them first: llama-gguf-split --merge FIRST_PART OUT.",
+        )
     names = {store.file_name(name): name for name in plan.schemes if name not in whole}
     try:
         head, alignment = _head(checkpoint, plan, reader, names, growing.scratch)
