@@ -162,14 +162,28 @@ def test_what_a_gguf_file_cannot_hold_is_refused_and_a_stopped_one_goes_on(tiny,
     assert (tmp_path / "new.gguf").read_bytes() == (tmp_path / "whole.gguf").read_bytes()
 
 
+def super_blocks(checkpoint, keep=()) -> Plan:
+    """Super-blocks in the down projections, whose 1,536 inputs 256 divides, in turn; two more types elsewhere."""
+    kinds = [SUPER[name] for name in ("Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "Q6_K", "Q3_K")]
+    schemes = {}
+    for name in linear_tensors(checkpoint):
+        layer = int(name.split(".")[2])
+        if "down" in name:
+            schemes[name] = kinds[layer % len(kinds)]
+        elif "up_proj" in name or "v_proj" in name:
+            schemes[name] = SUPER["IQ4_NL" if layer % 2 else "MXFP4"]
+    return Plan(schemes, tuple(keep))
+
+
 @pytest.mark.real
-def test_llama_cpp_computes_with_the_mixed_types(tmp_path):
+@pytest.mark.parametrize("plan_of", [mixed, super_blocks])
+def test_llama_cpp_computes_with_the_mixed_types(tmp_path, plan_of):
     """llama.cpp rounds activations to eight bits, so its own reading of the untouched file is the measure."""
     pytest.importorskip("xllamacpp", reason="llama.cpp (xllamacpp) is not installed")
     text = "The oldest bridge over the river was built of stone in the year"
     to = tmp_path / "rounded.gguf"
     with open_checkpoint() as source:
-        write_gguf(source, mixed(source, [KEPT]), to)
+        write_gguf(source, plan_of(source, [KEPT]), to)
         ids = source.tokenizer()(text).input_ids
         with streaming(source, dtype="float32") as model:
             original = model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
