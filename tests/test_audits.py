@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM
 from superweights.address import Address
 from superweights.audits import audit
 from superweights.audits.standing_in import standing_in
-from superweights.audits.stored import read_stored
 from superweights.checkpoint import open_checkpoint
 from superweights.cli import run
+from superweights.decoding import Decoding
 from superweights.errors import SuperweightsError
 from superweights.stream import streaming
 
@@ -44,9 +44,9 @@ def stored_as(llama: Path, to: Path, method: dict, parts: dict[str, torch.Tensor
     return to
 
 
-def matrix_of(folder: Path, shape: tuple[int, ...] = (64, 96)):
+def matrix_of(folder: Path):
     with open_checkpoint(str(folder)) as checkpoint:
-        return read_stored(checkpoint, TENSOR, shape)
+        return Decoding(checkpoint).read(TENSOR)
 
 
 def integers(bits: int, groups: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -181,7 +181,7 @@ def test_intact_bent_and_broken_are_told_apart(llama, tmp_path):
 
 
 REFUSED = {
-    "another method": ({"quant_method": "exl3"}, {}, "quantized by 'exl3', which cannot be read here"),
+    "another method": ({"quant_method": "exl3"}, {}, "quantized by 'exl3' ("),
     "parts missing": (
         {"quant_method": "gptq", "bits": 4},
         {"qweight": (12, 64)},
@@ -192,7 +192,7 @@ REFUSED = {
         {"qweight": (12, 64), "qzeros": (3, 2), "scales": (3, 64)},
         "is not stored as gptq stores it",
     ),
-    "three bits": ({"quant_method": "gptq", "bits": 3}, {"qweight": (9, 64)}, "spreads codes over words"),
+    "five bits": ({"quant_method": "gptq", "bits": 5}, {"qweight": (15, 64)}, "in ways of their own"),
 }
 
 

@@ -80,3 +80,41 @@ def test_transposed_matrices_and_scales_of_another_dtype_are_refused(tmp_path):
     half = saved(LLAMA, tmp_path / "half", torch.bfloat16)
     with pytest.raises(SuperweightsError, match="scales do not fit into bfloat16"):
         written(half, tmp_path / "b", INT4, (), write_compressed_tensors)
+
+
+@pytest.mark.tiny
+def test_layers_that_transformers_cannot_load_packed_stay_whole_or_are_refused(tmp_path, capsys):
+    """SigLIP's and Falcon's own initialisation asks every linear layer for its weight while a checkpoint is loaded."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, FalconConfig, Gemma3Config
+
+    from superweights.cli import run
+
+    text = {
+        "vocab_size": 320,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "head_dim": 16,
+    }
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    tower = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes = {"image_size": 28, "patch_size": 14, "vision_use_head": False}
+    tokens = {
+        "image_token_index": 300,
+        "boi_token_index": 301,
+        "eoi_token_index": 302,
+        "mm_tokens_per_image": 4,
+    }
+    gemma = Gemma3Config(text_config={**text, **heads}, vision_config={**tower, **sizes}, **tokens)
+    falcon = FalconConfig(vocab_size=96, hidden_size=64, num_hidden_layers=1, num_attention_heads=4)
+    AutoModelForImageTextToText.from_config(gemma).save_pretrained(tmp_path / "gemma")
+    AutoModelForCausalLM.from_config(falcon).save_pretrained(tmp_path / "falcon")
+    options = ["--format", "compressed-tensors", "--zero-point", "none", "--group", "32", "--keep", "none"]
+    assert run(["quantize", str(tmp_path / "gemma"), "--to", str(tmp_path / "q"), *options]) == 0
+    model, info = AutoModelForImageTextToText.from_pretrained(tmp_path / "q", output_loading_info=True)
+    assert not any(info.values())
+    assert model(input_ids=torch.zeros((1, 4), dtype=torch.long)).logits.isfinite().all()
+    capsys.readouterr()
+    assert run(["quantize", str(tmp_path / "falcon"), "--to", str(tmp_path / "f"), *options]) == 1
+    assert "cannot load" in capsys.readouterr().err
+    assert not (tmp_path / "f").exists()

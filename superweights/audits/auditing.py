@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from superweights.address import Address
-from superweights.audits.standing_in import standing_in
-from superweights.audits.stored import method_of, read_stored
+from superweights.audits.standing_in import Pair, standing_in
 from superweights.checkpoint import Checkpoint
+from superweights.decoding import Decoding, method_of
 from superweights.errors import SuperweightsError
 from superweights.progress import Progress, labelled
 from superweights.record import Score
@@ -91,16 +91,18 @@ def audit(
     if not addresses and tokens is None:
         raise SuperweightsError("There is nothing to audit.", hint="give weights, or tokens to run.")
     fates = []
+    pair, exact = Pair(Decoding(quantized), original), Pair(Decoding(original), original)
     for address in dict.fromkeys(addresses):
-        fates.append(_fate(quantized, original, address))
+        fates.append(_fate(pair, exact, address))
         if progress is not None:
             progress("weights", len(fates), len(addresses))
     if tokens is None:
         return Audit(
             method_of(quantized), tuple(fates), None, None, None, None, None, None, None, _worst(fates, [])
         )
+    plain = original if method_of(original) in ("dense", "gguf") else standing_in(original, original)
     with (
-        streaming(original, dtype="float32", device=device) as base,
+        streaming(plain, dtype="float32", device=device) as base,
         streaming(standing_in(quantized, original), dtype="float32", device=device) as other,
     ):
         comparison = compare(base, other, tokens, seed=seed, progress=labelled(progress, "predictions"))
@@ -124,17 +126,17 @@ def audit(
     )
 
 
-def _fate(quantized: Checkpoint, original: Checkpoint, address: Address) -> WeightFate:
-    before = original.element(address.tensor, address.index)
-    shape = original.tensors[address.tensor].shape
-    exact = original.read(address.tensor).float()
-    stored = read_stored(quantized, address.tensor, shape)
-    after = float(stored.weight[address.index])
+def _fate(quantized: Pair, original: Pair, address: Address) -> WeightFate:
+    original.original.check(address)
+    exact = original.read(address.tensor)
+    stored = quantized.decoded(address.tensor)
+    before, after = float(exact[address.index]), float(stored.weight[address.index])
     steps = None
     if stored.step is not None:
         steps = (after - before) / float(stored.step[address.index])
-    error = float((stored.weight - exact).norm() / exact.norm())
+    error = float((stored.weight.float() - exact).norm() / exact.norm())
     original.release([address.tensor])
+    quantized.release([address.tensor])
     return WeightFate(address, before, after, steps, error, _verdict(after / before if before else 0.0))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from superweights.address import Address
+from superweights.checkpoint.codes import scale_beside
 from superweights.checkpoint.tensors import Settings, Store, TensorInfo, Traffic, count
 from superweights.errors import SuperweightsError
 
@@ -68,14 +69,24 @@ class Checkpoint:
         """The tensor `name` in its stored dtype (GGUF: float32), on the CPU.
 
         Local safetensors are not copied: the tensor lies over the file's memory map. Writing to it is
-        allowed, changes this process's memory only, and lasts until `release`.
+        allowed, changes this process's memory only, and lasts until `release`. Raises `SuperweightsError` for
+        codes, numbers that are weights only together with a scale beside them: `superweights.decoding` reads those.
         """
+        self._check_weight(name)
+        return self._store.read(name)
+
+    def read_stored(self, name: str) -> torch.Tensor:
+        """As `read`, and codes as the codes that they are: for whoever knows the format."""
         self._check(name)
         return self._store.read(name)
 
+    def companion(self, file: str) -> dict[str, Any]:
+        """The JSON file of this name beside the configuration; empty where there is none."""
+        return self._settings.companion(file)
+
     def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Rows `start` to `stop` of a tensor: slices of its first dimension. Reads only their bytes."""
-        shape = self._check(name).shape
+        shape = self._check_weight(name).shape
         if not shape or not 0 <= start <= stop <= shape[0]:
             raise SuperweightsError(
                 f"{name} has no rows {start} to {stop}: its shape is {list(shape)}.",
@@ -86,12 +97,16 @@ class Checkpoint:
 
     def element(self, name: str, index: tuple[int, ...]) -> float:
         """One number of a tensor."""
-        shape = self._check(name).shape
+        shape = self._check_weight(name).shape
         Address(name, tuple(index)).check_shape(shape)
         at = 0
         for i, n in zip(index, shape, strict=True):
             at = at * n + i
         return float(self._store.read_span(name, at, at + 1)[0])
+
+    def check(self, address: Address) -> None:
+        """Raise for an address that the checkpoint does not have: no such tensor, or an index outside its shape."""
+        address.check_shape(self._check(address.tensor).shape)
 
     def prefetch(self, names: Iterable[str]) -> None:
         """Bring these tensors near: local files are read ahead, remote ones fetched in few requests."""
@@ -143,6 +158,17 @@ class Checkpoint:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _check_weight(self, name: str) -> TensorInfo:
+        """As `_check`, and an error for codes."""
+        info = self._check(name)
+        scale = scale_beside(self.tensors, name)
+        if scale is not None:
+            raise SuperweightsError(
+                f"{name} in {self.name} holds {info.dtype} codes, whose scale is {scale}: it is no weight by itself.",
+                hint="the checkpoint is quantized. superweights audit decodes it; for all else give the original.",
+            )
+        return info
 
     def _check(self, name: str) -> TensorInfo:
         """The tensor's description, or an error that names the closest ones."""

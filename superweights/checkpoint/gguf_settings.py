@@ -37,6 +37,10 @@ class GgufSettings:
         with complaints(f"transformers cannot read the settings of {self.path}"):
             return _config_of(self.path, self.header, self.data)
 
+    def companion(self, file: str) -> dict[str, Any]:
+        """Nothing: a GGUF file says all of it itself."""
+        return {}
+
     def model_config(self, trust_remote_code: bool) -> Any:
         """The transformers configuration object."""
         from transformers import AutoConfig

@@ -62,6 +62,10 @@ class HubSettings:
     def config(self) -> dict[str, Any]:
         return self._settings.config if self._settings else {}
 
+    def companion(self, file: str) -> dict[str, Any]:
+        folder = _download_all(self.repository, [file])
+        return FolderSettings(folder).companion(file) if folder else {}
+
     def model_config(self, trust_remote_code: bool) -> Any:
         if self._settings is None:
             raise SuperweightsError(

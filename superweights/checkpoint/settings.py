@@ -35,6 +35,10 @@ class FolderSettings:
         self.config: dict[str, Any] = read_json(path) if path.is_file() else {}
         _check_sizes(self.config, str(path))
 
+    def companion(self, file: str) -> dict[str, Any]:
+        """The JSON file of this name in the folder; empty where there is none."""
+        return read_json(self.folder / file) if (self.folder / file).is_file() else {}
+
     def model_config(self, trust_remote_code: bool) -> Any:
         """The transformers configuration object; `SuperweightsError` where there is none to be had."""
         if not self.config:
@@ -69,6 +73,10 @@ class NoSettings:
     def __init__(self, path: Path):
         self.path = path
         self.config: dict[str, Any] = {}
+
+    def companion(self, file: str) -> dict[str, Any]:
+        """Nothing: a file alone has nothing beside it."""
+        return {}
 
     def model_config(self, trust_remote_code: bool) -> Any:
         raise SuperweightsError(

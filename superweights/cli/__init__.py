@@ -10,6 +10,7 @@ from superweights.artefacts.stopping import EXIT_CODE, Terminated, stopped_by_si
 from superweights.cli import console
 from superweights.cli.ablate import ablate
 from superweights.cli.activations import activations
+from superweights.cli.adapt import adapt
 from superweights.cli.anatomy import anatomy
 from superweights.cli.attach import attach
 from superweights.cli.audit import audit
@@ -59,6 +60,7 @@ app.command("reproduce")(reproduce)
 app.command("activations")(activations)
 app.command("sweep")(sweep)
 app.command("anatomy")(anatomy)
+app.add_typer(adapt, name="adapt")
 
 
 def main(arguments: list[str] | None = None) -> None:

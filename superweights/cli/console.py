@@ -69,10 +69,15 @@ def progress_bar(label: str) -> Iterator[Bar]:
 
 @contextmanager
 def progress(label: str = "opening") -> Iterator[Progress]:
-    """A bar on stderr that follows (label, done, total)."""
-    with progress_bar(label) as bar:
-        task = bar.task_ids[0]
-        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
+    """A bar on stderr that follows (label, done, total). The notes of an interrupt (what is kept) are printed."""
+    try:
+        with progress_bar(label) as bar:
+            task = bar.task_ids[0]
+            yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
+    except KeyboardInterrupt as interrupt:
+        for note in getattr(interrupt, "__notes__", ()):
+            notes.print(plain(note), soft_wrap=True)
+        raise
 
 
 def write_out(path: Path | None, text: str) -> None:

@@ -16,14 +16,13 @@ import torch
 from superweights.checkpoint import Checkpoint
 from superweights.errors import SuperweightsError
 from superweights.formats.dense import PLAN
-from superweights.formats.modules import modules_of
+from superweights.formats.modules import loadable_packed, modules_of, other_linears
 from superweights.formats.writing import Written, rounded, write_folder, write_settings
 from superweights.progress import Progress
 from superweights.quantization.grids import Integers, grid_of
 from superweights.quantization.plan import Plan
 from superweights.quantization.scheme import Scheme
 from superweights.quantization.tensor import Quantized
-from superweights.stream.linears import linear_tensors
 
 _README = """# Rounded by superweights, stored as compressed-tensors
 
@@ -42,7 +41,8 @@ how; modules that hold super weights are not rounded, and stand in `ignore`.
 def write_compressed_tensors(
     checkpoint: Checkpoint, plan: Plan, to: Path, *, progress: Progress | None = None, **writing: int
 ) -> Written:
-    """The folder `to`: the checkpoint as pack-quantized compressed-tensors; matrices with kept weights as they are.
+    """The folder `to`: the checkpoint as pack-quantized compressed-tensors; matrices with kept weights as they are, and
+    those that transformers cannot load in this form (`loadable_packed`).
 
     Raises `SuperweightsError` for what the format cannot say, or its readers cannot read: zero points and
     codebooks, blocks other than channels and whole groups, Conv1D and stacked experts, scales that the
@@ -60,13 +60,20 @@ def write_compressed_tensors(
     for name, scheme in packed.schemes.items():
         _check(name, scheme, tuple(checkpoint.tensors[name].shape), plan.out_axes.get(name, 0))
     modules = modules_of(checkpoint, tuple(packed.schemes))
+    loadable = loadable_packed(checkpoint, modules.values())
+    if not loadable:
+        raise SuperweightsError(
+            f"transformers cannot load {checkpoint.name} with packed weights: its own initialisation asks for them.",
+            hint="write --format packed, dense or gguf.",
+        )
+    modules = {name: module for name, module in modules.items() if module in loadable}
+    packed = Plan({name: packed.schemes[name] for name in modules}, (), plan.out_axes)
 
     def encode(name: str, quantized: Quantized) -> Mapping[str, torch.Tensor]:
         return {f"{modules[name]}.{part}": tensor for part, tensor in _parts(name, quantized).items()}
 
     def settings(folder: Path) -> None:
-        others = modules_of(checkpoint, tuple(n for n in linear_tensors(checkpoint) if n not in modules))
-        said = _quantization_config(packed, modules, sorted(others.values()))
+        said = _quantization_config(packed, modules, other_linears(checkpoint, set(modules.values())))
         write_settings(checkpoint, folder, lambda config: config.update(quantization_config=said), _README)
         (folder / PLAN).write_text(packed.to_json(), encoding="utf-8")
 
@@ -147,5 +154,5 @@ def _quantization_config(plan: Plan, modules: Mapping[str, str], ignored: list[s
         "format": "pack-quantized",
         "quantization_status": "compressed",
         "config_groups": groups,
-        "ignore": [*ignored, "lm_head"],
+        "ignore": ignored,
     }

@@ -8,6 +8,8 @@ that the plan does not round, stays byte for byte as the file has it.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ from superweights.quantization.tensor import Quantized
 
 # The block size of these types (ggml, `QK8_0`, `QK4_0`, `QK4_1`).
 _BLOCK = 32
+# Fields that tell of the source's tensors, and are written anew.
+_OWN_FIELDS = ("general.architecture", "general.file_type", "general.quantization_version")
 # What the piece before the first tensor is called while the file grows; no tensor has such a name.
 _HEAD = "the head of the file"
 
@@ -84,11 +88,13 @@ def _head(
     from gguf import GGUFWriter
 
     writer = GGUFWriter(scratch, arch=reader.fields["general.architecture"].contents())
-    _copy_metadata(reader, writer)
     try:
+        weights: Counter[str] = Counter()
         for tensor in reader.tensors:
             shape, held_as, kind, nbytes = _described(tensor, plan, names, checkpoint)
             writer.add_tensor_info(tensor.name, shape, held_as, nbytes, raw_dtype=kind)
+            weights[kind.name] += int(tensor.n_elements) if len(tensor.shape) > 1 else 0
+        _copy_metadata(reader, writer, file_type(weights))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
@@ -163,12 +169,26 @@ def _described(tensor: Any, plan: Plan, names: dict[str, str], checkpoint: Check
     return (shape[0], row), np.dtype(np.uint8), kind, shape[0] * row
 
 
-def _copy_metadata(reader: Any, writer: Any) -> None:
-    """Every field of the source but those that the writer makes itself."""
-    from gguf import GGUFValueType
+def file_type(weights: Mapping[str, int]) -> int:
+    """llama.cpp's number for a file (`general.file_type`) in which most `weights` have this type; 1024 where none fits.
 
+    Types that llama.cpp spreads over a file by tables of its own (Q4_K_S, Q4_K_M) are named after the smallest.
+    """
+    from gguf import LlamaFileType
+
+    most = max(weights, key=lambda kind: weights[kind])
+    names = ("ALL_F32",) if most == "F32" else (f"MOSTLY_{most}", f"MOSTLY_{most}_S", f"MOSTLY_{most}_MOE")
+    return next((LlamaFileType[name].value for name in names if name in LlamaFileType.__members__), 1024)
+
+
+def _copy_metadata(reader: Any, writer: Any, kind_of_file: int) -> None:
+    """Every field of the source but those that the writer makes itself, and those about the types of its tensors."""
+    from gguf import GGML_QUANT_VERSION, GGUFValueType
+
+    writer.add_file_type(kind_of_file)
+    writer.add_quantization_version(GGML_QUANT_VERSION)
     for field in reader.fields.values():
-        if field.name.startswith("GGUF.") or field.name == "general.architecture":
+        if field.name.startswith("GGUF.") or field.name in _OWN_FIELDS:
             continue
         kind = field.types[0]
         inner = field.types[-1] if kind == GGUFValueType.ARRAY else None

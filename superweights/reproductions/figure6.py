@@ -6,9 +6,9 @@ from typing import Any
 
 from superweights.editing import edited, scale
 from superweights.errors import SuperweightsError
+from superweights.findings.reproduction import Column, Plot, Reproduction
 from superweights.record import Score
 from superweights.reproductions.losses import losses_of
-from superweights.reproductions.result import Column, Plot, Reproduction
 from superweights.reproductions.subject import Subject
 from superweights.scoring import loss_change, perplexity_of, predict_last_words
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from superweights.editing import Edit, edited, zero
+from superweights.findings.reproduction import Column, Published, Reproduction
 from superweights.record import Score, SuperWeight
 from superweights.reproductions.losses import losses_of
 from superweights.reproductions.others import (
@@ -21,9 +22,7 @@ from superweights.reproductions.others import (
     largest_global,
     largest_per_tensor,
 )
-from superweights.reproductions.published import Published
 from superweights.reproductions.restore import cannot_restore, restored
-from superweights.reproductions.result import Column, Reproduction
 from superweights.reproductions.subject import Subject
 from superweights.scoring import loss_change, loss_per_window, perplexity_of, predict_last_words
 from superweights.scoring.error import bootstrap_error

@@ -24,7 +24,7 @@ from superweights.stream.layout import ConvertedNames
 from superweights.stream.skeleton import Skeleton
 from superweights.subject import announce
 
-__all__ = ["give_back_memory", "streaming"]
+__all__ = ["give_back_memory", "opened", "streaming"]
 
 
 @contextmanager
@@ -66,6 +66,39 @@ def streaming(
     skeleton.load(skeleton.names)
     with torch.no_grad():
         yield model
+
+
+@contextmanager
+def opened(
+    checkpoint: Checkpoint,
+    *,
+    trainable: bool = False,
+    dtype: torch.dtype | str | None = None,
+    device: str = "auto",
+) -> Iterator[PreTrainedModel]:
+    """The whole model in memory, by `streaming`'s loader; with `trainable` for training: in train mode, gradients on.
+
+    The weights of a trainable model are copies of their own, so that an optimizer may write to them; the files are
+    never written. Raises `SuperweightsError` as `streaming`, and for quantized weights that are to be trained.
+    """
+    if not trainable:
+        with streaming(checkpoint, dtype=dtype, device=device, resident=True) as model:
+            yield model
+        return
+    if checkpoint.config.get("quantization_config"):
+        raise SuperweightsError(
+            f"{checkpoint.name} is quantized: its weights cannot be trained.",
+            hint="train the unquantized checkpoint.",
+        )
+    skeleton = Skeleton(checkpoint, choose_dtype(checkpoint, dtype), choose_device(device))
+    skeleton.load(skeleton.names)
+    announce(skeleton.model, ConvertedNames(skeleton))
+    for module in skeleton.model.modules():
+        module.requires_grad_(True)
+    with torch.no_grad():
+        for parameter in skeleton.model.parameters():
+            parameter.data = parameter.data.clone()
+    yield skeleton.model.train()
 
 
 def _load_with_transformers(

@@ -51,7 +51,9 @@ class Skeleton:
         self._move_buffers()
         rules = get_model_conversion_mapping(self.model)
         self._rules = cast("list[WeightConverter | WeightRenaming]", rules)
+        self._wanted = self.model.state_dict()
         self.targets, self.converters = self._plan()
+        self._untie()
         self.names = set(self.targets)
         self.first_target = dict(_further_targets(self.converters))
         self.shared = _shared_parameters(self.model)
@@ -82,24 +84,71 @@ class Skeleton:
 
     def _plan(self) -> tuple[dict[str, str], dict[str, WeightConverter]]:
         """Which parameter each checkpoint tensor goes into, and by which converter."""
-        wanted = self.model.state_dict()
-        renamings = [rule for rule in self._rules if isinstance(rule, WeightRenaming)]
-        converters = [rule for rule in self._rules if isinstance(rule, WeightConverter)]
-        by_pattern = {pattern: rule for rule in converters for pattern in rule.source_patterns}
+        by_pattern = {
+            pattern: rule
+            for rule in self._rules
+            if isinstance(rule, WeightConverter)
+            for pattern in rule.source_patterns
+        }
         targets: dict[str, str] = {}
         made_by: dict[str, WeightConverter] = {}
         for name in self.checkpoint.tensors:
-            prefix = self.model.base_model_prefix
-            target, pattern = rename_source_key(name, renamings, converters, prefix, wanted)
-            if target not in wanted and name in wanted:
-                target, pattern = rename_source_key(name, [], [], prefix, wanted)
-            if target not in wanted:
+            target, pattern = self._renamed(name)
+            if target is None:
                 continue  # e.g. rotary tables of old checkpoints, or a prediction head that is not used
             targets[name] = target
             if pattern is not None:
                 made_by[target] = by_pattern[pattern]
         self._check_complete(targets, made_by)
         return targets, made_by
+
+    def target_of(self, name: str) -> str | None:
+        """The parameter that a tensor of this name would go into; None where the model has none."""
+        return self._renamed(name)[0]
+
+    def _renamed(self, name: str) -> tuple[str | None, str | None]:
+        """The parameter that transformers' loader puts the tensor `name` into, and the pattern of its converter."""
+        renamings = [rule for rule in self._rules if isinstance(rule, WeightRenaming)]
+        converters = [rule for rule in self._rules if isinstance(rule, WeightConverter)]
+        prefix = self.model.base_model_prefix
+        target, pattern = rename_source_key(name, renamings, converters, prefix, self._wanted)
+        if target not in self._wanted and name in self._wanted:
+            target, pattern = rename_source_key(name, [], [], prefix, self._wanted)
+        return (target, pattern) if target in self._wanted else (None, None)
+
+    def _untie(self) -> None:
+        """Give tied parameters that the checkpoint stores apart, with different values, their own places.
+
+        As transformers 5 does (`PreTrainedModel.tie_weights`): what config.json ties is tied only where the file does
+        not say otherwise.
+        """
+        stored: dict[str, list[str]] = {}
+        for name, target in self.targets.items():
+            stored.setdefault(target, []).append(name)
+        tied: dict[str, str] = getattr(self.model, "all_tied_weights_keys", None) or {}
+        for target, source in list(tied.items()):
+            one, other = stored.get(target, []), stored.get(source, [])
+            if (
+                not one
+                or not other
+                or {target, source} & self.converters.keys()
+                or self._same(one[-1], other[-1])
+            ):
+                continue
+            path, _, leaf = target.rpartition(".")
+            parameter = self.model.get_parameter(target)
+            alone = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
+            self.model.get_submodule(path)._parameters[leaf] = alone
+            tied.pop(target)
+
+    def _same(self, one: str, other: str) -> bool:
+        tensors = self.checkpoint.tensors
+        if tensors[one].shape != tensors[other].shape:
+            return False
+        self.checkpoint.prefetch([one, other])
+        same = torch.equal(self.checkpoint.read(one), self.checkpoint.read(other))
+        self.checkpoint.release([one, other])
+        return same
 
     def _check_complete(self, targets: dict[str, str], made_by: dict[str, WeightConverter]) -> None:
         """Raise unless every parameter is stored, made by a converter, or shared with one that is."""

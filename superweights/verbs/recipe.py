@@ -8,8 +8,7 @@ from typing import Any
 
 from superweights.address import Address
 from superweights.checkpoint import opened_checkpoint
-from superweights.formats.recipes import TOOLS, Recipe
-from superweights.formats.recipes import recipe as for_tool
+from superweights.formats.recipes import TOOLS, NoRecipe, Recipe, recipes, write_recipe
 from superweights.index.choice import some_weights
 from superweights.record import Record
 
@@ -20,11 +19,17 @@ def recipe(
     weights: Sequence[Address | str] = (),
     *,
     record: Record | Path | str | None = None,
-) -> tuple[Recipe, ...]:
-    """For each of `tools` (none: all that are known) its arguments and a text to paste. Weights as in `peel`.
+    to: Path | str | None = None,
+) -> tuple[Recipe | NoRecipe, ...]:
+    """For each of `tools` (none: all that are known) its arguments and a text to paste, or why there is none.
+
+    Weights as in `peel`. The file that a single tool reads is written to `to`.
 
     >>> [print(each.text) for each in recipe("embedded", ["llama.cpp"])]     # doctest: +SKIP
     """
     with opened_checkpoint(model) as checkpoint:
         chosen = some_weights(checkpoint, weights, record).addresses
-        return tuple(for_tool(checkpoint, chosen, each) for each in tools or TOOLS)
+        found = recipes(checkpoint, chosen, tuple(tools or TOOLS))
+    if to is not None:
+        write_recipe(found, Path(to))
+    return found

@@ -1,6 +1,6 @@
-"""The same cells on a Ray cluster. The only file that knows Ray (extra `ray`).
+"""The same jobs on a Ray cluster. The only file that knows Ray (extra `ray`).
 
-The process that asked holds the store, claims cells for its actors and writes what they send back, because
+The process that asked holds the store, claims jobs for its actors and writes what they send back, because
 SQLite cannot be shared over a network. Every machine must find the checkpoint under the same name.
 """
 
@@ -16,13 +16,11 @@ from typing import Any
 
 from superweights.artefacts.stopping import stopped_by_sigterm
 from superweights.errors import SuperweightsError
+from superweights.jobs.kind import Task, Worker, kind_of
+from superweights.jobs.owner import new_owner
+from superweights.jobs.store import Store
+from superweights.jobs.work import names_of, report, staying_alive
 from superweights.progress import Progress
-from superweights.sweeps.cell import Cell, Numbers
-from superweights.sweeps.measure import MOST_TOGETHER, Bench
-from superweights.sweeps.owner import new_owner
-from superweights.sweeps.setup import Task
-from superweights.sweeps.store import Store
-from superweights.sweeps.work import names_of, report, staying_alive
 
 try:
     import ray
@@ -36,18 +34,19 @@ except ImportError as missing:
 _DEATHS = 3
 _LOOK_AGAIN = 0.5
 _NUMBERS = count()
-# What an actor sends back of a cell: its numbers, or a sentence and a hint.
-_Sent = Numbers | tuple[str, str]
+# Jobs that an actor is given at a time.
+_MOST_TOGETHER = 32
 
 
 def work_on_ray(path: Path, tasks: Sequence[Task], workers: int, progress: Progress | None = None) -> None:
-    """Measure the open cells of `tasks` with `workers` actors; returns when none is left.
+    """Do the open jobs of `tasks` with `workers` actors; returns when none is left.
 
     Uses the cluster that RAY_ADDRESS names, or the one that is running, or starts one on this machine for as
-    long as it takes. An actor that dies is replaced and its cells are measured again. Actors get a GPU each
+    long as it takes. An actor that dies is replaced and its jobs are done again. Actors get a GPU each
     where the cluster has enough of them.
     """
-    with stopped_by_sigterm(), _cluster(), Store(path, names_of(tasks)) as store, ExitStack() as alive:
+    kind = kind_of(tasks)
+    with stopped_by_sigterm(), _cluster(), Store(path, names_of(tasks), kind) as store, ExitStack() as alive:
         gpus = ray.cluster_resources().get("GPU", 0) >= workers
         options = {"num_gpus": 1} if gpus else {}
         crew = [_Hand(options, path, tasks, alive) for _ in range(workers)]
@@ -75,26 +74,29 @@ def work_on_ray(path: Path, tasks: Sequence[Task], workers: int, progress: Progr
 
 
 class _Actor:
-    """Holds one model at a time, and measures cells on it."""
+    """Holds one subject at a time, and does jobs on it."""
 
     def __init__(self):
         self._stack = ExitStack()
-        self._bench: tuple[str, Bench] | None = None
+        self._worker: tuple[str, Worker] | None = None
 
-    def measure(self, task: Task, cells: list[str]) -> list[_Sent] | tuple[str, str]:
-        """What became of each cell, or one sentence and hint where the model cannot be opened at all."""
+    def do(self, task: Task, payloads: list[str]) -> list[tuple[Any, str, str]] | tuple[str, str]:
+        """Of each job its result (or None), sentence and hint; or one sentence and hint where the subject cannot be
+        opened at all."""
         try:
-            bench = self._opened(task)
+            worker = self._opened(task)
         except SuperweightsError as error:
             return error.message, error.hint
-        results = bench.measure([Cell.from_json(text).edits for text in cells], task.compared)
-        return [r if isinstance(r, Numbers) else (r.message, r.hint) for r in results]
+        results = worker.do([task.kind.payload.from_json(text) for text in payloads])
+        return [
+            (None, r.message, r.hint) if isinstance(r, SuperweightsError) else (r, "", "") for r in results
+        ]
 
-    def _opened(self, task: Task) -> Bench:
-        if self._bench is None or self._bench[0] != task.fingerprint:
+    def _opened(self, task: Task) -> Worker:
+        if self._worker is None or self._worker[0] != task.fingerprint:
             self._stack.close()
-            self._bench = task.fingerprint, self._stack.enter_context(task.opened())
-        return self._bench[1]
+            self._worker = task.fingerprint, self._stack.enter_context(task.opened())
+        return self._worker[1]
 
 
 class _Hand:
@@ -103,24 +105,24 @@ class _Hand:
     def __init__(self, options: dict[str, Any], path: Path, tasks: Sequence[Task], alive: ExitStack):
         self._options = options
         self._owner = new_owner()
-        self._cells: list[Cell] = []
+        self._claimed: list[Any] = []
         self.future: Any = None
-        alive.enter_context(staying_alive(path, names_of(tasks), self._owner))
+        alive.enter_context(staying_alive(path, names_of(tasks), kind_of(tasks), self._owner))
         self._actor = self._start()
 
     def _start(self) -> Any:
-        name = f"superweights sweep {os.getpid()}-{next(_NUMBERS)}"
+        name = f"superweights jobs {os.getpid()}-{next(_NUMBERS)}"
         return ray.remote(_Actor).options(name=name, **self._options).remote()
 
     def take_up(self, store: Store, tasks: Sequence[Task], workers: int) -> None:
-        """Give the actor cells, if it has none and some are free."""
+        """Give the actor jobs, if it has none and some are free."""
         for task in tasks if self.future is None else ():
             free = store.count(task.keys)["free"]
-            share = min(MOST_TOGETHER, -(-free // workers))
-            self._cells = store.claim(task.keys, self._owner, share) if free else []
-            if self._cells:
-                cells = [cell.to_json() for cell in self._cells]
-                self.future = self._actor.measure.remote(task, cells)
+            share = min(_MOST_TOGETHER, -(-free // workers))
+            self._claimed = store.claim(task.keys, self._owner, share) if free else []
+            if self._claimed:
+                payloads = [each.to_json() for each in self._claimed]
+                self.future = self._actor.do.remote(task, payloads)
                 return
 
     def deliver(self, store: Store) -> bool:
@@ -134,8 +136,8 @@ class _Hand:
             return False
         if isinstance(sent, tuple):
             raise SuperweightsError(sent[0], hint=sent[1])
-        results = [r if isinstance(r, Numbers) else SuperweightsError(r[0], hint=r[1]) for r in sent]
-        store.finish({cell.key: result for cell, result in zip(self._cells, results, strict=True)})
+        results = [SuperweightsError(said, hint=hint) if said else result for result, said, hint in sent]
+        store.finish({each.key: result for each, result in zip(self._claimed, results, strict=True)})
         return True
 
     def stop(self, store: Store) -> None:

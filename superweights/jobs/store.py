@@ -1,4 +1,4 @@
-"""One file that holds a sweep: SQLite in WAL mode, safe against killed writers, shared by several processes.
+"""One file that holds many jobs: SQLite in WAL mode, safe against killed writers, shared by several processes.
 
 Source for the choice: three writers killed with kill -9 after a second left a sound file, and the restarted
 run had every row; a second DuckDB writer dies instead. SQLite's locks do not work on network file systems,
@@ -7,12 +7,10 @@ so a store belongs to one machine.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import random
 import sqlite3
-import tempfile
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,9 +21,10 @@ from typing import Any
 from superweights.artefacts.reading import parse_json
 from superweights.artefacts.shape import shaped
 from superweights.errors import SuperweightsError
+from superweights.jobs.kind import Kind
+from superweights.jobs.owner import is_gone, process_of
+from superweights.jobs.sqlite_errors import is_busy, unusable
 from superweights.record import to_json_line, versions
-from superweights.sweeps.cell import Cell, Numbers
-from superweights.sweeps.owner import is_gone, process_of
 
 # 2: settled rows carry a checksum, and the tables refuse values of another type.
 SCHEMA_VERSION = 2
@@ -38,6 +37,7 @@ _ALONE_AFTER, _FAILED_AFTER = 2, 4
 _BUSY_SECONDS = 60.0
 
 _TABLES = """
+CREATE TABLE IF NOT EXISTS kind (word TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS model (fingerprint TEXT PRIMARY KEY, name TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS cell (
     number INTEGER PRIMARY KEY,
@@ -61,26 +61,32 @@ CREATE INDEX IF NOT EXISTS cell_open ON cell (status, owner);
 
 @dataclass(frozen=True)
 class Entry:
-    """What a store holds of a cell: `status` is open, done (with numbers) or failed (with a sentence and a hint)."""
+    """What a store holds of a job."""
 
-    cell: Cell
+    payload: Any
+    """What was to be done."""
     status: str
-    numbers: Numbers | None = None
+    """open, done (with a result) or failed (with a sentence and a hint)."""
+    result: Any = None
+    """What came out; None until it is done."""
     sentence: str | None = None
+    """Why it failed."""
     hint: str | None = None
+    """What to do about that."""
     versions: dict[str, str] | None = None
+    """With which it was settled."""
 
 
 class Store:
     """An open store. Each process, and each thread, opens its own; use it in a `with`.
 
-    `models` maps the fingerprints that the sweep is over to the models' names. A new store is made for them;
-    one that was made for other models, or by another version, is refused and left as it is. Raises
-    `SuperweightsError` also for a file that is damaged or no store.
+    `models` maps the fingerprints that the jobs are about to the models' names, `kind` says what the jobs are. A new
+    store is made for them; one that was made for other models or another kind, or by another version, is refused
+    and left as it is. Raises `SuperweightsError` also for a file that is damaged or no store.
     """
 
-    def __init__(self, path: str | Path, models: Mapping[str, str]):
-        self.path = Path(path)
+    def __init__(self, path: str | Path, models: Mapping[str, str], kind: Kind):
+        self.path, self._kind = Path(path), kind
         self._wanted: tuple[str, ...] | None = None
         with self._explained():
             self._db = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None)
@@ -101,13 +107,13 @@ class Store:
         """Close the file."""
         self._db.close()
 
-    def add(self, cells: Iterable[Cell]) -> None:
-        """Take the cells in that are not there yet, as open ones, in this order."""
-        rows = [(cell.key, cell.model, cell.to_json()) for cell in cells]
+    def add(self, payloads: Iterable[Any]) -> None:
+        """Take the jobs in that are not there yet, as open ones, in this order."""
+        rows = [(each.key, each.subject, each.to_json()) for each in payloads]
         with self._transaction("IMMEDIATE"):
             self._db.executemany("INSERT OR IGNORE INTO cell (key, model, cell) VALUES (?, ?, ?)", rows)
 
-    def claim(self, keys: Sequence[str], owner: str, limit: int) -> list[Cell]:
+    def claim(self, keys: Sequence[str], owner: str, limit: int) -> list[Any]:
         """Up to `limit` open cells of `keys` for `owner` alone, until it finishes or releases them or dies.
 
         Cells whose workers died before are handed out one at a time, in case they are the reason; one that has
@@ -130,10 +136,10 @@ class Store:
                     {**names, "most": most},
                 ).fetchall()
                 if rows:
-                    return [Cell.from_json(text, str(self.path)) for _, text in sorted(rows)]
+                    return [self._kind.payload.from_json(text, str(self.path)) for _, text in sorted(rows)]
         return []
 
-    def finish(self, results: Mapping[str, Numbers | SuperweightsError]) -> None:
+    def finish(self, results: Mapping[str, Any | SuperweightsError]) -> None:
         """Write what became of cells, by key, all in one step. A result that is there already stays."""
         with self._transaction("IMMEDIATE"):
             self._settle(results)
@@ -194,8 +200,10 @@ class Store:
         """Every cell as a line of JSON, in the order in which they came."""
         with self._explained():
             for key, entry in self._entries(""):
-                data = asdict(entry)
-                yield to_json_line({"key": key, **data, "cell": json.loads(entry.cell.to_json())})
+                held = asdict(entry)
+                payload, result = json.loads(entry.payload.to_json()), held["result"]
+                rest = {name: held[name] for name in ("status", "sentence", "hint", "versions")}
+                yield to_json_line({"key": key, "cell": payload, "numbers": result, **rest})
 
     def _entries(self, condition: str) -> Iterator[tuple[str, Entry]]:
         columns = f"key, cell, checksum, {_SETTLED}"
@@ -203,7 +211,7 @@ class Store:
             f"SELECT {columns} FROM cell {condition} ORDER BY number"
         ):
             status, numbers, sentence, hint, made_with = held
-            read = Cell.from_json(cell, str(self.path))
+            read = self._kind.payload.from_json(cell, str(self.path))
             settled = status != "open"
             if read.key != key or (settled and checksum != _checksum(key, *held)):
                 raise sqlite3.DatabaseError(f"the checksum of the cell {key[:40]} does not fit what it holds")
@@ -214,7 +222,7 @@ class Store:
                 Entry(
                     read,
                     status,
-                    self._noun(Numbers, numbers) if settled else None,
+                    self._noun(self._kind.result, numbers) if settled else None,
                     sentence,
                     hint,
                     self._noun(dict[str, str], made_with) if settled else None,
@@ -229,7 +237,7 @@ class Store:
             form, parse_json(text, str(self.path), hint=_DAMAGED), str(self.path), _DAMAGED, "whole"
         )
 
-    def _settle(self, results: Mapping[str, Numbers | SuperweightsError]) -> None:
+    def _settle(self, results: Mapping[str, Any | SuperweightsError]) -> None:
         """Write results, each with its checksum, into the cells that are open."""
         stamp, made_with = time.time(), json.dumps(versions())
         rows = []
@@ -258,7 +266,7 @@ class Store:
             try:
                 return self._prepare_once(models)
             except sqlite3.OperationalError as error:
-                if not _is_busy(error) or time.monotonic() > until:
+                if not is_busy(error) or time.monotonic() > until:
                     raise
             time.sleep(random.uniform(0.005, 0.1))  # so that two do not go on in step
 
@@ -277,6 +285,7 @@ class Store:
                 for statement in _TABLES.split(";"):
                     self._db.execute(statement)
                 rows = list(models.items())
+                self._db.execute("INSERT INTO kind VALUES (?)", (self._kind.word,))
                 self._db.executemany("INSERT INTO model VALUES (?, ?)", rows)
                 self._db.execute(f"PRAGMA application_id = {_APPLICATION}")
                 self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -292,7 +301,8 @@ class Store:
             return False
         if application != _APPLICATION:
             raise SuperweightsError(
-                f"{self.path} is a database, but no store of a sweep.", hint="give another file with --store."
+                f"{self.path} is a database, but no store of a {self._kind.word}.",
+                hint="give another file with --store.",
             )
         if version != SCHEMA_VERSION:
             raise SuperweightsError(
@@ -303,12 +313,19 @@ class Store:
         return True
 
     def _check_models(self, models: Mapping[str, str]) -> None:
+        words = [word for (word,) in self._db.execute("SELECT word FROM kind")]
+        if words != [self._kind.word]:
+            raise SuperweightsError(
+                f"{self.path} holds a {', '.join(words) or 'run'}, and no {self._kind.word}.",
+                hint="give another file with --store.",
+            )
         held = dict(self._db.execute("SELECT fingerprint, name FROM model").fetchall())
         for fingerprint, name in models.items():
             if fingerprint not in held:
                 made_for = ", ".join(f"{n} (fingerprint {f[:12]})" for f, n in held.items())
                 raise SuperweightsError(
-                    f"{self.path} holds a sweep over {made_for}, not over {name} (fingerprint {fingerprint[:12]}).",
+                    f"{self.path} holds a {self._kind.word} over {made_for}, not over {name} "
+                    f"(fingerprint {fingerprint[:12]}).",
                     hint="give another file with --store, or the checkpoint that this one was made with.",
                 )
 
@@ -337,11 +354,11 @@ class Store:
         try:
             yield
         except sqlite3.OperationalError as error:
-            said, hint = _unusable(error, self.path)
+            said, hint = unusable(error, self.path)
             raise SuperweightsError(f"{self.path} cannot be used: {said}.", hint=hint) from error
         except sqlite3.DatabaseError as error:
             raise SuperweightsError(
-                f"{self.path} is damaged, or no store of a sweep: {error}.", hint=_DAMAGED
+                f"{self.path} is damaged, or no store of a {self._kind.word}: {error}.", hint=_DAMAGED
             ) from error
 
 
@@ -356,7 +373,7 @@ _UNCLAIMED = f"(owner IS NULL OR coalesce(lease, 0) NOT BETWEEN :now AND :now + 
 _SETTLED = "status, numbers, sentence, hint, versions"
 
 
-def _columns(result: Numbers | SuperweightsError) -> tuple[Any, ...]:
+def _columns(result: Any | SuperweightsError) -> tuple[Any, ...]:
     """Status, numbers, sentence and hint."""
     if isinstance(result, SuperweightsError):
         return "failed", None, result.message, result.hint
@@ -366,33 +383,3 @@ def _columns(result: Numbers | SuperweightsError) -> tuple[Any, ...]:
 def _checksum(key: str, *settled: str | None) -> str:
     """A hash of a row's key and of what it is settled with: SQLite does not notice a changed number."""
     return hashlib.sha256(json.dumps([key, *settled]).encode()).hexdigest()[:32]
-
-
-def _is_busy(error: sqlite3.OperationalError) -> bool:
-    """Whether another connection is in the way, for now."""
-    busy = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
-    return (error.sqlite_errorcode & 0xFF) in busy
-
-
-def _unusable(error: sqlite3.OperationalError, path: Path) -> tuple[str, str]:
-    """What is wrong, and what to do: a disk that is full has several names in SQLite."""
-    code = error.sqlite_errorcode & 0xFF
-    perhaps = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
-    if code == sqlite3.SQLITE_FULL or (code in perhaps and _is_full(path.parent)):
-        return "the disk is full", "free some space; what is done is kept."
-    if _is_busy(error):
-        return (
-            str(error),
-            "another program holds it, or it lies on a network file system; put it on a local disk.",
-        )
-    return str(error), "check that its folder exists and that you may write there."
-
-
-def _is_full(folder: Path) -> bool:
-    """Whether not even a small file can be written there, though the folder is there and ours to write in."""
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"\0" * 65536)
-    except OSError as error:
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return False

@@ -1,4 +1,4 @@
-"""Several worker processes on this machine; one that dies is replaced, and its cells are measured again."""
+"""Several worker processes on this machine; one that dies is replaced, and its jobs are done again."""
 
 from __future__ import annotations
 
@@ -7,20 +7,18 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from superweights.artefacts.stopping import EXIT_CODE, Terminated, stopped_by_sigterm
 from superweights.errors import SuperweightsError
+from superweights.jobs.kind import Task, kind_of
+from superweights.jobs.store import Store
+from superweights.jobs.work import names_of, report, work
 from superweights.progress import Progress
-from superweights.stream.device import available_memory, choose_device
-from superweights.sweeps.setup import Task
-from superweights.sweeps.store import Store
-from superweights.sweeps.work import names_of, report, work
 
-# So many deaths for each worker are made good before the sweep is given up.
+# So many deaths for each worker are made good before the run is given up.
 _DEATHS = 3
 _LOOK_AGAIN = 0.5
 _STOP_SECONDS = 10.0
@@ -29,23 +27,23 @@ _STOP_SECONDS = 10.0
 def work_in_processes(
     path: Path, tasks: Sequence[Task], workers: int, progress: Progress | None = None
 ) -> None:
-    """Measure the open cells of `tasks` with `workers` processes, each of which opens the model itself.
+    """Do the open jobs of `tasks` with `workers` processes, each of which opens the subject itself.
 
-    Each keeps the model in memory where all of them together fit, and streams it where they do not. Raises
+    Raises
     `SuperweightsError` when a worker cannot begin, or when workers keep dying; results are kept either way.
     """
-    tasks = [_sharing_memory(task, workers) for task in tasks]
+    tasks = [task.shared(workers) for task in tasks]
     with stopped_by_sigterm():
         crew = _Crew(path, tasks, workers)
         try:
-            with Store(path, names_of(tasks)) as store:
+            with Store(path, names_of(tasks), kind_of(tasks)) as store:
                 done = total = -1
                 while crew.running and (done < total or total < 0):
                     crew.look_after(store)
                     done, total = report(store, tasks, progress)
         finally:
             stopped = crew.stop()
-            with Store(path, names_of(tasks)) as store:
+            with Store(path, names_of(tasks), kind_of(tasks)) as store:
                 store.release_the_gone(stopped)
 
 
@@ -119,11 +117,3 @@ def _said(pipe: Connection) -> tuple[str, str] | None:
         if pipe.poll():
             return pipe.recv()
     return None
-
-
-def _sharing_memory(task: Task, workers: int) -> Task:
-    """The task, its model in memory only where `workers` of them fit into half of what is free."""
-    if task.source.resident is not None:
-        return task
-    free = available_memory(choose_device(task.source.device))
-    return replace(task, source=replace(task.source, resident=task.nbytes * workers < free // 2))

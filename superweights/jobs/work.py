@@ -1,4 +1,4 @@
-"""One worker: it claims cells from the store, measures them, writes what it found, until none is left."""
+"""One worker: it claims jobs from the store, does them, writes what came out, until none is left."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ from pathlib import Path
 
 from superweights.artefacts.stopping import stopped_by_sigterm
 from superweights.errors import SuperweightsError
+from superweights.jobs.kind import Kind, Task, kind_of
+from superweights.jobs.owner import new_owner
+from superweights.jobs.store import LEASE, Store
 from superweights.progress import Progress
-from superweights.sweeps.owner import new_owner
-from superweights.sweeps.setup import Task
-from superweights.sweeps.store import LEASE, Store
 
 # How often a worker that has nothing to do looks whether another one has left cells behind, in seconds.
 _LOOK_AGAIN = 0.5
 
 
 def work(path: Path, tasks: Sequence[Task], *, workers: int = 1, progress: Progress | None = None) -> None:
-    """Measure the open cells of `tasks` together with whoever else uses the store; returns when none is left.
+    """Do the open jobs of `tasks` together with whoever else uses the store; returns when none is left.
 
     What others have claimed is waited for, and taken over where they have died. `workers` is how many share
     the work: each claim leaves some for the others. `progress` is told after each claim's results. Whatever ends
     this, SIGTERM as well as Ctrl-C, claims that are not finished are given up and results are kept.
     """
-    owner = new_owner()
-    models = names_of(tasks)
-    with stopped_by_sigterm(), Store(path, models) as store, staying_alive(path, models, owner):
+    owner, models, kind = new_owner(), names_of(tasks), kind_of(tasks)
+    with (
+        stopped_by_sigterm(),
+        Store(path, models, kind) as store,
+        staying_alive(path, models, kind, owner),
+    ):
         try:
             while True:
                 for task in tasks:
@@ -63,23 +66,23 @@ def _work_on(
     store.release_the_gone()
     if not store.count(task.keys)["free"]:
         return
-    with task.opened() as bench:
+    with task.opened() as worker:
         while free := store.count(task.keys)["free"]:
-            cells = store.claim(task.keys, owner, min(bench.together, -(-free // workers)))
-            if not cells:
+            claimed = store.claim(task.keys, owner, min(worker.together, -(-free // workers)))
+            if not claimed:
                 return
-            results = bench.measure([cell.edits for cell in cells], task.compared)
-            store.finish({cell.key: result for cell, result in zip(cells, results, strict=True)})
+            results = worker.do(claimed)
+            store.finish({each.key: result for each, result in zip(claimed, results, strict=True)})
             report(store, tasks, progress)
 
 
 @contextlib.contextmanager
-def staying_alive(path: Path, models: dict[str, str], owner: str) -> Iterator[None]:
+def staying_alive(path: Path, models: dict[str, str], kind: Kind, owner: str) -> Iterator[None]:
     """A thread that renews the owner's claims: one claim's work may take longer than the lease."""
     stop = threading.Event()
 
     def beat() -> None:
-        with contextlib.suppress(SuperweightsError), Store(path, models) as store:
+        with contextlib.suppress(SuperweightsError), Store(path, models, kind) as store:
             while not stop.wait(LEASE / 4):
                 store.renew(owner)
 
