@@ -1,4 +1,4 @@
-"""Every artefact of ours changed at random, and read: a sentence, or something that nothing could doubt. Prints a table.
+"""Every artefact of ours changed at random, and read: a sentence, or what nothing could doubt. Prints a table.
 
     python tests/faults/mutations.py --times 5000 --table docs/faults.md
 
@@ -237,7 +237,7 @@ def _records(folder: Path, source: Path) -> list[Artefact]:
 
     from superweights.address import Address
     from superweights.checkpoint import open_checkpoint
-    from superweights.cli.weights import weights_of
+    from superweights.index.choice import recorded_weights
     from superweights.record import Record, Score, SuperWeight, versions
     from superweights.reports import read_records, render
 
@@ -261,7 +261,7 @@ def _records(folder: Path, source: Path) -> list[Artefact]:
     def taken(made: bytes) -> str:
         (folder / "from.json").write_bytes(made)
         with open_checkpoint(source) as checkpoint:
-            return "same" if weights_of(checkpoint, folder / "from.json") == [weight.address] else ""
+            return "same" if recorded_weights(checkpoint, folder / "from.json") == (weight.address,) else ""
 
     records = [Artefact(f"record of {r.command}, in a report", r.to_json().encode(), report) for r in RECORDS]
     return [*records, Artefact("record, as --from", recorded, taken)]
@@ -272,6 +272,7 @@ def _stores(folder: Path) -> list[Artefact]:
     from superweights.editing import zero
     from superweights.errors import SuperweightsError
     from superweights.sweeps import Cell, Cut, Numbers, Store
+    from superweights.sweeps.cell import SWEEP
 
     models = {"f" * 32: "a model"}
     cells = [Cell("f" * 32, zero(Address("t", (i,))), Cut("a" * 64, 32, 8)) for i in range(20)]
@@ -279,7 +280,7 @@ def _stores(folder: Path) -> list[Artefact]:
     results = {key: Numbers((float(i), 2.5, 1 / 3)) for i, key in enumerate(keys[:15])}
     results |= {keys[15]: SuperweightsError("It broke.", hint="-")}
     path = folder / "whole.sqlite"
-    with Store(path, models) as store:
+    with Store(path, models, SWEEP) as store:
         store.add(cells)
         store.finish(results)
     with sqlite3.connect(path) as db:
@@ -290,7 +291,7 @@ def _stores(folder: Path) -> list[Artefact]:
         for old in folder.glob("store.sqlite*"):
             old.unlink()
         (folder / "store.sqlite").write_bytes(made)
-        with Store(folder / "store.sqlite", models) as store:
+        with Store(folder / "store.sqlite", models, SWEEP) as store:
             held = store.read(keys)
             store.count(keys)
         other = [k for k, e in held.items() if e.numbers is not None and e.numbers != results.get(k)]
@@ -305,6 +306,7 @@ def _folders(folder: Path, source: Path, plan: Any) -> list[Artefact]:
     import superweights  # noqa: F401 - teaches transformers the packed form
     from superweights.artefacts.place import MANIFEST
     from superweights.checkpoint import open_checkpoint
+    from superweights.errors import SuperweightsError
     from superweights.formats.compressed_tensors import write_compressed_tensors
     from superweights.formats.packed.writing import write_packed
     from superweights.quantization import Blocks, Scheme
@@ -319,7 +321,15 @@ def _folders(folder: Path, source: Path, plan: Any) -> list[Artefact]:
         ).folder
 
     def plainly(where: Path) -> None:
-        AutoModelForCausalLM.from_pretrained(where)
+        try:
+            AutoModelForCausalLM.from_pretrained(where)
+        except (OSError, RecursionError) as error:
+            # What is no JSON at all, or nested thousands deep, transformers' own reader refuses before it asks us.
+            if any(
+                "/superweights/" in frame.filename for frame in traceback.extract_tb(error.__traceback__)[1:]
+            ):
+                raise
+            raise SuperweightsError("transformers refuses config.json.", hint="-") from error
 
     def opened(where: Path) -> None:
         with open_checkpoint(where) as checkpoint, streaming(checkpoint, resident=True):
