@@ -294,7 +294,7 @@ def _stores(folder: Path) -> list[Artefact]:
         with Store(folder / "store.sqlite", models, SWEEP) as store:
             held = store.read(keys)
             store.count(keys)
-        other = [k for k, e in held.items() if e.numbers is not None and e.numbers != results.get(k)]
+        other = [k for k, e in held.items() if e.result is not None and e.result != results.get(k)]
         return "wrong: other numbers" if other else "same"
 
     return [Artefact("store", path.read_bytes(), read, json=False)]
@@ -323,7 +323,7 @@ def _folders(folder: Path, source: Path, plan: Any) -> list[Artefact]:
     def plainly(where: Path) -> None:
         try:
             AutoModelForCausalLM.from_pretrained(where)
-        except (OSError, RecursionError) as error:
+        except (OSError, RecursionError, ValueError) as error:
             # What is no JSON at all, or nested thousands deep, transformers' own reader refuses before it asks us.
             if any(
                 "/superweights/" in frame.filename for frame in traceback.extract_tb(error.__traceback__)[1:]

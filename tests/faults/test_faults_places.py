@@ -56,10 +56,9 @@ def test_a_place_where_no_new_folder_can_stand_is_refused_before_the_work(where,
     (tmp_path / "dangling").symlink_to("nowhere")
     before = sorted(tmp_path.rglob("*"))
     for opened in (new_folder(Path(where), A), growing_file(Path(where), A)):
-        if where == "full" or not isinstance(opened, type(None)):
-            with pytest.raises(SuperweightsError) as caught, opened:
-                pytest.fail("the work was begun")
-            assert caught.value.hint
+        with pytest.raises(SuperweightsError) as caught, opened:
+            pytest.fail("the work was begun")
+        assert caught.value.hint
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -107,7 +106,7 @@ def test_the_manifest_tells_of_every_file_and_nothing_else_is_there(tmp_path):
     assert manifest is not None
     assert (manifest.source, sorted([*manifest.files, MANIFEST])) == ("model a", names(tmp_path / "to"))
     (tmp_path / "to" / "1.bin").write_text("b" * 100)
-    with pytest.raises(SuperweightsError, match="1.bin is not what was written"):
+    with pytest.raises(SuperweightsError, match=r"1\.bin is not what was written"):
         verify(tmp_path / "to")
     (tmp_path / "to" / "1.bin").unlink()
     with pytest.raises(SuperweightsError, match=r"lacks 1\.bin"):
@@ -344,5 +343,5 @@ def test_what_fits_is_the_noun_itself():
     data = json.loads('{"name": "x", "inners": [{"layer": 3, "kind": 1}], "by_name": {"a": 1}}')
     assert shaped(Outer, data, "x", "-") == Outer("x", (Inner(3, 1),), {"a": 1.0})
     assert shaped(Outer, {"name": "x", "more": 1}, "x", "-", "some") == Outer("x")
-    with pytest.raises(SuperweightsError, match="inners is missing"):
+    with pytest.raises(SuperweightsError, match="by_name is missing"):
         shaped(Outer, {"name": "x"}, "x", "-", "whole")

@@ -1,4 +1,4 @@
-"""Every writer killed, torn, on a full disk and interrupted, a few times each; `campaign.py --times 100` does it often."""
+"""Every writer killed, torn, on a full disk and interrupted, a few times each; `campaign.py` does it often."""
 
 from __future__ import annotations
 
