@@ -285,9 +285,7 @@ def test_the_command_writes_every_form_by_the_name_of_the_file(tmp_path, capsys)
     assert "no format 'pdf'" in capsys.readouterr().err
     with pytest.raises(SuperweightsError, match="no records"):
         render([])
-    assert read_records([path]) == [
-        typed(Record(**{**json.loads(r.to_json()), "scores": ()})) for r in RECORDS
-    ]
+    assert [r.to_json() for r in read_records([path])] == [r.to_json() for r in RECORDS]
 
 
 def test_reports_need_neither_torch_nor_transformers(tmp_path):

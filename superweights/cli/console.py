@@ -106,3 +106,14 @@ def plain(text: str) -> str:
     """`text` with rich's markup brackets and terminal control characters taken out of play."""
     printable = "".join(ch if ch.isprintable() or ch == "\n" else "�" for ch in text)
     return printable.replace("[", "\\[")
+
+
+@contextmanager
+def kept_in(folder: Path) -> Iterator[None]:
+    """Says at Ctrl-C where the work so far is, and that the same command goes on with it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = f"What is done is kept in {plain(str(folder))}: the same command goes on from there."
+        notes.print(kept, soft_wrap=True)
+        raise
