@@ -20,7 +20,6 @@ from superweights.discovery.proof import Bars
 from superweights.discovery.protocol import blocks_of, doubt
 from superweights.discovery.together import Together
 from superweights.discovery.trials import Trial
-from superweights.errors import SuperweightsError
 from superweights.index.choice import recorded_weights
 from superweights.quantization.underflow import lost
 from superweights.record import MATTERS, Record, Score, to_json_line
@@ -128,10 +127,13 @@ def test_text_that_does_not_fit_the_model_is_doubted_and_then_refused():
             def get_text_config():
                 return families.tiny_config("llama")  # a vocabulary of 256: guessing costs 5.55
 
-    assert doubt(Score("loss", 2.0, "nats/token", 8), Model, "a text") == []
-    assert "--bos" in doubt(Score("loss", 4.0, "nats/token", 8), Model, "a text")[0]
-    with pytest.raises(SuperweightsError, match="by chance"):
-        doubt(Score("loss", 5.4, "nats/token", 8), Model, "a text")
+    assert doubt(Score("loss", 2.0, "nats/token", 8), Model, "a text") == ([], True)
+    (note,), judged = doubt(Score("loss", 4.0, "nats/token", 8), Model, "a text")
+    assert "--bos" in note
+    assert judged
+    (note,), judged = doubt(Score("loss", 5.4, "nats/token", 8), Model, "a text")
+    assert "by chance" in note
+    assert not judged
 
 
 @pytest.mark.tiny

@@ -122,7 +122,8 @@ def _table(findings: Findings, weights: Sequence[SuperWeight], everything: bool)
     titles += ["others like it", "beside the strongest", "windows", "role"] if everything else []
     for title in [*titles, "verdict"]:
         words = title in ("super weight", "weight", "", "role", "verdict")
-        table.add_column(title, justify="left" if words else "right", no_wrap=True)
+        address = title in ("super weight", "weight")
+        table.add_column(title, justify="left" if words else "right", no_wrap=not address, overflow="fold")
     most = max((w.effect.value for w in weights if w.effect and math.isfinite(w.effect.value)), default=1.0)
     for group, members in _grouped(findings, weights):
         if group is not None:

@@ -44,7 +44,8 @@ def find(
     mixture are masked. `token_ids [rows, tokens]` replaces prompts and text where there is no tokenizer. `loading`
     goes to `stream.streaming`: dtype, device, resident. Ctrl-C after the first pass returns what is decided.
 
-    Raises `SuperweightsError` for what is no causal language model, holds NaN, or does not predict the text at all.
+    Raises `SuperweightsError` for what is no causal language model, or holds NaN. Where it does not predict the text
+    at all nothing is judged: every verdict is `undecided`, and a note says why.
     Source: arXiv 2411.07191, section 3.1; we differ in pairing input and output at one token, in relative
     thresholds, in looking for groups, and in proof.
 
@@ -56,7 +57,8 @@ def find(
         with open_checkpoint(checkpoint) as opened:
             return find(opened, search, text=text, token_ids=token_ids, progress=progress, **loading)
     tokenizer = checkpoint.tokenizer() if token_ids is None else None
-    with streaming(checkpoint, **{"resident": False, **loading}) as model:
+    kept = {**loading, "resident": bool(loading.get("resident"))}  # a block at a time unless asked otherwise
+    with streaming(checkpoint, **kept) as model:
         _check_blocks(model, checkpoint)
         bos = resolve_bos(tokenizer, search.bos) if tokenizer is not None else None
         prompts = prompts_for(model, tokenizer, search, bool(bos)) if token_ids is None else token_ids
@@ -71,7 +73,8 @@ def find(
         judging.run()
         notes = [] if tokenizer or token_ids is not None else [_RANDOM]
         if read is not None and hunt.base.seen:
-            notes += doubt(hunt.base_loss, model, read.name)
+            said, judging.fits = doubt(hunt.base_loss, model, read.name)
+            notes += said
         conditions = {
             **checkpoint.origin(),
             "search": asdict(search),

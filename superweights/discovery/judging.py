@@ -54,6 +54,7 @@ class Judging:
         self.all: Trial | None = None
         self.removed: tuple[Address, ...] = ()
         self.interrupted = False
+        self.fits = True  # the text fits the model, so that a loss on it says something
         self._looked_again = 0
 
     def run(self) -> None:
@@ -107,6 +108,8 @@ class Judging:
     def groups(self) -> list[Together]:
         """The sets that are critical together while none of their weights is alone, each found once."""
         found: dict[frozenset[Address], Together] = {}
+        if not self.fits:
+            return []
         for group in self.together.values():
             many = len(group.members) > 1 and not any(map(self.is_critical, group.members))
             if many and group.is_critical(self.bars):

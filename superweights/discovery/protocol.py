@@ -59,24 +59,21 @@ def blocks_of(rows: int, search: Search) -> Iterator[range]:
             rows = first  # the text has ended: from here on the first block alone
 
 
-def doubt(loss: Score, model: Any, text: str) -> list[str]:
-    """What to say where the model's own loss is so high that the text or the protocol may not fit it; else nothing.
-
-    Raises `SuperweightsError` where it predicts hardly better than one that knows nothing: there is nothing to lose.
-    """
+def doubt(loss: Score, model: Any, text: str) -> tuple[list[str], bool]:
+    """What to say where the model's own loss is so high that the text or the protocol may not fit it, and whether
+    anything can be judged there: a model that predicts hardly better than by chance has nothing to lose."""
     known_nothing = math.log(vocabulary_by_config(model.config))
     if not loss.value < _HOPELESS * known_nothing:
-        raise SuperweightsError(
-            f"The model predicts {text} hardly better than by chance: its loss is {loss}, and that of guessing "
-            f"{known_nothing:.3g}. Nothing it could lose would show there.",
-            hint="give text that it was trained on with --text, or change how texts begin with --bos yes or no.",
-        )
+        return [
+            f"not judged: the model predicts {text} hardly better than by chance, its loss is {loss} and that of "
+            f"guessing {known_nothing:.3g}. Give text that it knows with --text, or see --bos."
+        ], False
     if loss.value < _DOUBTFUL * known_nothing:
-        return []
+        return [], True
     return [
         f"the model's own loss on {text} is high, {loss} (guessing: {known_nothing:.3g}): the text, or how it begins "
         "(--bos), may not fit it."
-    ]
+    ], True
 
 
 def describe(token: int | None, tokenizer: Any) -> str | None:

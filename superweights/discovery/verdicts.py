@@ -29,7 +29,9 @@ def findings_of(
     """The findings of a judging that has ended, or was ended."""
     hunt = judging.hunt
     groups = {group: _group(judging, group) for group in judging.groups() if _is_beyond(judging, group)}
-    backups = [b for b in judging.backups if takes_over(judging, b) and not _is_within(b, groups)]
+    backups = [
+        b for b in judging.backups if judging.fits and takes_over(judging, b) and not _is_within(b, groups)
+    ]
     ordered = sorted(hunt.candidates.values(), key=lambda c: (c.layer, -abs(c.spike.spike_out)))
     weights = tuple(_weight(judging, c, groups, backups, name_token) for c in ordered)
     experts = tuple(_expert(judging, expert) for expert in judging.experts)
@@ -92,6 +94,7 @@ def _weight(
     comparisons = judging.controls_of(c) if suspect else []
     excesses = _excesses(comparisons, c.trial)
     verdict = judge(c.trial.interval(), excesses, judging.bars) if c.trial.seen else "undecided"
+    verdict = verdict if judging.fits else "undecided"
     group = next((group for group in groups if c.address in group.members), None)
     backup = next((backup for backup in backups if backup.other is c), None)
     name, adds = None, None
@@ -208,7 +211,7 @@ def _scored(trial: Trial | None, name: str) -> Score | None:
 
 
 def _expert_verdict(judging: Judging, seen: ExpertSeen) -> str:
-    if seen.as_was is None or not seen.as_was.seen:
+    if seen.as_was is None or not seen.as_was.seen or not judging.fits:
         return "undecided"
     if not any(seen.as_was.rises.values()):
         return "unreached"
