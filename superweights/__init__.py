@@ -9,23 +9,40 @@ from superweights.plugin import teach_transformers
 
 __version__ = "0.1.0.dev0"
 
-# Where each public name lives. Nothing is imported until it is asked for, so that `import superweights`
-# costs milliseconds and brings neither torch nor transformers.
+# The verbs: each lives in a file of its name.
+_VERBS = (
+    "ablate", "activations", "anatomy", "attach", "audit", "evaluate", "explore", "find", "known", "peel", "plan",
+    "prune", "quantize", "recipe", "report", "reproduce", "scale", "scan", "score", "sweep",
+)  # fmt: skip
+# Where each public name lives; `__init__.pyi` says the same to type checkers. Nothing is imported until it is asked
+# for, so that `import superweights` costs milliseconds and brings neither torch nor transformers.
 _HOMES = {
     "Address": "address",
     "SuperWeight": "record",
+    "Control": "record",
+    "Score": "record",
+    "Record": "record",
+    "SuperweightsError": "errors",
     "Checkpoint": "checkpoint",
     "open_checkpoint": "checkpoint",
     "Edit": "editing",
     "edited": "editing",
-    "find": "discovery",
     "Findings": "discovery",
     "Search": "discovery",
+    "opened": "stream",
     "streaming": "stream",
+    "Grids": "verbs.sweep",
     "watching": "watch",
-    "Score": "record",
-    "Record": "record",
-    "SuperweightsError": "errors",
+    "Reading": "subject",
+    "Source": "subject",
+    "Text": "subject",
+    "Passages": "scoring.effects",
+    "Writing": "scoring.effects",
+    "Rounding": "quantization.defaults",
+    "Scheme": "quantization",
+    "Plan": "quantization.plan",
+    "Dropping": "verbs.prune",
+    **{verb: f"verbs.{verb}" for verb in _VERBS},
 }
 
 # Packed and pruned checkpoints load through transformers' own `from_pretrained`; nothing but the standard library is

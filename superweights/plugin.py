@@ -1,4 +1,4 @@
-"""`import superweights` teaches transformers to read packed and pruned checkpoints, without importing it.
+"""`import superweights` teaches transformers to read packed, pruned and lab checkpoints, without importing it.
 
 The standard library alone is used here: where transformers' table of configs is imported already, our configs are
 put into it; where it is not, a finder waits for that module and does so right after it has run.
@@ -27,9 +27,13 @@ def teach_transformers() -> None:
 
 def _register(table: Any) -> None:
     from superweights.formats.packed.config import PackedModelConfig
+    from superweights.lab.byte_latent.opening import SavedByteLatentConfig
+    from superweights.lab.models.opening import SavedLabConfig
+    from superweights.lab.tokenformer.config import TokenFormerConfig
     from superweights.pruning.config import PrunedModelConfig
 
-    for config in (PackedModelConfig, PrunedModelConfig):
+    ours = (PackedModelConfig, PrunedModelConfig, SavedLabConfig, TokenFormerConfig, SavedByteLatentConfig)
+    for config in ours:
         table.AutoConfig.register(config.model_type, config, exist_ok=True)
 
 

@@ -6,15 +6,19 @@ import contextlib
 import json
 import math
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from html import escape
-from pathlib import PurePath
-from typing import Any, Protocol
+from pathlib import Path, PurePath
+from typing import Annotated, Any, Protocol
 
 from superweights.address import Address
+from superweights.artefacts.reading import parse_json, read_text
+from superweights.artefacts.shape import Count, Layer, NullIsNan, shaped
+from superweights.errors import SuperweightsError
 
 SCHEMA_VERSION = 1
+_HINT = "give a file that --out of a command wrote."
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Score:
     """
 
     name: str
-    value: float
+    value: Annotated[float, NullIsNan()]
     unit: str
     n: int
     standard_error: float | None = None
@@ -71,9 +75,16 @@ class Control:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Control:
         """The control that was written; of a bare score, as schema 1 has them, the name tells the kind."""
-        if "kind" in data:
-            return cls(data["kind"], Score(**data["score"]))
-        return cls(_KINDS_OF_OLD.get(data["name"].partition(" ")[2], RANDOM_TENSOR), Score(**data))
+        return shaped(cls, data, "a control", _HINT)
+
+    @classmethod
+    def renewed(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The object as it is written today."""
+        if "kind" in data or "score" in data:
+            return data
+        name = data.get("name")
+        of_old = name.partition(" ")[2] if isinstance(name, str) else ""
+        return {"kind": _KINDS_OF_OLD.get(of_old, RANDOM_TENSOR), "score": data}
 
 
 @dataclass(frozen=True)
@@ -107,9 +118,9 @@ class SuperWeight:
     role: str | None = None
     kind: str = "weight"
     parameter: str | None = None
-    out_channel: int | None = None
-    in_neuron: int | None = None
-    layer: int | None = None
+    out_channel: Count | None = None
+    in_neuron: Count | None = None
+    layer: Layer | None = None
     token: str | None = None
     position: int | None = None
     seen_in: tuple[str, ...] = ()
@@ -125,17 +136,8 @@ class SuperWeight:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> SuperWeight:
-        """The super weight that `to_json` wrote."""
-        scores = {key: _score(data.get(key)) for key in ("effect", "kl", "effect_with_others")}
-        return cls(
-            **{
-                **data,
-                **scores,
-                "address": Address.parse(data["address"]),
-                "controls": tuple(Control.from_json(each) for each in data.get("controls", ())),
-                "seen_in": tuple(data.get("seen_in", ())),
-            }
-        )
+        """The super weight that `to_json` wrote. Raises `SuperweightsError` naming the field for anything else."""
+        return shaped(cls, data, "a super weight", _HINT)
 
 
 class SuperWeights(tuple[SuperWeight, ...]):
@@ -222,10 +224,30 @@ class Record:
         return to_json_line({each.name: getattr(self, each.name) for each in fields(self)})
 
     @classmethod
-    def from_json(cls, text: str) -> Record:
-        """The record that `to_json` wrote; its findings stay JSON values (`superweights.findings.typed` reads them)."""
-        data = json.loads(text)
-        return cls(**{**data, "scores": tuple(Score(**score) for score in data["scores"])})
+    def from_json(cls, text: str, where: str = "the record") -> Record:
+        """The record that `to_json` wrote; its findings stay JSON values (`superweights.findings.typed` reads them).
+
+        Raises `SuperweightsError` naming `where` and the field for anything else.
+        """
+        return cls.from_data(parse_json(text, where, hint=_HINT), where)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Record:
+        """The record in a file that --out of a command wrote."""
+        return cls.from_json(read_text(Path(path), hint=_HINT), str(path))
+
+    @classmethod
+    def from_data(cls, data: Any, where: str) -> Record:
+        """The record that stood in a JSON text. Null where a number should be was nan or infinity."""
+        if not isinstance(data, dict) or "command" not in data or "findings" not in data:
+            raise SuperweightsError(f"{where} holds no record.", hint=_HINT)
+        if data.get("schema_version") != SCHEMA_VERSION:
+            version = str(data.get("schema_version"))[:40]
+            raise SuperweightsError(
+                f"{where} holds a record of version {version}; this program reads {SCHEMA_VERSION}.",
+                hint="run its command again with this version.",
+            )
+        return shaped(cls, data, where, _HINT)
 
 
 def table_of(weights: Iterable[SuperWeight]) -> str:
@@ -283,7 +305,3 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):
             held[name] = version(name)
     return {"python": platform.python_version(), **held}
-
-
-def _score(data: dict[str, Any] | None) -> Score | None:
-    return None if data is None else Score(**data)

@@ -192,6 +192,7 @@ def test_peel_and_attach_give_the_model_back(llama, tmp_path, capsys):
     assert run(["attach", str(base), "--side-car", str(llama), "--to", str(tmp_path / "none")]) == 1
     assert "holds no super_weights.json" in capsys.readouterr().err
     shutil.copytree(peeled, tmp_path / "hostile")
+    (tmp_path / "hostile" / MANIFEST).unlink()  # what stands behind it must hold by itself
     (tmp_path / "hostile" / "super_weights.json").write_text('{"schema_version": 1, "weights": [{}]}')
     assert (
         run(["attach", str(base), "--side-car", str(tmp_path / "hostile"), "--to", str(tmp_path / "none")])

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -41,3 +45,47 @@ def test_an_unknown_name_is_an_attribute_error():
 )
 def test_find_can_be_called_whatever_was_imported_first(order):
     assert run_python(f"{order}; print(callable(find))") == "True"
+
+
+def test_type_checkers_see_the_same_names_as_python():
+    stub = ast.parse((Path(superweights.__file__).parent / "__init__.pyi").read_text())
+    told = {
+        alias.asname: f"{node.module}"
+        for node in stub.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert sorted([*told, "__version__"]) == superweights.__all__
+    for name, home in told.items():
+        assert getattr(superweights, name) is getattr(importlib.import_module(home), name)
+
+
+USER = """
+from superweights import Findings, Reading, Record, Score, find, open_checkpoint, quantize, score
+
+findings = find()
+reveal_type(findings)
+record = score("embedded", ["a.b[0, 1]=0"], Reading(windows=2))
+reveal_type(record)
+with open_checkpoint() as checkpoint:
+    reveal_type(checkpoint)
+quantized = quantize("embedded", "somewhere")
+reveal_type(quantized)
+"""
+
+
+def test_pyright_knows_the_public_door(tmp_path):
+    """Every verb is called as a person would, and pyright has nothing to say but what it was asked."""
+    verbs = [name for name in superweights.__all__ if name.islower() and not name.startswith("_")]
+    script = tmp_path / "user.py"
+    script.write_text(
+        USER + f"from superweights import {', '.join(verbs)}\n" + "\n".join(f"{v}.__name__" for v in verbs)
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, str(script)],
+        capture_output=True, text=True, cwd=Path(superweights.__file__).parent.parent,
+    )  # fmt: skip
+    said = json.loads(done.stdout)["generalDiagnostics"]
+    assert [each["message"] for each in said if each["severity"] == "error"] == []
+    told = [each["message"].rsplit('"', 2)[1] for each in said if each["severity"] == "information"]
+    assert told == ["Findings", "Record", "Checkpoint", "Record"]

@@ -15,6 +15,7 @@ from small import saved_llama
 from transformers import AutoModel, AutoModelForCausalLM
 
 import superweights  # noqa: F401 - teaches transformers the pruned model type
+from superweights.artefacts.place import MANIFEST
 from superweights.checkpoint import open_checkpoint
 from superweights.cli import run
 from superweights.errors import SuperweightsError
@@ -212,6 +213,7 @@ def test_what_would_be_another_model_is_refused_and_leaves_nothing(kind, dropped
 )
 def test_a_hostile_config_is_one_sentence(change, said, tmp_path):
     folder = pruned(saved("llama", tmp_path / "whole"), tmp_path / "pruned", Dropped(mlp=(1,)))
+    (folder / MANIFEST).unlink()  # what stands behind it must hold by itself
     config = json.loads((folder / "config.json").read_text()) | change
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(SuperweightsError, match=said):

@@ -642,7 +642,7 @@ def test_the_scaling_curve_is_drawn_with_its_errors(planted):
         (["table1", "--weight", "model.layers.1.mlp.down_proj.weight[9999, 0]"], "outside"),
         (["table1", "--svg", "x.svg", "--window", "8", "--windows", "1"], "no picture"),
         (["table1", "--window", "100000"], "window"),
-        (["figure4", "--from", __file__], "no record"),
+        (["figure4", "--from", __file__], "is not JSON"),
     ],
 )
 def test_bad_input_is_one_sentence_and_a_hint(planted, capsys, arguments, word):

@@ -14,6 +14,7 @@ from small import embedded_folder
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
+import superweights.verbs.sweep
 from superweights.address import Address
 from superweights.checkpoint import open_checkpoint
 from superweights.cli import run
@@ -24,7 +25,6 @@ from superweights.sweeps import (
     SCALES,
     Cell,
     Cut,
-    Numbers,
     Reading,
     draw,
     even_steps,
@@ -286,7 +286,19 @@ def test_the_command_prints_json_lines_and_goes_on_from_its_store(folder, tmp_pa
     assert [line["perplexity"] for line in again[:3]] == [line["perplexity"] for line in lines[:3]]
     stored = [json.loads(line) for line in out.read_text().splitlines()]
     assert {line["key"] for line in lines} | {line["key"] for line in again} == {s["key"] for s in stored}
-    assert all(Numbers.from_json(s["numbers"]).losses for s in stored)
+    assert all(s["numbers"]["losses"] for s in stored)
+
+
+@pytest.mark.tiny
+def test_an_interrupt_says_where_the_results_are_kept(folder, tmp_path, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(superweights.verbs.sweep, "measure", interrupted)
+    words = ["--weights", WEIGHTS[0], "--window", 12, "--windows", 3, "--store", tmp_path / "s.sqlite"]
+    assert command(folder, *words) == 130
+    said = "".join(capsys.readouterr().err.split())
+    assert f"keptin{tmp_path / 's.sqlite'}:" in said
 
 
 @pytest.mark.tiny
@@ -331,7 +343,7 @@ def test_the_weights_come_from_a_record_of_a_search_of_the_same_checkpoint(folde
     [
         (["--grid", "spiral"], "no grid called 'spiral'"),
         (["--plot", "curve.png"], "Cannot draw into curve.png"),
-        (["--plot", "nowhere/curve.svg"], "Cannot draw into nowhere/curve.svg"),
+        (["--plot", "nowhere/curve.svg"], "Cannot write nowhere/curve.svg"),
         (["--weights", "not an address"], "'not an address' is not an address"),
         (["--from", "nowhere.json"], "There is no file nowhere.json"),
         (["--score", "taste", "--weights", "a.0.b[1, 2]"], "no score called 'taste'"),

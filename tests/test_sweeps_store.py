@@ -18,13 +18,14 @@ import pytest
 import torch
 import trigger
 
-import superweights.sweeps.store as store_module
+import superweights.jobs.store as store_module
 from superweights.address import Address
 from superweights.editing import zero
 from superweights.errors import SuperweightsError
+from superweights.jobs.owner import is_gone, new_owner
 from superweights.sweeps import Cell, Cut, Numbers, Store, even_steps, plan_each, plan_scale, prepare, sweep
+from superweights.sweeps.cell import SWEEP
 from superweights.sweeps.measure import Bench
-from superweights.sweeps.owner import is_gone, new_owner
 
 MODELS = {"f" * 32: "a model"}
 CELLS = [Cell("f" * 32, zero(Address("t", (i,))), Cut("a" * 64, 32, 8)) for i in range(10)]
@@ -39,7 +40,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def store(path):
-    with Store(path, MODELS) as opened:
+    with Store(path, MODELS, SWEEP) as opened:
         opened.add(CELLS)
         yield opened
 
@@ -51,11 +52,11 @@ def store(path):
 def test_results_and_failures_are_read_back_as_they_were(store, path):
     failure = SuperweightsError("It broke.", hint="mend it.")
     store.finish({KEYS[0]: RESULT, KEYS[1]: failure})
-    with Store(path, MODELS) as again:
+    with Store(path, MODELS, SWEEP) as again:
         again.add(CELLS)
         entries = again.read(KEYS)
         assert again.count(KEYS) == {"open": 8, "done": 1, "failed": 1, "free": 8}
-    assert (entries[KEYS[0]].status, entries[KEYS[0]].numbers, entries[KEYS[0]].cell) == (
+    assert (entries[KEYS[0]].status, entries[KEYS[0]].result, entries[KEYS[0]].payload) == (
         "done",
         RESULT,
         CELLS[0],
@@ -73,7 +74,7 @@ def test_results_and_failures_are_read_back_as_they_were(store, path):
 def test_a_result_that_is_there_is_not_replaced(store):
     store.finish({KEYS[0]: RESULT})
     store.finish({KEYS[0]: SuperweightsError("Late.", hint="-")})
-    assert store.read(KEYS[:1])[KEYS[0]].numbers == RESULT
+    assert store.read(KEYS[:1])[KEYS[0]].result == RESULT
 
 
 @pytest.mark.unit
@@ -100,7 +101,7 @@ def test_the_export_has_every_cell_as_a_line(store):
 @pytest.mark.unit
 def test_a_cell_is_claimed_once_in_the_order_of_the_plan_and_only_if_it_is_wanted(store, path):
     one, other = new_owner(), new_owner()
-    with Store(path, MODELS) as second:
+    with Store(path, MODELS, SWEEP) as second:
         assert store.claim(KEYS[:6], one, 4) == CELLS[:4]
         assert second.claim(KEYS[:6], other, 4) == CELLS[4:6]
         assert second.claim(KEYS[:6], other, 4) == []
@@ -167,27 +168,27 @@ def refuses(path, sentence, models=MODELS):
     """The store is refused with `sentence`, and not a byte of it is changed."""
     before = path.read_bytes()
     with pytest.raises(SuperweightsError, match=sentence):
-        Store(path, models)
+        Store(path, models, SWEEP)
     assert path.read_bytes() == before
 
 
 @pytest.mark.unit
 def test_a_store_of_another_model_is_refused(path):
-    Store(path, MODELS).close()
+    Store(path, MODELS, SWEEP).close()
     refuses(path, r"a model \(fingerprint ffffffffffff\), not over another", {"0" * 32: "another"})
 
 
 @pytest.mark.unit
 def test_a_store_of_several_models_serves_each_of_them(path):
-    Store(path, {"a": "one", "b": "two"}).close()
-    Store(path, {"b": "two"}).close()
+    Store(path, {"a": "one", "b": "two"}, SWEEP).close()
+    Store(path, {"b": "two"}, SWEEP).close()
     with pytest.raises(SuperweightsError, match=r"holds a sweep over one .* two"):
-        Store(path, {"b": "two", "c": "three"})
+        Store(path, {"b": "two", "c": "three"}, SWEEP)
 
 
 @pytest.mark.unit
 def test_a_store_of_another_version_is_refused(path):
-    Store(path, MODELS).close()
+    Store(path, MODELS, SWEEP).close()
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version = 99")
     db.close()
@@ -221,7 +222,7 @@ def test_a_damaged_store_is_refused(store, path):
 @pytest.mark.parametrize("where", ["nowhere/s.sqlite", "."])
 def test_a_place_where_no_file_can_be_is_refused(tmp_path, where):
     with pytest.raises(SuperweightsError, match="cannot be used"):
-        Store(tmp_path / where, MODELS)
+        Store(tmp_path / where, MODELS, SWEEP)
 
 
 # --- workers ----------------------------------------------------------------------------------------------
@@ -263,8 +264,8 @@ def curve(folder, points=13, rows=4):
 
 
 def held(path, setup):
-    with Store(path, {setup.task.fingerprint: "m"}) as store:
-        return {key: entry.numbers for key, entry in store.read(setup.task.keys).items()}
+    with Store(path, {setup.task.fingerprint: "m"}, SWEEP) as store:
+        return {key: entry.result for key, entry in store.read(setup.task.keys).items()}
 
 
 @pytest.mark.tiny
@@ -308,7 +309,7 @@ def test_an_interrupted_sweep_keeps_what_is_done_and_claims_nothing(folder, path
 
     with pytest.raises(KeyboardInterrupt):
         sweep(setup, path, progress=interrupt)
-    with Store(path, {setup.task.fingerprint: "m"}) as store:
+    with Store(path, {setup.task.fingerprint: "m"}, SWEEP) as store:
         assert store.count(setup.task.keys) == {"open": 10, "done": 4, "failed": 0, "free": 10}
 
 
@@ -383,6 +384,6 @@ def test_ray_measures_the_same_cells_and_survives_the_death_of_an_actor(folder, 
 @pytest.mark.unit
 def test_without_ray_the_hint_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "superweights.sweeps.on_ray", raising=False)
+    monkeypatch.delitem(sys.modules, "superweights.jobs.on_ray", raising=False)
     with pytest.raises(SuperweightsError, match=r"superweights\[ray\]"):
-        importlib.import_module("superweights.sweeps.on_ray")
+        importlib.import_module("superweights.jobs.on_ray")

@@ -117,15 +117,16 @@ def read_manifest(folder: Path) -> Manifest | None:
     return read_noun(Manifest, path, hint=_HINT) if os.path.lexists(path) else None
 
 
-def verify(folder: Path, *, thoroughly: bool = False) -> Manifest | None:
+def verify(folder: Path, *names: str, thoroughly: bool = False) -> Manifest | None:
     """The manifest of a folder that holds what it says; None for a folder without one.
 
-    Sizes of all files, hashes of those up to one MiB and of the first MiB of the others are compared; with
-    `thoroughly` every byte, which takes as long as reading them. Files beside those are no fault: people put them
-    there. Raises `SuperweightsError` naming the first file that is missing or is another.
+    Sizes of all files (or of those of `names`), hashes of those up to one MiB and of the first MiB of the others are
+    compared; with `thoroughly` every byte, which takes as long as reading them. Files beside those are no fault.
+    Raises `SuperweightsError` naming the first file that is missing or is another.
     """
     manifest = read_manifest(folder)
-    for name, kept in manifest.files.items() if manifest is not None else ():
+    files = {} if manifest is None else manifest.files
+    for name, kept in ((name, kept) for name, kept in files.items() if not names or name in names):
         path = folder / name
         try:
             held = path.stat()

@@ -18,6 +18,7 @@ T = TypeVar("T")
 # Nothing of ours is larger or deeper: what is, was not written by us, and is refused before it fills the memory.
 LARGEST_BYTES = 64 << 20
 DEEPEST = 64
+_DIGITS = 20
 _ELSEWHERE = "give a file that superweights wrote."
 
 
@@ -58,16 +59,19 @@ def read_text(path: Path, *, hint: str = _ELSEWHERE, largest: int = LARGEST_BYTE
 def parse_json(text: str, where: str, *, hint: str = _ELSEWHERE) -> Any:
     """What the strict JSON `text` holds; `where` names it in errors.
 
-    Raises `SuperweightsError` for what is no JSON, for NaN, Infinity and numbers beyond the range of a double, for a
-    field that stands twice in one object, and for what is nested deeper than `DEEPEST`.
+    Raises `SuperweightsError` for what is no JSON, for NaN, Infinity and numbers beyond the range of a double or of 20
+    digits, for a field that stands twice in one object, and for what is nested deeper than `DEEPEST`.
     """
 
     def refuse(what: str) -> NoReturn:
-        raise SuperweightsError(f"{where} holds {what}, which is no number of ours.", hint=hint)
+        raise SuperweightsError(f"{where} holds the number {what}, which is none of ours.", hint=hint)
 
     def finite(digits: str) -> float:
         number = float(digits)
         return number if math.isfinite(number) else refuse(digits[:40])
+
+    def whole(digits: str) -> int:
+        return int(digits) if len(digits) <= _DIGITS else refuse(f"{digits[:40]}…")
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         held = dict(pairs)
@@ -78,7 +82,9 @@ def parse_json(text: str, where: str, *, hint: str = _ELSEWHERE) -> Any:
         return held
 
     try:
-        data = json.loads(text, parse_float=finite, parse_constant=refuse, object_pairs_hook=once)
+        data = json.loads(
+            text, parse_float=finite, parse_int=whole, parse_constant=refuse, object_pairs_hook=once
+        )
     except RecursionError:
         raise _too_deep(where, hint) from None
     except ValueError as error:

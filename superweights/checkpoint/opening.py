@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from superweights.artefacts.manifest import verify
 from superweights.checkpoint.checkpoint import Checkpoint
 from superweights.checkpoint.folder import open_folder
 from superweights.checkpoint.pickled import ENDINGS, PickleStore, check_allowed
@@ -86,6 +87,7 @@ def _open_path(path: Path, allow_pickle: bool) -> tuple[Store, Settings]:
         alone = _only_gguf(path)
         if alone is not None:
             return _open_gguf(alone)
+        verify(path)
         settings = FolderSettings(path)
         return open_folder(path, allow_pickle=allow_pickle), settings
     if path.suffix == ".gguf":

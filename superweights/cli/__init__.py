@@ -10,6 +10,7 @@ from superweights.artefacts.stopping import EXIT_CODE, Terminated, stopped_by_si
 from superweights.cli import console
 from superweights.cli.ablate import ablate
 from superweights.cli.activations import activations
+from superweights.cli.adapt import adapt
 from superweights.cli.anatomy import anatomy
 from superweights.cli.attach import attach
 from superweights.cli.audit import audit
@@ -17,8 +18,10 @@ from superweights.cli.evaluate import evaluate
 from superweights.cli.explore import explore
 from superweights.cli.find import find
 from superweights.cli.known import known
+from superweights.cli.lab import lab
 from superweights.cli.peel import peel
 from superweights.cli.plan import plan
+from superweights.cli.profile import profile
 from superweights.cli.prune import prune
 from superweights.cli.quantize import quantize
 from superweights.cli.recipe import recipe
@@ -59,6 +62,9 @@ app.command("reproduce")(reproduce)
 app.command("activations")(activations)
 app.command("sweep")(sweep)
 app.command("anatomy")(anatomy)
+app.add_typer(adapt, name="adapt")
+app.command("profile")(profile)
+app.add_typer(lab, name="lab")
 
 
 def main(arguments: list[str] | None = None) -> None:

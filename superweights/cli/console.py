@@ -69,10 +69,15 @@ def progress_bar(label: str) -> Iterator[Bar]:
 
 @contextmanager
 def progress(label: str = "opening") -> Iterator[Progress]:
-    """A bar on stderr that follows (label, done, total)."""
-    with progress_bar(label) as bar:
-        task = bar.task_ids[0]
-        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
+    """A bar on stderr that follows (label, done, total). The notes of an interrupt (what is kept) are printed."""
+    try:
+        with progress_bar(label) as bar:
+            task = bar.task_ids[0]
+            yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
+    except KeyboardInterrupt as interrupt:
+        for note in getattr(interrupt, "__notes__", ()):
+            notes.print(plain(note), soft_wrap=True)
+        raise
 
 
 def write_out(path: Path | None, text: str) -> None:
@@ -101,3 +106,14 @@ def plain(text: str) -> str:
     """`text` with rich's markup brackets and terminal control characters taken out of play."""
     printable = "".join(ch if ch.isprintable() or ch == "\n" else "�" for ch in text)
     return printable.replace("[", "\\[")
+
+
+@contextmanager
+def kept_in(folder: Path) -> Iterator[None]:
+    """Says at Ctrl-C where the work so far is, and that the same command goes on with it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = f"What is done is kept in {plain(str(folder))}: the same command goes on from there."
+        notes.print(kept, soft_wrap=True)
+        raise

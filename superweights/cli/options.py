@@ -11,11 +11,13 @@ if TYPE_CHECKING:
     from superweights.subject import Source
 
 Model = Annotated[
-    str, typer.Argument(help="Folder, .gguf or .safetensors file, org/name[@revision], or 'embedded'.")
+    str, typer.Argument(help="Folder, .gguf or .safetensors file, org/name\\[@revision], or 'embedded'.")
 ]
 ModelOrEmbedded = Annotated[
     str | None,
-    typer.Argument(help="Folder, .gguf or .safetensors file, org/name[@revision]; none: the embedded model."),
+    typer.Argument(
+        help="Folder, .gguf or .safetensors file, org/name\\[@revision]; none: the embedded model."
+    ),
 ]
 TextFile = Annotated[Path | None, typer.Option(help="Text file to score, instead of built-in prose.")]
 Edits = Annotated[

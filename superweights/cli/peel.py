@@ -11,7 +11,7 @@ import typer
 from superweights.cli import console, options
 
 if TYPE_CHECKING:
-    from superweights.quantization.sidecar import SideCar
+    from superweights.verbs.peel import SideCar
 
 To = Annotated[Path, typer.Option(help="A new folder.")]
 

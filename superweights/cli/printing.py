@@ -43,12 +43,12 @@ def print_lines(rows: Iterable[Any]) -> None:
         console.print_line(row.to_json() if isinstance(row, Record) else to_json_line(row))
 
 
-def table(*titles: str) -> Table:
-    """A plain table: the first column words, the others numbers."""
+def table(*titles: str, right: bool = False) -> Table:
+    """A plain table: the first column words (or numbers, set `right`), the others numbers."""
     from rich.table import Table
 
     made = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    made.add_column(titles[0], no_wrap=True)
+    made.add_column(titles[0], no_wrap=True, justify="right" if right else "left")
     for title in titles[1:]:
         made.add_column(title, justify="right", no_wrap=True)
     return made

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from superweights.cli import console, options
+from superweights.cli.printing import bos_words, finish, measured
 from superweights.errors import SuperweightsError
+
+if TYPE_CHECKING:
+    from superweights.findings import Reproduction
+    from superweights.record import Record
 
 # The narrowest that a table is set, where nobody can widen the window: in a pipe.
 _WIDE = 120
-
-if TYPE_CHECKING:
-    from superweights.record import Record
-    from superweights.reproductions import Reproduction, Setting
-
 
 Lambada = Annotated[
     Path | None, typer.Option(help="JSON lines with a text each, which ends in the word to predict.")
@@ -31,9 +31,8 @@ Tasks = Annotated[
 ]
 Weights = Annotated[
     list[str] | None,
-    typer.Option("--weight", help="A super weight, TENSOR[i, j]; repeatable. Else known or found."),
+    typer.Option("--weight", help="A super weight, TENSOR\\[i, j]; repeatable. Else known or found."),
 ]
-From = Annotated[Path | None, typer.Option("--from", help="Its super weights: a file that find --out wrote.")]
 Others = Annotated[int, typer.Option(min=1, help="How many other large weights to prune.")]
 Control = Annotated[
     bool, typer.Option("--control", help="Figure 5: also another change that does equal damage.")
@@ -43,21 +42,18 @@ AsLines = Annotated[bool, typer.Option("--json", help="JSON lines: the condition
 
 def reproduce(
     experiment: Annotated[str, typer.Argument(help="table1, figure3, figure4, figure5 or figure6.")],
-    model: Annotated[
-        str | None,
-        typer.Argument(help="Folder, .gguf or .safetensors file, org/name[@revision]; none: embedded."),
-    ] = None,
+    model: options.ModelOrEmbedded = None,
     text: options.TextFile = None,
     window: options.Window = 512,
     windows: options.Windows = 8,
-    bos: options.Bos = False,
+    bos: options.Bos = "auto",
     batch_size: options.BatchSize = None,
     lambada: Lambada = None,
     limit: Limit = 500,
     task: Tasks = None,
     prompt: Annotated[str | None, typer.Option(help="The sentence of figures 3 and 4.")] = None,
     weight: Weights = None,
-    record: From = None,
+    record: options.FromRecord = None,
     others: Others = 7000,
     scales: Annotated[str | None, typer.Option(help="The factors of figure 6, as 0,0.5,1,2.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Tokens of each kind in figure 5.")] = 16,
@@ -75,52 +71,27 @@ def reproduce(
 
     Example: superweights reproduce figure3
     """
-    from superweights.checkpoint import open_checkpoint
-    from superweights.reproductions import reproduce
+    from superweights.subject import Reading, Source
+    from superweights.verbs.reproduce import Passages, draw
+    from superweights.verbs.reproduce import reproduce as verb
 
-    own: dict[str, Any] = {"window": window, "windows": windows, "bos": bos, "batch_size": batch_size}
-    own |= {
-        "tasks": tuple(task or ()),
-        "task_limit": limit,
-        "others": others,
-        "top": top,
-        "control": control,
-        "seed": seed,
-    }
-    own |= {"prompt": prompt} if prompt else {}
-    own |= {"scales": _factors(scales)} if scales else {}
-    setting = _setting(own, text, (lambada, limit), weight or [], record)
-    with (
-        open_checkpoint(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code) as checkpoint,
-        console.progress() as bar,
-    ):
-        found = reproduce(experiment, checkpoint, setting, progress=bar, dtype=dtype, device=device)
-    _save(found, svg, out)
-    (_print_json if as_json else _print_table)(found)
+    console.check_picture(svg)
+    console.check_out(out)
+    source = Source(model, dtype, device, allow_pickle, trust_remote_code)
+    reading = Reading(text, window, windows, None, bos, batch_size)
+    about: Any = {"weights": weight or (), "record": record, "prompt": prompt, "scales": _factors(scales)}
+    about |= {"passages": Passages(lambada, limit) if lambada else None, "tasks": tuple(task or ())}
+    further = {"task_limit": limit, "others": others, "top": top, "control": control, "seed": seed}
+    with console.progress() as bar:
+        made = verb(experiment, source, reading, progress=bar, **about, **further)
+    if svg is not None:
+        console.write_out(svg, draw(made.findings))
+    finish(made, as_json, out, _show, _lines)
 
 
-def _setting(
-    own: dict[str, Any],
-    text: Path | None,
-    lambada: tuple[Path | None, int],
-    weights: list[str],
-    record: Path | None,
-) -> Setting:
-    from superweights.address import Address
-    from superweights.reproductions import Setting
-    from superweights.subject.text import read_passages, read_text
-
-    path, limit = lambada
-    return Setting(
-        text=read_text(text) if text else None,
-        passages=read_passages(path, limit) if path else (),
-        weights=tuple(Address.parse(each) for each in weights),
-        record=_read_record(record) if record else None,
-        **own,
-    )
-
-
-def _factors(written: str) -> tuple[float, ...]:
+def _factors(written: str | None) -> tuple[float, ...] | None:
+    if written is None:
+        return None
     try:
         return tuple(float(part) for part in written.split(","))
     except ValueError:
@@ -129,41 +100,20 @@ def _factors(written: str) -> tuple[float, ...]:
         ) from None
 
 
-def _read_record(path: Path) -> Record:
-    from superweights.record import Record
-    from superweights.subject.text import read_text
+def _lines(record: Record) -> Iterator[dict[str, Any]]:
+    """The conditions, then every row."""
+    from superweights.record import plain
 
-    try:
-        return Record.from_json(read_text(path).text)
-    except (ValueError, KeyError, TypeError) as error:
-        raise SuperweightsError(
-            f"{path} is no record.", hint="give a file written by superweights find --out."
-        ) from error
-
-
-def _save(found: Reproduction, svg: Path | None, out: Path | None) -> None:
-    if svg is not None:
-        from superweights.reproductions.plot import draw
-
-        console.write_out(svg, draw(found))
-    if out is not None:
-        console.write_out(out, found.record().to_json() + "\n")
-
-
-def _print_json(found: Reproduction) -> None:
-    from superweights.record import to_json_line
-
-    whole = found.to_json()
+    whole = plain(record.findings)
     rows = whole.pop("rows")
-    console.print_line(to_json_line({"kind": "conditions", **whole}))
-    for row in rows:
-        console.print_line(to_json_line({"kind": "row", "experiment": found.experiment, **row}))
+    yield {"kind": "conditions", **whole}
+    yield from ({"kind": "row", "experiment": whole["experiment"], **row} for row in rows)
 
 
-def _print_table(found: Reproduction) -> None:
-    from rich.console import Console
+def _show(record: Record) -> None:
     from rich.table import Table
 
+    found: Reproduction = record.findings
     told = found.published
     model = found.conditions.get("name") or "the embedded model"
     console.data.print(f"[bold]{console.plain(found.title)}[/], {console.plain(str(model))}")
@@ -174,7 +124,7 @@ def _print_table(found: Reproduction) -> None:
         table.add_column(console.plain(column.heading), justify=side, style=style, no_wrap=True)
     for row in found.rows:
         table.add_row(*(console.plain(cell(row.get(column.key))) for column in found.columns))
-    Console(width=max(console.data.width, _WIDE), highlight=False).print(table)
+    console.with_width(max(console.data.width, _WIDE)).print(table)
     for weight in found.weights:
         console.data.print(f"[dim]{console.plain(_weight(weight))}[/]", soft_wrap=True)
     lines = [*found.sentences, *(f"note: {note}" for note in found.notes), *_conditions(found)]
@@ -193,12 +143,8 @@ def cell(value: Any) -> str:
 
     if value is None:
         return ""
-    if isinstance(value, Score) and value.unit.startswith("of "):
-        return f"{value.value:.1%}" + (f" ±{100 * value.standard_error:.1f}" if value.standard_error else "")
     if isinstance(value, Score):
-        error = value.standard_error or 0.0
-        decimals = min(4, max(0, 1 - math.floor(math.log10(error)))) if error > 0 else 4
-        return f"{value.value:,.{decimals}f}" + (f" ±{error:,.{decimals}f}" if error > 0 else "")
+        return measured(value)
     if isinstance(value, tuple):
         return f"{value[0]:.2g} to {value[1]:.2g}"
     if isinstance(value, float):
@@ -218,9 +164,8 @@ def _conditions(found: Reproduction) -> list[str]:
     held = found.conditions
     lines = [f"Super weights: {found.chosen}."] if found.weights else []
     if "window" in held:
-        bos = "with" if held["bos"] else "without"
         lines.append(
-            f"Text: {held['windows']} windows of {held['window']} tokens {bos} BOS of {held['text']}, SHA-256 "
+            f"Text: {held['windows']} windows of {held['window']} tokens {bos_words(held)} of {held['text']}, SHA-256 "
             f"{held['text_sha256'][:12]}; {held['passages']} passages; {held['dtype']} on {held['device']}. "
             "Errors are standard errors."
         )

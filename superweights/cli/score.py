@@ -43,8 +43,8 @@ def score(
 
     Example: superweights score embedded --edit 'model.layers.11.mlp.down_proj.weight[507, 1229]=0'
     """
-    from superweights.scoring.effects import Passages, Writing
     from superweights.subject import Reading, Source
+    from superweights.verbs.score import Passages, Writing
     from superweights.verbs.score import score as verb
 
     console.check_out(out)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import groupby
 from string import ascii_uppercase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from superweights.cli import console
+from superweights.cli.printing import bos_words, table, with_error
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from superweights.address import Address
-    from superweights.record import Score
-    from superweights.sweeps import Outcome, Setup
+    from superweights.verbs.sweep import Outcome, Setup
 
 
 def show_model(outcomes: Sequence[Outcome], setup: Setup) -> None:
@@ -33,7 +31,7 @@ def show_model(outcomes: Sequence[Outcome], setup: Setup) -> None:
     _show_conditions(setup, any(outcome.beyond_sum is not None for outcome in outcomes))
 
 
-def _letters(outcomes: Sequence[Outcome]) -> dict[Address, str]:
+def _letters(outcomes: Sequence[Outcome]) -> dict[Any, str]:
     """A letter (after Z a number) for each weight that stands in no curve."""
     sets = [outcome.point.edits for outcome in outcomes if outcome.point.x is None]
     addresses = dict.fromkeys(edit.address for edits in sets for edit in edits)
@@ -41,10 +39,10 @@ def _letters(outcomes: Sequence[Outcome]) -> dict[Address, str]:
     return dict(zip(addresses, names, strict=False))
 
 
-def _show_rows(outcomes: Sequence[Outcome], asked: Sequence[str], letters: dict[Address, str]) -> None:
+def _show_rows(outcomes: Sequence[Outcome], asked: Sequence[str], letters: dict[Any, str]) -> None:
     rows = [outcome for outcome in outcomes if outcome.point.x is None]
     sums = any(outcome.beyond_sum is not None for outcome in rows)
-    table = _table("", asked, sums)
+    shown = _table("", asked, sums)
     failed = []
     for outcome in rows:
         edits = outcome.point.edits
@@ -52,17 +50,17 @@ def _show_rows(outcomes: Sequence[Outcome], asked: Sequence[str], letters: dict[
         if len(edits) > 3:
             name = f"all {len(edits)}"
         name = f"without {name}" if edits else name
-        table.add_row(console.plain(name), *_cells(outcome, asked, sums))
+        shown.add_row(console.plain(name), *_cells(outcome, asked, sums))
         failed += [f"{name}: {outcome.sentence}"] if outcome.status == "failed" else []
-    console.data.print(table)
+    console.data.print(shown)
     _show_failures(failed)
 
 
 def _show_curve(points: Sequence[Outcome], asked: Sequence[str], words: str) -> None:
-    table = _table(words, asked, sums=False)
+    shown = _table(words, asked, sums=False)
     for outcome in points:
-        table.add_row(f"{outcome.point.x:,.5g}", *_cells(outcome, asked, sums=False))
-    console.data.print(table)
+        shown.add_row(f"{outcome.point.x:,.5g}", *_cells(outcome, asked, sums=False))
+    console.data.print(shown)
     _show_failures([f"{o.point.x:,.5g} {words}: {o.sentence}" for o in points if o.status == "failed"])
 
 
@@ -73,9 +71,9 @@ def _show_failures(sentences: Sequence[str]) -> None:
 
 def _show_conditions(setup: Setup, sums: bool) -> None:
     cut, name = setup.cut, console.plain(setup.task.name)
-    bos = "with" if cut.bos else "without"
+    bos = bos_words({"bos": cut.bos})
     console.data.print(
-        f"[dim]{name}: {cut.count} windows of {cut.length} tokens, {bos} BOS, {setup.cells[0].dtype}; SHA-256 of "
+        f"[dim]{name}: {cut.count} windows of {cut.length} tokens, {bos}, {setup.cells[0].dtype}; SHA-256 of "
         f"the tokens {cut.tokens_sha256[:12]}. Errors are standard errors over windows; the loss is the rise over "
         "the model as it is.[/]",
         soft_wrap=True,
@@ -89,35 +87,16 @@ def _show_conditions(setup: Setup, sums: bool) -> None:
 
 
 def _table(first: str, asked: Sequence[str], sums: bool) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    table.add_column(first, justify="right" if first else "left", no_wrap=True)
     further = {"kl": "KL, nats", "agreement": "same top"}
     titles = ["perplexity", "loss, nats", *(title for score, title in further.items() if score in asked)]
-    for title in [*titles, *(["beyond sum"] if sums else [])]:
-        table.add_column(title, justify="right", no_wrap=True)
-    return table
+    return table(first, *titles, *(["beyond sum"] if sums else []), right=bool(first))
 
 
 def _cells(outcome: Outcome, asked: Sequence[str], sums: bool) -> list[str]:
     if outcome.status == "failed":
         return ["[red]failed[/]"]
-    cells = [_with_error(outcome.perplexity), _with_error(outcome.loss, "+")]
+    cells = [with_error(outcome.perplexity), with_error(outcome.loss, "+")]
     further = {"kl": outcome.kl, "agreement": outcome.agreement}
     edited = bool(outcome.point.edits)
-    cells += [_with_error(found if edited else None) for score, found in further.items() if score in asked]
-    return [*cells, *([_with_error(outcome.beyond_sum, "+")] if sums else [])]
-
-
-def _with_error(score: Score | None, sign: str = "") -> str:
-    """The number and its error, to two digits of the error."""
-    if score is None:
-        return ""
-    error = score.standard_error
-    if not error:
-        return f"{score.value:{sign}.4g}"
-    decimals = max(0, 1 - math.floor(math.log10(error)))
-    if decimals > 4:
-        return f"{score.value:{sign}.2g} ±{error:.2g}"
-    return f"{score.value:{sign},.{decimals}f} ±{error:,.{decimals}f}"
+    cells += [with_error(found if edited else None) for score, found in further.items() if score in asked]
+    return [*cells, *([with_error(outcome.beyond_sum, "+")] if sums else [])]

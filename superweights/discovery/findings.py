@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from html import escape
 from typing import Any
 
+from superweights.artefacts.shape import shaped
 from superweights.discovery.proof import Bars
 from superweights.discovery.residual import LayerSpike
 from superweights.picture.lines import Series, line_chart
@@ -81,16 +82,5 @@ class Findings:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Findings:
-        """The findings that `to_json` wrote."""
-        joint = data["joint"]
-        return cls(
-            **{
-                **data,
-                "candidates": tuple(SuperWeight.from_json(c) for c in data["candidates"]),
-                "layers": tuple(LayerSpike(**layer) for layer in data["layers"]),
-                "base_loss": Score(**data["base_loss"]),
-                "joint": Score(**joint) if joint else None,
-                "removed": tuple(data["removed"]),
-                "notes": tuple(data["notes"]),
-            }
-        )
+        """The findings that `to_json` wrote. Raises `SuperweightsError` naming the field for anything else."""
+        return shaped(cls, data, "the findings", "superweights find MODEL --out FILE writes them.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Iterator
 from html import escape
 from typing import Any
 
@@ -15,11 +14,6 @@ from superweights.picture.lines import Series, line_chart
 from superweights.picture.page import svg
 
 _HINT = "pip install 'superweights[app]'."
-# Nothing but this server and what stands in its answers: fonts and scripts of other hosts stay out.
-POLICY = (
-    "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
-    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; connect-src 'self' ws: wss: data: blob:"
-)
 _STYLE = """
 .gradio-container { max-width: 1100px !important; margin: 0 auto; }
 .sw-text { border: 1px solid #8886; border-radius: 10px; padding: 12px 14px; min-height: 7.5rem; }
@@ -164,47 +158,8 @@ def _lines(title: str, unit: str, state: State, pinned: State | None, part: str,
 
 def look() -> dict[str, Any]:
     """Theme and style, with the fonts of the person's own machine."""
-    import gradio
 
-    theme = gradio.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    from gradio.themes import Soft
+
+    theme = Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     return {"theme": theme, "css": _STYLE, "footer_links": []}
-
-
-def serve(page: Any, host: str, port: int, token: str | None) -> Iterator[str]:
-    """Serve `page` until the process is stopped; yields its address once it listens.
-
-    Raises `SuperweightsError` where the port is taken, and for an address other than this machine's without `token`.
-    """
-    import socket
-
-    import gradio
-    import uvicorn
-    from fastapi import FastAPI
-
-    if host not in ("127.0.0.1", "localhost", "::1") and not token:
-        raise SuperweightsError(
-            f"{host} can be reached by others.",
-            hint="give --token WORD, which they must enter, or leave --host out.",
-        )
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise SuperweightsError(
-            f"Port {port} of {host} cannot be used: {error.strerror or error}.",
-            hint="choose another with --port.",
-        ) from error
-    app = FastAPI()
-
-    @app.middleware("http")
-    async def keep_in(request: Any, call_next: Any) -> Any:
-        answer = await call_next(request)
-        answer.headers["Content-Security-Policy"] = POLICY
-        return answer
-
-    app = gradio.mount_gradio_app(app, page, path="/", auth=("explorer", token) if token else None, **look())
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
-    yield f"http://{host}:{listener.getsockname()[1]}"
-    server.run(sockets=[listener])

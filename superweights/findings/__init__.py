@@ -39,6 +39,7 @@ from superweights.findings.protection import (
     Pruned,
     Quantized,
 )
+from superweights.findings.reproduction import Column, Plot, Published, Reproduction
 from superweights.findings.scan import Scan, Skipped, Spectrum, SuperNeuron, Suspect, TensorOutliers
 from superweights.findings.tasks import TaskScores
 from superweights.record import Record, Score
@@ -49,6 +50,7 @@ __all__ = [
     "Alternative",
     "Anatomy",
     "Carrier",
+    "Column",
     "Continuation",
     "DropTold",
     "EffectRow",
@@ -58,9 +60,12 @@ __all__ = [
     "LastWordsRow",
     "Planned",
     "PlannedMatrix",
+    "Plot",
     "Protected",
     "Pruned",
+    "Published",
     "Quantized",
+    "Reproduction",
     "RoundedLayer",
     "RoundedRow",
     "Scan",
@@ -88,6 +93,7 @@ FORMS: dict[str, Any] = {
     "quantize": Quantized,
     "plan": Planned,
     "prune": Pruned,
+    "reproduce": Reproduction,
 }
 
 

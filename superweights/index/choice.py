@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from superweights.address import Address
-from superweights.artefacts.reading import parse_json, read_text
+from superweights.artefacts.shape import shaped
 from superweights.errors import SuperweightsError
 from superweights.index import Match, fingerprint_of, look_up
 from superweights.record import Record, SuperWeight
@@ -112,27 +112,21 @@ def some_weights(checkpoint: Any, *how: Any, **further: Any) -> Choice:
 def recorded_weights(checkpoint: Any, record: Record | Path | str) -> tuple[Address, ...]:
     """The super weights in a record of `superweights find` about this checkpoint; empty where it found none."""
     where = record.command if isinstance(record, Record) else str(record)
-    if not isinstance(record, Record):
-        text = read_text(Path(record), hint=_WRITES_ONE)
-        parse_json(text, where, hint=_WRITES_ONE)
-        try:
-            record = Record.from_json(text)
-        except (KeyError, TypeError) as error:
-            raise SuperweightsError(f"{where} is no record of a search.", hint=_WRITES_ONE) from error
-    found = getattr(record.findings, "candidates", None)
-    try:
-        if found is None:
-            found = [SuperWeight.from_json(each) for each in record.findings["candidates"]]
-        fingerprint = record.inputs["fingerprint"]
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise SuperweightsError(f"{where} is no record of a search.", hint=_WRITES_ONE) from error
+    held = record if isinstance(record, Record) else Record.read(record)
+    found = getattr(held.findings, "candidates", None)
+    if found is None and isinstance(held.findings, dict):
+        found = held.findings.get("candidates")
+    fingerprint = held.inputs.get("fingerprint")
+    if found is None or fingerprint is None:
+        raise SuperweightsError(f"{where} is no record of a search.", hint=_WRITES_ONE)
+    weights = shaped(tuple[SuperWeight, ...], found, f"{where}, candidates", _WRITES_ONE)
     if fingerprint != checkpoint.fingerprint():
         raise SuperweightsError(
             f"{where} is about another checkpoint (fingerprint {str(fingerprint)[:12]}, and {checkpoint.name} "
             f"has {checkpoint.fingerprint()[:12]}).",
             hint="search this one with superweights find MODEL --out FILE, or name the weights with --weights.",
         )
-    return tuple(weight.address for weight in found if weight.verdict in _MATTER)
+    return tuple(weight.address for weight in weights if weight.verdict in _MATTER)
 
 
 def _known(policy: str, believed: Sequence[Match]) -> list[Address]:
@@ -155,4 +149,5 @@ def _believed(match: Match, checkpoint: Any) -> bool:
 
 def _is_large(address: Address, checkpoint: Any) -> bool:
     size = math.prod(checkpoint.tensors[address.tensor].shape)
-    return fingerprint_of(checkpoint, address).value_rank < _LARGE * size
+    rank = fingerprint_of(checkpoint, address).value_rank
+    return rank is not None and rank < _LARGE * size

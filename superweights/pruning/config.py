@@ -6,10 +6,12 @@ code 0. A model type that it does not know is an error. After `import superweigh
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from transformers.configuration_utils import PreTrainedConfig
 
+from superweights.artefacts.manifest import verify
 from superweights.errors import SuperweightsError
 from superweights.pruning.absent import Gaps
 from superweights.pruning.mark import GAPS, INNER, MODEL_TYPE
@@ -27,6 +29,9 @@ class PrunedModelConfig(PreTrainedConfig):
 
         from superweights.pruning.classes import pruned_config
 
+        folder = kwargs.get("name_or_path")
+        if folder and Path(str(folder)).is_dir():
+            verify(Path(str(folder)))
         kind = config_dict.get(INNER)
         if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
             raise SuperweightsError(

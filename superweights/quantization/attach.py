@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from superweights.checkpoint.complaints import complaints
 from superweights.errors import SuperweightsError
 from superweights.quantization.sidecar import KeptWeight, SideCar
 from superweights.subject import layout_of
@@ -42,7 +43,8 @@ def corrections(model: nn.Module, side_car: SideCar) -> tuple[Correction, ...]:
     """
     if getattr(model, "hf_quantizer", None) is not None:
         # compressed-tensors unpacks its weights in the model's first pass, and its layers cannot be asked before.
-        model(torch.zeros((1, 1), dtype=torch.long, device=next(model.parameters()).device))
+        with complaints("The base cannot be run", hint="its files may be damaged; write it again."):
+            model(torch.zeros((1, 1), dtype=torch.long, device=next(model.parameters()).device))
     found = []
     for kept in side_car.weights:
         name, module = _module(model, kept)

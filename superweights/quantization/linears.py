@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -57,7 +59,7 @@ def linears_of(model: nn.Module, scheme: ActivationScheme | None = None) -> tupl
             hint="the scheme skips all of them, or the model keeps its weights in fused experts.",
         )
     for linear in found:
-        if type(linear.module).__name__ not in ("Linear", "Conv1D", "NonDynamicallyQuantizableLinear"):
+        if type(linear.module).__name__ != "Conv1D" and type(linear.module).forward is not nn.Linear.forward:
             raise SuperweightsError(
                 f"{linear.name} is a {type(linear.module).__name__}: it is quantized or wrapped already.",
                 hint="open the original checkpoint, without a quantization config or adapters.",
@@ -86,13 +88,15 @@ def replaced(linears: tuple[Linear, ...], forward: Callable[[Linear, Tensor], Te
                 linear.module.forward = own
 
 
+def _looked_at(look: Callable[[Linear, Tensor], None], linear: Linear, module: Any, inputs: Any) -> None:
+    look(linear, inputs[0])
+
+
 @contextmanager
 def observed(linears: tuple[Linear, ...], look: Callable[[Linear, Tensor], None]) -> Iterator[None]:
     """`look(layer, x)` at every layer's input inside the `with`; the model computes as it is."""
     hooks = [
-        linear.module.register_forward_pre_hook(
-            lambda _, inputs, linear=linear: look(linear, inputs[0]), prepend=True
-        )
+        linear.module.register_forward_pre_hook(partial(_looked_at, look, linear), prepend=True)
         for linear in linears
     ]
     try:

@@ -15,7 +15,7 @@ from safetensors.torch import save
 
 from superweights.address import Address
 from superweights.artefacts.folder import Draft, new_folder
-from superweights.artefacts.manifest import Work, digest_of, state_of
+from superweights.artefacts.manifest import Work, digest_of, state_of, verify
 from superweights.artefacts.place import check_new
 from superweights.artefacts.reading import read_text
 from superweights.checkpoint import Checkpoint
@@ -68,6 +68,7 @@ def read_side_car(folder: Path) -> SideCar:
     path = Path(folder) / SIDE_CAR
     if not os.path.lexists(path):
         raise SuperweightsError(f"{folder} holds no {SIDE_CAR}.", hint="superweights peel writes one.")
+    verify(Path(folder), SIDE_CAR)
     return SideCar.from_json(read_text(path, hint="superweights peel writes one."), str(path))
 
 

@@ -24,8 +24,8 @@ def answers(records: Sequence[Record]) -> list[Block]:
                 label = name if len(records) == 1 else f"{model}, {name}"
                 lines.setdefault(question, []).append((label.replace("_", " "), points))
     blocks: list[Block] = []
-    for question, found in lines.items():
-        kept = found[:_MOST]
+    for question, drawn in lines.items():
+        kept = drawn[:_MOST]
         x = joined_x([list(points) for _, points in kept])
         series = tuple(Series(name, over(x, points)) for name, points in kept)
         numbers = [abs(v) for one in series for v in one.values if v]
@@ -44,13 +44,18 @@ def _over_layers(answer: Any) -> Iterator[tuple[str, dict[float, float | None]]]
     layers = answer.get("layers") if isinstance(answer, dict) else None
     if not isinstance(layers, list) or not layers:
         return
-    if all(isinstance(each, int) for each in layers):
+    if all(_is_layer(each) for each in layers):
         for name, values in answer.items():
             fits = isinstance(values, list) and len(values) == len(layers) and name != "layers"
             if fits and all(isinstance(v, int | float) or v is None for v in values):
                 yield name, dict(zip(map(float, layers), values, strict=True))
-    elif all(isinstance(each, dict) and isinstance(each.get("layer"), int) for each in layers):
+    elif all(isinstance(each, dict) and _is_layer(each.get("layer")) for each in layers):
         for name in layers[0]:
             values = [each.get(name) for each in layers]
             if name != "layer" and all(isinstance(v, float) or v is None for v in values):
                 yield name, {float(each["layer"]): each.get(name) for each in layers}
+
+
+def _is_layer(value: Any) -> bool:
+    """Whether a value counts layers: a line is drawn through as many points as it says."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10_000

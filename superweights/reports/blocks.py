@@ -100,7 +100,25 @@ class Beside:
     texts: tuple[str, str]
 
 
-Block = Paragraph | Table | Chart | LayerMap | Beside
+@dataclass(frozen=True)
+class Reel:
+    """One picture that changes: its name, and a grey image for each frame, as rows of bytes (0 white, 255 full)."""
+
+    name: str
+    images: tuple[tuple[bytes, ...], ...]
+
+
+@dataclass(frozen=True)
+class Film:
+    """Reels that run together, a caption for each frame. `says` is what a person who cannot see it needs to know."""
+
+    title: str
+    says: str
+    captions: tuple[str, ...]
+    reels: tuple[Reel, ...]
+
+
+Block = Paragraph | Table | Chart | LayerMap | Beside | Film
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,11 @@ def verdicts(records: Sequence[Record]) -> list[Block]:
             worst = max(critical, key=_loss)
             sentence += (
                 f" Without {worst['address']} = {worst['value']:.4g} the loss rises by {_loss(worst):.2f} nats per "
-                f"token: perplexity is {math.exp(_loss(worst)):.1f} times as high."
+                f"token: perplexity is {math.exp(min(_loss(worst), 700)):,.1f} times as high."
             )
         blocks.append(Paragraph(sentence, strong=True))
         joint = found.get("joint")
-        if joint:
+        if joint and joint.get("value") is not None:
             times = math.exp(min(joint["value"], 700))
             blocks.append(
                 Paragraph(
@@ -181,7 +181,8 @@ def _loss(candidate: dict[str, Any]) -> float:
 def _control(candidate: dict[str, Any]) -> float | None:
     """The control that cost most, of those that could acquit the weight."""
     controls = map(Control.from_json, candidate.get("controls") or ())
-    return max((each.score.value for each in controls if each.judges), default=None)
+    judging = [each.score.value for each in controls if each.judges and math.isfinite(each.score.value)]
+    return max(judging, default=None)
 
 
 def _value(score: dict[str, Any] | None) -> float | None:

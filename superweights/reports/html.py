@@ -13,7 +13,8 @@ from html import escape
 from importlib import resources
 
 from superweights.record import to_json_line
-from superweights.reports.blocks import Beside, Block, Chart, LayerMap, Paragraph, Section, Table
+from superweights.reports.blocks import Beside, Block, Chart, Film, LayerMap, Paragraph, Section, Table
+from superweights.reports.film import film_html
 from superweights.reports.markdown import shown
 
 
@@ -24,7 +25,10 @@ def to_html(title: str, sections: Sequence[Section]) -> str:
     links = "".join(f'<a href="#s{n}">{escape(section.title)}</a>' for n, section in enumerate(sections))
     head = f'<h1>{escape(title)}</h1><nav aria-label="Sections">{links}</nav>'
     body += f'<script type="application/json" id="charts">{_data(charts.kept)}</script>'
-    return framed(title, head, body, ("uPlot.iife.min.js", "charts.js"), ("uPlot.min.css", "page.css"))
+    filmed = any(isinstance(block, Film) for section in sections for block in section.blocks)
+    scripts = ("uPlot.iife.min.js", "charts.js", *(["film.js"] if filmed else []))
+    styles = ("uPlot.min.css", "page.css", *(["film.css"] if filmed else []))
+    return framed(title, head, body, scripts, styles)
 
 
 def framed(title: str, head: str, body: str, scripts: Sequence[str], styles: Sequence[str]) -> str:
@@ -77,6 +81,8 @@ def _block(block: Block, charts: _Charts) -> str:
         )
     if isinstance(block, LayerMap):
         return _map(block)
+    if isinstance(block, Film):
+        return film_html(block)
     assert isinstance(block, Beside)
     sides = "".join(
         f"<div><h3>{escape(name)}</h3><p><b>{escape(block.prompt)}</b>{escape(text)}</p></div>"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from superweights.reports.blocks import Beside, Block, Cell, Chart, LayerMap, Paragraph, Section, Table
+from superweights.reports.blocks import Beside, Block, Cell, Chart, Film, LayerMap, Paragraph, Section, Table
 
 
 def to_markdown(title: str, sections: Sequence[Section]) -> str:
@@ -23,7 +23,7 @@ def _block(block: Block) -> str:
         return _table(block)
     if isinstance(block, Chart):
         return _table(block.table())
-    if isinstance(block, LayerMap):
+    if isinstance(block, LayerMap | Film):
         return f"{escaped(block.title)}: {escaped(block.says)}"
     assert isinstance(block, Beside)
     first, second = (escaped(text) for text in block.texts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from superweights.findings import Activations
+from superweights.findings import Activations, Planned, Quantized
 from superweights.record import Record
 from superweights.reports.blocks import Block, Chart, Paragraph, Series, Table, number, pair
 from superweights.reports.naming import model_of
@@ -27,8 +27,8 @@ def plans(records: Sequence[Record]) -> list[Block]:
     """The frontier, and the matrices that cost the most."""
     blocks: list[Block] = []
     for record in records:
-        found = record.findings
-        steps = [step for step in found.get("frontier", ()) if step[1] > 0]
+        found: Planned = record.findings
+        steps = [step for step in found.frontier if step[1] > 0]
         if steps:
             x, y = zip(*steps, strict=True)
             says = f"Expected KL falls from {y[0]:.3g} to {y[-1]:.3g} nats between {x[0]:.2f} and {x[-1]:.2f} bits."
@@ -44,10 +44,9 @@ def plans(records: Sequence[Record]) -> list[Block]:
                     log=True,
                 )
             )
-        ranked = sorted(found.get("matrices", ()), key=lambda each: -each["measured_kl"])[:12]
+        ranked = sorted(found.matrices, key=lambda each: -each.measured_kl)[:12]
         rows = tuple(
-            (m["tensor"], m["measured_kl"], m["grid"], m["bits_per_weight"], ", ".join(m["super_weights"]))
-            for m in ranked
+            (m.tensor, m.measured_kl, m.grid, m.bits_per_weight, ", ".join(m.super_weights)) for m in ranked
         )
         blocks.append(
             Table(
@@ -63,10 +62,10 @@ def quantized(records: Sequence[Record]) -> list[Block]:
     """Size, schemes, and what keeping each super weight changed."""
     blocks: list[Block] = []
     for record in records:
-        found = record.findings
+        found: Quantized = record.findings
         sizes = "; ".join(f"{score.name}: {score}" for score in record.scores)
-        blocks.append(Paragraph(f"{found.get('format')}: {'; '.join(found.get('schemes', ()))}. {sizes}."))
-        rows = tuple((each["address"], each["before"], each["said"]) for each in found.get("protected", ()))
+        blocks.append(Paragraph(f"{found.format}: {'; '.join(found.schemes)}. {sizes}."))
+        rows = tuple((each.address, each.before, each.said) for each in found.protected)
         if rows:
             blocks.append(
                 Table("Weights kept exactly", ("weight", "value", "what rounding would have done"), rows)

@@ -12,6 +12,7 @@ from superweights.reports.discovery import journey, layer_map, spikes, verdicts,
 from superweights.reports.effects import curves, edits, shifts, texts
 from superweights.reports.naming import model_of
 from superweights.reports.protection import activations, audits, plans, quantized
+from superweights.reports.pruning import pruned
 
 # Each builder gets the records that it reads, in order, and gives the blocks of its section.
 _BUILDERS: tuple[tuple[str, tuple[str, ...], Callable[[Sequence[Record]], list[Block]]], ...] = (
@@ -28,6 +29,7 @@ _BUILDERS: tuple[tuple[str, tuple[str, ...], Callable[[Sequence[Record]], list[B
     ("Quantized", ("quantize",), quantized),
     ("Audit", ("audit",), audits),
     ("Rounded activations", ("activations",), activations),
+    ("Pruned", ("prune",), pruned),
     ("Anatomy", ("anatomy",), answers),
 )
 

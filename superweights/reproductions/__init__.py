@@ -15,10 +15,10 @@ from typing import Any
 
 from superweights.checkpoint import Checkpoint, open_checkpoint
 from superweights.errors import SuperweightsError
-from superweights.progress import Progress
+from superweights.findings.reproduction import Column, Plot, Published, Reproduction
+from superweights.progress import Progress, silent
 from superweights.reproductions import figure3, figure4, figure5, figure6, table1
-from superweights.reproductions.published import Published, published_for
-from superweights.reproductions.result import Column, Plot, Reproduction
+from superweights.reproductions.published import published_for
 from superweights.reproductions.subject import Setting, Subject, tokenizer_of
 from superweights.reproductions.weights import weights_to_reproduce
 from superweights.stream import streaming
@@ -67,8 +67,8 @@ def reproduce(
     if not isinstance(checkpoint, Checkpoint):
         with open_checkpoint(checkpoint) as opened:
             return reproduce(experiment, opened, setting, progress=progress, **loading)
-    setting, progress = setting or Setting(), progress or (lambda *_: None)
-    tokenizer = tokenizer_of(checkpoint, setting.bos)
+    setting, progress = setting or Setting(), progress or silent
+    tokenizer = tokenizer_of(checkpoint)
     chosen = weights_to_reproduce(
         checkpoint,
         given=setting.weights,

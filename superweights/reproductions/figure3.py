@@ -11,7 +11,7 @@ from torch import Tensor
 from superweights.address import Address
 from superweights.discovery.mlps import find_mlps
 from superweights.errors import SuperweightsError
-from superweights.reproductions.result import Column, Plot, Reproduction
+from superweights.findings.reproduction import Column, Plot, Reproduction
 from superweights.reproductions.subject import Subject
 from superweights.subject import layout_of
 from superweights.watch import Product, watching

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from superweights.branch import Branch, Visit, branching
 from superweights.editing import Edit, edited, zero
-from superweights.reproductions.result import Column, Plot, Reproduction
+from superweights.findings.reproduction import Column, Plot, Reproduction
 from superweights.reproductions.subject import Subject
 
 _VERSIONS = ("original", "without", "others", "all")

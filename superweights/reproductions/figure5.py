@@ -12,10 +12,9 @@ from torch import nn
 
 from superweights.editing import edited, zero
 from superweights.errors import SuperweightsError
+from superweights.findings.reproduction import Column, Plot, Published, Reproduction
 from superweights.record import Score
 from superweights.reproductions.losses import losses_of
-from superweights.reproductions.published import Published
-from superweights.reproductions.result import Column, Plot, Reproduction
 from superweights.reproductions.subject import Subject
 from superweights.scoring import TokenChange, TokenShift, Variant, match_damage, token_shift
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from superweights.editing import edited, scale
 from superweights.errors import SuperweightsError
+from superweights.findings.reproduction import Column, Plot, Reproduction
 from superweights.record import Score
 from superweights.reproductions.losses import losses_of
-from superweights.reproductions.result import Column, Plot, Reproduction
 from superweights.reproductions.subject import Subject
 from superweights.scoring import loss_change, perplexity_of, predict_last_words
 
@@ -68,7 +68,9 @@ def _accuracy(subject: Subject, factor: float) -> Score | None:
         return None
     with edited(subject.model, scale(subject.chosen.addresses, factor), verify=False):
         report = subject.reporter(f"last words, factor {factor:g}")
-        found = predict_last_words(subject.model, subject.tokenizer, s.passages, bos=s.bos, progress=report)
+        found = predict_last_words(
+            subject.model, subject.tokenizer, s.passages, bos=subject.bos, progress=report
+        )
     return found.accuracy
 
 

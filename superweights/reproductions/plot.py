@@ -8,8 +8,8 @@ from html import escape
 from typing import Any
 
 from superweights.errors import SuperweightsError
+from superweights.findings.reproduction import Plot, Reproduction
 from superweights.record import Score
-from superweights.reproductions.result import Plot, Reproduction
 
 _WIDTH, _HEIGHT, _LEFT, _BELOW, _ABOVE, _RIGHT = 720, 380, 64, 44, 34, 150
 # Colours that stay apart for colour-blind readers (Okabe and Ito 2008).

@@ -4,27 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Published:
-    """The paper's figures for one experiment, to stand beside ours.
-
-    `model` is the paper's name of the model they were measured on, `same_model` whether that is the model
-    under experiment (else they are there for orientation only). `protocol` says how they were measured,
-    `errors` what is known to be wrong with them.
-    """
-
-    source: str
-    protocol: str
-    model: str
-    same_model: bool
-    figures: Any = field(repr=False)
-    errors: tuple[str, ...] = ()
+from superweights.findings.reproduction import Published
 
 
 def published_for(experiment: str, hub_names: Iterable[str]) -> Published:

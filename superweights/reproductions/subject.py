@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,13 +12,14 @@ from superweights.address import Address
 from superweights.checkpoint import Checkpoint
 from superweights.discovery.published import PROMPT
 from superweights.errors import SuperweightsError
+from superweights.findings.reproduction import Published
 from superweights.index.choice import Choice
 from superweights.progress import Progress, labelled
 from superweights.record import Record, SuperWeight
 from superweights.reproductions.others import Others, largest_global
-from superweights.reproductions.published import Published, published_for
+from superweights.reproductions.published import published_for
 from superweights.reproductions.weights import see_weights
-from superweights.subject import device_of
+from superweights.subject import device_of, resolve_bos
 from superweights.subject.text import Text, embedded_prose, encode, windows, without_last_word
 
 SCALES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.8, 1.0, 1.2, 1.5, 2.0, 3.0)
@@ -27,32 +29,40 @@ STRETCH, STRETCHES = 64, 64
 
 @dataclass(frozen=True)
 class Setting:
-    """What an experiment is run on; the defaults need no thought.
-
-    `text` (None: English prose that Python brings along) is cut into `windows` windows of `window` tokens,
-    `bos` in front where asked; `passages` end in the word to predict (LAMBADA); `tasks` are lm-evaluation-harness's for
-    Table 1, of which `task_limit` takes the first so many items. `prompt` is the sentence of
-    Figures 3 and 4. `weights` or a `record` of `superweights find` name the super weights. `others` counts the
-    other large weights to prune, `scales` are the factors of Figure 6, `top` the tokens shown in Figure 5, and
-    `control` adds another change that does equal damage there.
-    """
+    """What an experiment is run on; the defaults need no thought."""
 
     text: Text | None = None
+    """The text; None: English prose that Python brings along."""
     window: int = 512
+    """Tokens in a window of it."""
     windows: int = 8
-    bos: bool = False
+    """How many windows."""
+    bos: str | bool = "auto"
+    """Whether they begin with the beginning-of-sequence token: auto (as the tokenizer does), yes, no."""
     batch_size: int | None = None
+    """Windows that go through the model at once; None suits the model."""
     passages: tuple[str, ...] = ()
+    """Texts that end in the word to predict (LAMBADA)."""
     tasks: tuple[str, ...] = ()
+    """Tasks of lm-evaluation-harness, for Table 1."""
     task_limit: int | None = None
+    """The first so many items of each task."""
     prompt: str = PROMPT
+    """The sentence of Figures 3 and 4."""
     weights: tuple[Address, ...] = ()
-    record: Record | None = None
+    """The super weights; none: those of `record`, known ones, or a search."""
+    record: Record | Path | None = None
+    """What `superweights find --out` wrote."""
     others: int = 7000
+    """How many other large weights are pruned."""
     scales: tuple[float, ...] = SCALES
+    """The factors of Figure 6."""
     top: int = 16
+    """Tokens of each kind in Figure 5."""
     control: bool = False
+    """Whether Figure 5 has another change beside it, one that does equal damage."""
     seed: int = 0
+    """Of everything drawn."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +75,11 @@ class Subject:
     setting: Setting
     chosen: Choice
     progress: Progress
+
+    @property
+    def bos(self) -> bool:
+        """Whether windows begin with the beginning-of-sequence token."""
+        return resolve_bos(self.tokenizer, self.setting.bos)
 
     @property
     def device(self) -> Any:
@@ -80,11 +95,11 @@ class Subject:
     def windows(self) -> Tensor:
         """The text's windows `[n, length]`."""
         s = self.setting
-        return windows(self.tokenizer, self.text(), s.window, s.windows, bos=s.bos)
+        return windows(self.tokenizer, self.text(), s.window, s.windows, bos=self.bos)
 
     def stretches(self) -> list[list[int]]:
         """What a next token is asked after: the passages without their last words, or stretches of the text."""
-        bos = [self.tokenizer.bos_token_id] if self.setting.bos else []
+        bos = [self.tokenizer.bos_token_id] if self.bos else []
         if self.setting.passages:
             cut = [without_last_word(passage)[0] for passage in self.setting.passages]
             return [bos + encode(self.tokenizer, passage) for passage in cut]
@@ -116,21 +131,17 @@ class Subject:
         }
         if text:
             read = self.text()
-            cut = {"window": s.window, "windows": s.windows, "bos": s.bos, "passages": len(s.passages)}
+            cut = {"window": s.window, "windows": s.windows, "bos": self.bos, "passages": len(s.passages)}
             found |= {"text": read.name, "text_sha256": read.sha256, **cut}
         return found
 
 
-def tokenizer_of(checkpoint: Checkpoint, bos: bool) -> Any:
-    """Its tokenizer. Raises `SuperweightsError` where it has none (every experiment starts from text), or no BOS."""
+def tokenizer_of(checkpoint: Checkpoint) -> Any:
+    """Its tokenizer. Raises `SuperweightsError` where it has none: every experiment starts from text."""
     tokenizer = checkpoint.tokenizer()
     if tokenizer is None:
         raise SuperweightsError(
             f"{checkpoint.name} has no tokenizer, and the published experiments start from text.",
             hint="put its tokenizer.json beside the weights.",
-        )
-    if bos and tokenizer.bos_token_id is None:
-        raise SuperweightsError(
-            "This tokenizer has no beginning-of-sequence token.", hint="run the experiment without one."
         )
     return tokenizer

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from superweights.editing import Edit, edited, zero
+from superweights.findings.reproduction import Column, Published, Reproduction
 from superweights.record import Score, SuperWeight
 from superweights.reproductions.losses import losses_of
 from superweights.reproductions.others import (
@@ -21,9 +22,7 @@ from superweights.reproductions.others import (
     largest_global,
     largest_per_tensor,
 )
-from superweights.reproductions.published import Published
 from superweights.reproductions.restore import cannot_restore, restored
-from superweights.reproductions.result import Column, Reproduction
 from superweights.reproductions.subject import Subject
 from superweights.scoring import loss_change, loss_per_window, perplexity_of, predict_last_words
 from superweights.scoring.error import bootstrap_error
@@ -178,7 +177,7 @@ def _quality(
                 subject.tokenizer,
                 s.passages,
                 batch_size=batch_size or 8,
-                bos=s.bos,
+                bos=subject.bos,
                 progress=subject.reporter(f"last words, {label}"),
             )
             found["accuracy"] = words.accuracy
@@ -192,7 +191,7 @@ def _tasks(subject: Subject, batch_size: int | None) -> dict[str, Score]:
     from superweights.harness import Conditions, accuracy
 
     s = subject.setting
-    conditions = Conditions(batch_size=batch_size or s.batch_size, bos=s.bos or None)
+    conditions = Conditions(batch_size=batch_size or s.batch_size, bos=subject.bos or None)
     scores = accuracy(subject.model, subject.tokenizer, s.tasks, s.task_limit, conditions=conditions)
     return {score.name: score for score in scores}
 

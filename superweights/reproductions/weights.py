@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ def weights_to_reproduce(
     checkpoint: Checkpoint,
     *,
     given: Sequence[Address] = (),
-    record: Record | None = None,
+    record: Record | Path | None = None,
     search: bool = True,
     progress: Progress | None = None,
     **loading: Any,

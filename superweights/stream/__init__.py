@@ -16,6 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from superweights.checkpoint import Checkpoint
+from superweights.checkpoint.complaints import complaints
 from superweights.errors import SuperweightsError
 from superweights.stream.blocks import BlockStream
 from superweights.stream.device import available_memory, choose_device, choose_dtype, give_back_memory
@@ -23,7 +24,7 @@ from superweights.stream.layout import ConvertedNames
 from superweights.stream.skeleton import Skeleton
 from superweights.subject import announce
 
-__all__ = ["give_back_memory", "streaming"]
+__all__ = ["give_back_memory", "opened", "streaming"]
 
 
 @contextmanager
@@ -67,24 +68,67 @@ def streaming(
         yield model
 
 
+@contextmanager
+def opened(
+    checkpoint: Checkpoint,
+    *,
+    trainable: bool = False,
+    dtype: torch.dtype | str | None = None,
+    device: str = "auto",
+) -> Iterator[PreTrainedModel]:
+    """The whole model in memory, by `streaming`'s loader; with `trainable` for training: in train mode, gradients on.
+
+    The weights of a trainable model are copies of their own, so that an optimizer may write to them; the files are
+    never written. Raises `SuperweightsError` as `streaming`, and for quantized weights that are to be trained.
+    """
+    if not trainable:
+        with streaming(checkpoint, dtype=dtype, device=device, resident=True) as model:
+            yield model
+        return
+    if checkpoint.config.get("quantization_config"):
+        raise SuperweightsError(
+            f"{checkpoint.name} is quantized: its weights cannot be trained.",
+            hint="train the unquantized checkpoint.",
+        )
+    skeleton = Skeleton(checkpoint, choose_dtype(checkpoint, dtype), choose_device(device))
+    skeleton.load(skeleton.names)
+    announce(skeleton.model, ConvertedNames(skeleton))
+    for module in skeleton.model.modules():
+        module.requires_grad_(True)
+    with torch.no_grad():
+        for parameter in skeleton.model.parameters():
+            parameter.data = parameter.data.clone()
+    yield skeleton.model.train()
+
+
 def _load_with_transformers(
     checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype | None
 ) -> PreTrainedModel:
     """The whole model as transformers' own quantizers load it."""
     from transformers import AutoModelForCausalLM
 
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
+    if checkpoint.path is not None and (checkpoint.path / "adapter_config.json").exists():
+        raise SuperweightsError(
+            f"An adapter lies beside the weights of {checkpoint.name}, and transformers would load that with them.",
+            hint="move adapter_config.json and adapter_model.safetensors into a folder of their own.",
+        )
+    with complaints(
+        f"transformers cannot load the quantized checkpoint {checkpoint.name}",
+        hint="install what its quantization method needs, or give the unquantized checkpoint.",
+    ):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             checkpoint.path or checkpoint.name,
             revision=checkpoint.revision,
             dtype=dtype or "auto",
             device_map={"": device},
             trust_remote_code=checkpoint.trust_remote_code,
+            output_loading_info=True,
         )
-    except (ImportError, ValueError) as error:
+        model, info = loaded
+    if info["missing_keys"]:
         raise SuperweightsError(
-            f"transformers cannot load the quantized checkpoint {checkpoint.name}: {error}",
-            hint="install what its quantization method needs, or give the unquantized checkpoint.",
-        ) from error
+            f"{checkpoint.name} lacks {min(info['missing_keys'])}, for which transformers would put random numbers.",
+            hint="config.json belongs to another checkpoint, or the download is not complete.",
+        )
     logging.getLogger(__name__).info("loaded whole: quantized checkpoints are not streamed")
     return model.eval()

@@ -13,11 +13,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from superweights.errors import SuperweightsError
+from superweights.jobs import Entry, Store, run_jobs
 from superweights.progress import Progress
-from superweights.sweeps.cell import SCORES, Cell, Cut, Numbers
+from superweights.sweeps.cell import SCORES, SWEEP, Cell, Cut, Numbers
 from superweights.sweeps.controls import plan_controls
-from superweights.sweeps.local import work_in_processes
 from superweights.sweeps.outcomes import Outcome, outcomes_of
 from superweights.sweeps.plans import (
     BASE,
@@ -32,14 +31,13 @@ from superweights.sweeps.plans import (
 )
 from superweights.sweeps.plot import draw
 from superweights.sweeps.setup import Reading, Setup, Source, prepare
-from superweights.sweeps.store import Entry, Store
-from superweights.sweeps.work import names_of, work
 
 __all__ = [
     "BASE",
     "COUNTS",
     "SCALES",
     "SCORES",
+    "SWEEP",
     "Cell",
     "Cut",
     "Entry",
@@ -81,23 +79,13 @@ def sweep(
     Raises `SuperweightsError` for a store of other models or of another version, and for a damaged one.
     """
     setups = [setups] if isinstance(setups, Setup) else list(setups)
-    if workers < 1 or not setups:
-        raise SuperweightsError(
-            f"A sweep over {len(setups)} models with {workers} workers does nothing.",
-            hint="give a model, and 1 worker or more.",
-        )
-    path, tasks = Path(store), [setup.task for setup in setups]
-    with Store(path, names_of(tasks)) as opened:
-        opened.add(cell for setup in setups for cell in setup.cells)
-        if retry_failed:
-            opened.reopen_failed([key for task in tasks for key in task.keys])
-    if ray:
-        from superweights.sweeps.on_ray import work_on_ray
-
-        work_on_ray(path, tasks, workers, progress)
-    elif workers > 1:
-        work_in_processes(path, tasks, workers, progress)
-    else:
-        work(path, tasks, progress=progress)
-    with Store(path, names_of(tasks)) as opened:
-        return [outcome for setup in setups for outcome in outcomes_of(setup, opened)]
+    entries = run_jobs(
+        [setup.task for setup in setups],
+        [cell for setup in setups for cell in setup.cells],
+        store,
+        workers=workers,
+        ray=ray,
+        retry_failed=retry_failed,
+        progress=progress,
+    )
+    return [outcome for setup in setups for outcome in outcomes_of(setup, entries)]

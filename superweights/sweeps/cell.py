@@ -15,6 +15,7 @@ from superweights.artefacts.reading import parse_json
 from superweights.artefacts.shape import shaped
 from superweights.editing import Edit
 from superweights.errors import SuperweightsError
+from superweights.jobs.kind import Kind
 
 # What a cell can be scored by. `loss` gives perplexity and the loss rise and is always measured.
 SCORES = ("loss", "kl", "agreement")
@@ -59,6 +60,11 @@ class Cell:
             self, "edits", tuple(sorted(self.edits, key=lambda edit: (edit.address, str(edit))))
         )
 
+    @property
+    def subject(self) -> str:
+        """The checkpoint's fingerprint."""
+        return self.model
+
     @cached_property
     def key(self) -> str:
         """The cell's hash, 32 hexadecimal digits: equal for equal cells, on every machine."""
@@ -90,3 +96,6 @@ class Numbers:
     losses: tuple[float, ...]
     kl: tuple[float, ...] | None = None
     agreement: tuple[float, ...] | None = None
+
+
+SWEEP = Kind("sweep", Cell, Numbers)

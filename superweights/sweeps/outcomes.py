@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from superweights.jobs.store import Entry
 from superweights.record import Score
 from superweights.scoring import loss_change, perplexity_of
 from superweights.scoring.error import mean_error
 from superweights.sweeps.plans import BASE, Point
 from superweights.sweeps.setup import Setup
-from superweights.sweeps.store import Entry, Store
 
 # More edits than this are not spelled out in a line that is read by people or pipes; the store has them.
 _MANY = 64
@@ -55,13 +55,12 @@ class Outcome:
         return {**place, "edits": [*map(str, edits)] if len(edits) <= _MANY else None, **data}
 
 
-def outcomes_of(setup: Setup, store: Store) -> list[Outcome]:
-    """The outcome of each point of `setup`, in its order, as far as the store has it."""
-    entries = store.read(setup.task.keys)
+def outcomes_of(setup: Setup, entries: Mapping[str, Entry]) -> list[Outcome]:
+    """The outcome of each point of `setup`, in its order, as far as `entries` (by key) have it."""
     losses = {
-        entry.cell.edits: torch.tensor(entry.numbers.losses, dtype=torch.float64)
+        entry.payload.edits: torch.tensor(entry.result.losses, dtype=torch.float64)
         for entry in entries.values()
-        if entry.numbers is not None
+        if entry.result is not None
     }
     return [
         _outcome(setup, point, cell.key, entries.get(cell.key), losses)
@@ -71,10 +70,10 @@ def outcomes_of(setup: Setup, store: Store) -> list[Outcome]:
 
 def _outcome(setup: Setup, point: Point, key: str, entry: Entry | None, losses: dict[Any, Tensor]) -> Outcome:
     about = (setup.task.name, setup.task.fingerprint, key, point)
-    if entry is None or entry.numbers is None:
+    if entry is None or entry.result is None:
         status, said = (entry.status, (entry.sentence, entry.hint)) if entry else ("open", (None, None))
         return Outcome(*about, status, sentence=said[0], hint=said[1])
-    numbers, cell = entry.numbers, entry.cell
+    numbers, cell = entry.result, entry.payload
     here, base = losses[cell.edits], losses.get(())
     compared = base is not None and cell.edits != ()
     return Outcome(

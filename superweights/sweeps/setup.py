@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from superweights.checkpoint import Checkpoint, open_checkpoint
 from superweights.errors import SuperweightsError
+from superweights.jobs.kind import Kind
 from superweights.stream import streaming
-from superweights.stream.device import choose_dtype
+from superweights.stream.device import available_memory, choose_device, choose_dtype
 from superweights.subject import Reading, Source, resolve_bos
-from superweights.sweeps.cell import Cell, Cut
+from superweights.sweeps.cell import SWEEP, Cell, Cut, Numbers
 from superweights.sweeps.measure import Bench
 from superweights.sweeps.plans import BASE, Point
 
@@ -35,8 +36,20 @@ class Task:
     compared: bool
     nbytes: int
 
+    @property
+    def kind(self) -> Kind:
+        """Cells in, numbers out."""
+        return SWEEP
+
+    def shared(self, workers: int) -> Task:
+        """The task with its model in memory only where `workers` of them fit into half of what is free."""
+        if self.source.resident is not None:
+            return self
+        free = available_memory(choose_device(self.source.device))
+        return replace(self, source=replace(self.source, resident=self.nbytes * workers < free // 2))
+
     @contextmanager
-    def opened(self) -> Iterator[Bench]:
+    def opened(self) -> Iterator[Measuring]:
         """The model on the bench. Raises `SuperweightsError` where the name stands for another checkpoint now."""
         with open_checkpoint(self.source.name, **self.source.trust) as checkpoint:
             if checkpoint.fingerprint() != self.fingerprint:
@@ -46,7 +59,26 @@ class Task:
                     hint="give every worker the same files, or start again.",
                 )
             with streaming(checkpoint, **self.source.loading) as model:
-                yield Bench(model, torch.from_numpy(self.windows))
+                yield Measuring(Bench(model, torch.from_numpy(self.windows)), self.compared)
+
+
+@dataclass(frozen=True, eq=False)
+class Measuring:
+    """A worker of sweeps: it measures cells on a bench."""
+
+    bench: Bench
+    """The open model and its windows."""
+    compared: bool
+    """Whether KL and agreement are asked for too."""
+
+    @property
+    def together(self) -> int:
+        """How many cells fit beside each other."""
+        return self.bench.together
+
+    def do(self, payloads: Sequence[Cell]) -> list[Numbers | SuperweightsError]:
+        """What each cell scores, or why it cannot be made."""
+        return self.bench.measure([cell.edits for cell in payloads], self.compared)
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,8 +20,10 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from superweights.taps.weighing import weighed
+
 _EAGER = "eager"
-_SOFTMAXES = (functional.softmax, torch.softmax, Tensor.softmax)
+_SOFTMAXES = (functional.softmax, torch.softmax, Tensor.softmax, weighed)
 
 
 class Listener(Protocol):

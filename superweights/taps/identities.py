@@ -236,10 +236,15 @@ def _input_of_projection(trace: BlockTrace, write: _Write | None) -> Place | Non
 
 def _head_out(trace: BlockTrace, attention: _Write | None) -> Place | None:
     found, seen = _projection(trace, attention), trace.interface or trace.softmaxes
-    if found is None or len(seen) != 1 or found.inputs[0].shape[-1] % seen[0][1]:
+    if found is None or len(seen) != 1:
+        return None
+    width, heads = found.inputs[0].shape[-1], seen[0][1]
+    if trace.value_width is not None and width % trace.value_width == 0:
+        heads = width // trace.value_width  # fewer than the query heads where pairs of them are subtracted
+    if width % heads:
         return None
     ours, attended = (path.removeprefix(trace.path).split(".")[1:2] for path in (found.path, seen[0][0]))
-    return Place(found.path, "input", heads=seen[0][1]) if ours == attended or not attended else None
+    return Place(found.path, "input", heads=heads) if ours == attended or not attended else None
 
 
 def _why_no_heads(trace: BlockTrace, attention: _Write | None) -> str:

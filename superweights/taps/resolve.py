@@ -156,7 +156,7 @@ class _Listening:
         self._recorder = recorder
 
     def enter(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        self._recorder.note_attention(q)
+        self._recorder.note_attention(q, v)
         return q, k, v
 
     def leave(self, module: nn.Module) -> None:

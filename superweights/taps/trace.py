@@ -31,7 +31,8 @@ class Call:
 class BlockTrace:
     """One run of a block: its residual stream before and after, and all that was called in between.
 
-    `interface` are the modules that called transformers' attention function, each with its number of heads;
+    `interface` are the modules that called transformers' attention function, each with its number of query heads,
+    and `value_width` how wide the values of the latest such call were (what attention gives has heads of that width);
     `softmaxes` the modules that took an attention-shaped softmax, likewise. `mixes()` says whether a token's
     output depends on other tokens (None where the block cannot be run twice); ask while the block's weights
     are in memory.
@@ -43,6 +44,7 @@ class BlockTrace:
     calls: list[Call] = field(default_factory=list)
     interface: list[tuple[str, int]] = field(default_factory=list)
     softmaxes: list[tuple[str, int]] = field(default_factory=list)
+    value_width: int | None = None
     mixes: Callable[[], bool | None] = lambda: None
 
 
@@ -85,9 +87,10 @@ class Recorder:
             for handle in handles:
                 handle.remove()
 
-    def note_attention(self, query: Tensor) -> None:
-        """The attention function was called with `query [B, H, T, d_h]`."""
+    def note_attention(self, query: Tensor, value: Tensor) -> None:
+        """The attention function was called with `query [B, H, T, d_h]` and `value [B, H_kv, S, d_v]`."""
         if self._now is not None and not self._paused:
+            self._now.value_width = value.shape[-1]
             self._now.interface.append(
                 (self._open[-1].path if self._open else self._now.path, query.shape[1])
             )

@@ -9,6 +9,7 @@ from typing import Any
 from superweights.address import Address
 from superweights.errors import SuperweightsError
 from superweights.findings import Anatomy
+from superweights.index.choice import choose_weights
 from superweights.interpretability import Study
 from superweights.interpretability.questions import answer_all, question_named
 from superweights.progress import Progress, silent
@@ -44,7 +45,7 @@ def anatomy(
     _check(question, causal)
     progress("opening", 0, 1)
     with opening(model) as opened:
-        removed = _removed(opened, weights, record) if causal else ()
+        removed = choose_weights(opened.checkpoint, weights, record).addresses if causal else ()
         bos = resolve_bos(opened.tokenizer, reading.bos)
         study = Study(
             opened.model,
@@ -73,14 +74,6 @@ def _check(question: str, causal: bool) -> None:
         question_named(question)
     elif causal:
         raise SuperweightsError("All questions at once only look.", hint="ask one question with --causal.")
-
-
-def _removed(
-    opened: Opened, weights: Sequence[Address | str] | Address | str, record: Path | None
-) -> tuple[Address, ...]:
-    from superweights.cli.weights import weights_if_any  # to be replaced by index.choice
-
-    return tuple(weights_if_any(opened.checkpoint, [str(each) for each in Address.several(weights)], record))
 
 
 def _recorded(

@@ -13,14 +13,15 @@ import time
 
 import pytest
 
-import superweights.sweeps.store as store_module
 from superweights.address import Address
 from superweights.artefacts.stopping import Terminated, stopped_by_sigterm
 from superweights.editing import zero
 from superweights.errors import SuperweightsError
+from superweights.jobs import sqlite_errors
+from superweights.jobs.owner import new_owner
+from superweights.jobs.work import work
 from superweights.sweeps import Cell, Cut, Numbers, Store
-from superweights.sweeps.owner import new_owner
-from superweights.sweeps.work import work
+from superweights.sweeps.cell import SWEEP
 
 pytestmark = pytest.mark.unit
 
@@ -35,7 +36,7 @@ forked = pytest.mark.skipif(
 
 @pytest.fixture
 def path(tmp_path):
-    with Store(tmp_path / "s.sqlite", MODELS) as opened:
+    with Store(tmp_path / "s.sqlite", MODELS, SWEEP) as opened:
         opened.add(CELLS)
         opened.finish({KEYS[0]: RESULT, KEYS[1]: SuperweightsError("It broke.", hint="-")})
     return tmp_path / "s.sqlite"
@@ -56,7 +57,7 @@ def open_each(paths, barrier, answers):
     for path in paths:
         barrier.wait()
         try:
-            with Store(path, MODELS) as store:
+            with Store(path, MODELS, SWEEP) as store:
                 store.add(CELLS)
         except SuperweightsError as error:
             complaints.append(str(error))
@@ -77,7 +78,7 @@ def test_processes_that_open_a_new_store_together_all_get_it(tmp_path):
         process.join()
     assert complaints == [[], [], [], []]
     for path in paths:
-        with Store(path, MODELS) as store:
+        with Store(path, MODELS, SWEEP) as store:
             assert store.count(KEYS)["open"] == len(CELLS)
 
 
@@ -86,7 +87,7 @@ def test_a_store_that_another_holds_for_a_moment_is_waited_for(path):
     other.execute("BEGIN EXCLUSIVE")
     timer = threading.Timer(0.3, other.execute, ("COMMIT",))
     timer.start()
-    with Store(path, MODELS) as store:
+    with Store(path, MODELS, SWEEP) as store:
         assert store.count(KEYS)["done"] == 1
     timer.join()
     other.close()
@@ -98,7 +99,7 @@ def test_a_store_that_another_holds_for_a_moment_is_waited_for(path):
 class Preempted:
     """A task whose measurement is ended by SIGTERM."""
 
-    fingerprint, name, keys = "f" * 32, "a model", KEYS
+    fingerprint, name, keys, kind = "f" * 32, "a model", KEYS, SWEEP
 
     def opened(self):
         return self
@@ -110,9 +111,8 @@ class Preempted:
         return None
 
     together = 10
-    compared = False
 
-    def measure(self, versions, compared):
+    def do(self, payloads):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
 
@@ -122,7 +122,7 @@ def test_a_preempted_worker_gives_up_its_claims_and_it_is_no_death(path):
     for _ in range(5):  # more than the deaths after which a cell has failed
         with pytest.raises(Terminated):
             work(path, [Preempted()])
-    with Store(path, MODELS) as store:
+    with Store(path, MODELS, SWEEP) as store:
         assert store.count(KEYS) == {"open": 8, "done": 1, "failed": 1, "free": 8}
         assert len(store.claim(KEYS, new_owner(), 10)) == 8  # together: nothing says that one of them kills
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -159,7 +159,7 @@ def test_workers_that_the_caller_ended_have_not_died(path):
     context = multiprocessing.get_context("fork")
     process = context.Process(target=claim_and_wait, args=(path,))
     process.start()
-    with Store(path, MODELS) as store:
+    with Store(path, MODELS, SWEEP) as store:
         while store.count(KEYS)["free"]:
             time.sleep(0.01)
         process.kill()
@@ -171,7 +171,7 @@ def test_workers_that_the_caller_ended_have_not_died(path):
 
 
 def claim_and_wait(path):
-    with Store(path, MODELS) as store:
+    with Store(path, MODELS, SWEEP) as store:
         store.claim(KEYS, new_owner(), 10)
         time.sleep(60)
 
@@ -199,7 +199,7 @@ def claim_and_wait(path):
 )
 def test_a_row_that_was_changed_is_refused_and_gives_no_other_numbers(path, column, value):
     changed(path, f"UPDATE cell SET {column} = ? WHERE key = ?", value, KEYS[0])
-    with Store(path, MODELS) as store, pytest.raises(SuperweightsError, match=r"s\.sqlite"):
+    with Store(path, MODELS, SWEEP) as store, pytest.raises(SuperweightsError, match=r"s\.sqlite"):
         store.read(KEYS)
 
 
@@ -214,16 +214,16 @@ def test_a_value_of_another_type_is_refused_by_the_table_itself(path, column, va
 
 def test_a_lease_far_in_the_future_and_an_owner_that_is_no_name_hold_nothing_back(path):
     changed(path, "UPDATE cell SET owner = 'me', lease = 1e300 WHERE status = 'open'")
-    with Store(path, MODELS) as store:
+    with Store(path, MODELS, SWEEP) as store:
         store.release_the_gone()
         assert len(store.claim(KEYS, new_owner(), 10)) == 8
 
 
 def test_what_is_settled_otherwise_than_finish_does_it_is_settled_again(path):
     changed(path, "UPDATE cell SET status = 'open' WHERE key = ?", KEYS[0])
-    with Store(path, MODELS) as store:
+    with Store(path, MODELS, SWEEP) as store:
         store.finish({KEYS[0]: Numbers((5.0,))})
-        assert store.read(KEYS)[KEYS[0]].numbers == Numbers((5.0,))
+        assert store.read(KEYS)[KEYS[0]].result == Numbers((5.0,))
 
 
 # --- a full disk ------------------------------------------------------------------------------------------
@@ -234,14 +234,14 @@ def test_a_full_disk_is_called_that_whatever_sqlite_calls_it(tmp_path, monkeypat
     def full(*_, **__):
         raise OSError(named, os.strerror(named))
 
-    monkeypatch.setattr(store_module.tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(sqlite_errors.tempfile, "TemporaryFile", full)
     with pytest.raises(SuperweightsError, match="the disk is full") as caught:
-        Store(tmp_path / "nowhere" / "s.sqlite", MODELS)
+        Store(tmp_path / "nowhere" / "s.sqlite", MODELS, SWEEP)
     assert "free some space" in caught.value.hint
 
 
 def test_a_store_that_outgrows_its_disk_keeps_what_it_has(path):
-    with Store(path, MODELS) as store:
+    with Store(path, MODELS, SWEEP) as store:
         pages = store._db.execute("PRAGMA page_count").fetchone()[0]
         store._db.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(SuperweightsError, match="the disk is full"):

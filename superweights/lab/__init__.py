@@ -1,0 +1,1 @@
+"""Models grown here: parts, optimizers, recipes, training, comparison."""

@@ -1,0 +1,89 @@
+"""Runs side by side: one table, each number the mean over seeds with its smallest and largest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from superweights.errors import SuperweightsError
+from superweights.lab.columns import COLUMNS, Column
+from superweights.lab.folder import RunFolder
+from superweights.lab.judging import PHENOMENA, Judged, Spread, Verdict
+from superweights.lab.result import Result
+
+
+@dataclass(frozen=True)
+class Line:
+    """One design: its name, how many seeds, a spread for each column (None: no seed has it), what is judged of it."""
+
+    name: str
+    seeds: int
+    spreads: tuple[Spread | None, ...]
+    verdicts: tuple[Verdict, ...] = ()
+    diverged: int = 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Lines under columns; columns that no line has a number for are left out."""
+
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+
+
+def compared(runs: Mapping[str, Sequence[Result]], judged: Judged | None = None) -> Comparison:
+    """`runs`, by name, beside each other."""
+    lines = []
+    for name, results in runs.items():
+        spreads = tuple(Spread.of([column.read(result) for result in results]) for column in COLUMNS)
+        verdicts = (
+            tuple(v for v in judged.verdicts if v.name == name) if judged is not None else ()
+        )  # in the order of PHENOMENA
+        diverged = sum(result.status != "done" for result in results)
+        lines.append(Line(name, len(results), spreads, verdicts, diverged))
+    kept = [n for n in range(len(COLUMNS)) if any(line.spreads[n] is not None for line in lines)]
+    return Comparison(
+        tuple(COLUMNS[n] for n in kept),
+        tuple(
+            Line(line.name, line.seeds, tuple(line.spreads[n] for n in kept), line.verdicts, line.diverged)
+            for line in lines
+        ),
+    )
+
+
+def compare_folders(folders: Sequence[str | Path]) -> Comparison:
+    """The finished runs of `folders` beside each other; runs that differ only in their seed make one line.
+
+    Raises `SuperweightsError` for a folder without a finished run.
+    """
+    grouped: dict[str, list[Result]] = {}
+    names: dict[str, str] = {}
+    for place in folders:
+        folder = RunFolder.open(place)
+        held = folder.result()
+        if held is None:
+            raise SuperweightsError(
+                f"The run in {place} has not ended.",
+                hint=f"superweights lab train {folder.recipe_file} --to {place}",
+            )
+        result = Result.from_json(held)
+        key = result.recipe.with_("seed", 0).fingerprint
+        grouped.setdefault(key, []).append(result)
+        names.setdefault(key, result.recipe.name)
+    taken = list(names.values())
+    shown = {key: name if taken.count(name) == 1 else f"{name} ({key[:6]})" for key, name in names.items()}
+    return compared({shown[key]: results for key, results in grouped.items()})
+
+
+def cell(column: Column, spread: Spread | None) -> tuple[str, str]:
+    """A spread as two lines: the mean, and smallest to largest where there is more than one seed."""
+    if spread is None:
+        return "", ""
+    low, high = column.text(spread.low), column.text(spread.high)
+    return column.text(spread.mean), "" if spread.n == 1 else f"{low}..{high}"
+
+
+def words(line: Line) -> tuple[str, ...]:
+    """What is judged of a line, one phrase for each phenomenon; empty for a control or without a suite."""
+    return tuple(f"{v.word}: {v.why}" for v in line.verdicts) or ("",) * len(PHENOMENA)

@@ -1,0 +1,60 @@
+"""What the experiments found, kept as JSON: one file an experiment, written whole after each seed."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from superweights.errors import SuperweightsError
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The mean over seeds, the smallest and the largest."""
+
+    mean: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        return cls(statistics.fmean(values), min(values), max(values))
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} ({self.least:.3f} to {self.most:.3f})"
+
+
+def keep(folder: Path, name: str, runs: Sequence[Any], settings: Any, cpu_seconds: float) -> Path:
+    """Write the runs of the experiment `name` so far; the file is never half of itself."""
+    folder.mkdir(parents=True, exist_ok=True)
+    held = {
+        "experiment": name,
+        "settings": asdict(settings),
+        "cpu_seconds": round(cpu_seconds, 1),
+        "runs": [asdict(run) if is_dataclass(run) and not isinstance(run, type) else run for run in runs],
+    }
+    file, partial = folder / f"{name}.json", folder / f".{name}.{os.getpid()}.partial"
+    partial.write_text(json.dumps(held, indent=1), encoding="utf-8")
+    os.replace(partial, file)
+    return file
+
+
+def kept(folder: Path, name: str) -> dict[str, Any]:
+    """What `keep` has written. Raises `SuperweightsError` where there is nothing, or something else."""
+    file = folder / f"{name}.json"
+    try:
+        held = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SuperweightsError(
+            f"{folder} holds no results of {name}.", hint=f"python benchmarks/designs.py {name} makes them."
+        ) from None
+    except ValueError as error:
+        raise SuperweightsError(f"{file} is not JSON.", hint="run the experiment again.") from error
+    if held.get("experiment") != name:
+        raise SuperweightsError(f"{file} is not of {name}.", hint="run the experiment again.")
+    return held

@@ -1,0 +1,1 @@
+"""Optimizers of the lab: `OptimizerSpec` says which, `make_optimizer` makes it."""

@@ -1,0 +1,90 @@
+"""`superweights.adapt_train`: an expert trained on a task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from superweights.adaptation.bench import Bench, benched, unfinished
+from superweights.adaptation.expert import Expert, save_expert
+from superweights.adaptation.learners import Singular
+from superweights.adaptation.speaking import rewarded
+from superweights.adaptation.tasks import Reward, Task, reward_named
+from superweights.adaptation.training import Manner, Trained, Training
+from superweights.artefacts.place import check_new
+from superweights.findings.adaptation import ExpertTrained
+from superweights.progress import Progress, silent
+from superweights.record import Record
+from superweights.scoring.error import mean_error
+
+
+def adapt_train(
+    model: Any,
+    task: Task,
+    to: Path | str,
+    *,
+    reward: str = "exact",
+    manner: Manner = Manner(),  # noqa: B008 - frozen
+    part: str = "mlp",
+    layers: Sequence[int] | None = None,
+    rank: int | None = None,
+    about: str = "",
+    chat: bool = False,
+    progress: Progress = silent,
+) -> Record:
+    """A record of `findings.ExpertTrained`; the expert stands in the folder `to`.
+
+    A run that was stopped goes on exactly where its last look at the validation split left it, when it is started
+    again with the same arguments. `reward` is a name or FILE.py:FUNCTION, see `adaptation.tasks.reward_named`.
+
+    >>> from superweights.adaptation import read_task
+    >>> record = adapt_train("embedded", read_task("sums.jsonl"), "experts/sums")     # doctest: +SKIP
+    """
+    to, judge = Path(to), reward_named(reward)
+    check_new(to, "folder")
+    with benched(model, chat=chat, progress=progress) as bench:
+        learner = Singular(bench.model, bench.factors(bench.matrices(part, layers), rank))
+        fingerprint, state = bench.checkpoint.fingerprint(), unfinished(to)
+        identity = f"{fingerprint} {part} {layers} {rank} {reward} {chat}"
+        training = Training(
+            *(bench.model, bench.reader, task, learner, judge, manner),
+            state=state,
+            identity=identity,
+            progress=progress,
+        )
+        trained = training.run()
+        found = _found(
+            bench, task, judge, to.name, Singular(bench.model, learner.factors, trained.numbers), trained
+        )
+        made = {"task": task.digest(), "reward": reward, "manner": vars(manner), "valid_reward": trained.best}
+        save_expert(
+            Expert(to.name, trained.numbers, bench.checkpoint.name, fingerprint, about, rank, made), to
+        )
+        state.unlink(missing_ok=True)
+        if state.parent.is_dir():
+            state.parent.rmdir()
+        return Record.of(
+            "adapt train", bench.checkpoint, seed=manner.seed, findings=found, task=task.digest()
+        )
+
+
+def _found(
+    bench: Bench, task: Task, judge: Reward, name: str, learner: Singular, trained: Trained
+) -> ExpertTrained:
+    """What the expert is worth on the test split."""
+    before = rewarded(bench.model, bench.reader, task, task.test, judge)
+    with learner.on():
+        after = rewarded(bench.model, bench.reader, task, task.test, judge)
+    rise = after - before
+    return ExpertTrained(
+        expert=name,
+        task=task.name,
+        parameters=sum(len(z) for z in trained.numbers.values()),
+        test=len(task.test),
+        test_before=before.mean().item(),
+        test_after=after.mean().item(),
+        rise=rise.mean().item(),
+        rise_error=mean_error(rise),
+        **trained.to_json(),
+    )

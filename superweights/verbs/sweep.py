@@ -1,0 +1,63 @@
+"""`superweights.sweep`: a grid of edits measured on one or more models, kept in one file as the results come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from superweights.address import Address
+from superweights.checkpoint import Checkpoint
+from superweights.index.choice import some_weights
+from superweights.progress import Progress, silent
+from superweights.subject import Reading, Source
+from superweights.sweeps import Outcome, Point, Setup, prepare
+from superweights.sweeps import sweep as measure
+from superweights.sweeps.grids import GRIDS, Grids
+from superweights.sweeps.swept import Swept, default_store
+
+__all__ = ["GRIDS", "Grids", "Outcome", "Setup", "Swept", "sweep"]
+
+
+def sweep(
+    models: Any,
+    weights: Sequence[Address | str] | Address | str = (),
+    reading: Reading = Reading(),  # noqa: B008 - frozen
+    grids: Grids = Grids(),  # noqa: B008 - frozen
+    *,
+    record: Path | None = None,
+    scores: Sequence[str] = (),
+    store: Path | str | None = None,
+    workers: int = 1,
+    ray: bool = False,
+    retry_failed: bool = False,
+    progress: Progress = silent,
+) -> Swept:
+    """The outcome of every point of `grids` over `weights`: those of a `record` of `find`, or the known ones, if none.
+
+    `models` is one or several, each a name, a path or a `Source`. `scores`: `kl` and `agreement` beside the loss. What
+    the file `store` has is not measured again, so that a sweep that was ended at any moment goes on when it is
+    called again; None is a file in this folder, named after the models. An interrupt says in a note where it is.
+
+    >>> swept = sweep("embedded", grids=Grids(["pairs"]), store="pairs.sqlite")            # doctest: +SKIP
+    >>> [outcome.loss for outcome in swept.outcomes]                                      # doctest: +SKIP
+    """
+    several = models if isinstance(models, Sequence) and not isinstance(models, str) else [models]
+    sources = [Source.of(each) for each in several]
+    given = Address.several(weights)
+
+    def points(checkpoint: Checkpoint) -> list[Point]:
+        return grids.points(checkpoint, given or some_weights(checkpoint, record=record).addresses)
+
+    setups: list[Setup] = []
+    for i, source in enumerate(sources):
+        progress(f"planning {source.name}", i, len(sources))
+        setups.append(prepare(source, points, reading, scores=("loss", *scores), seed=grids.seed))
+    kept = default_store(setups) if store is None else Path(store)
+    try:
+        how: dict[str, Any] = {"workers": workers, "ray": ray, "retry_failed": retry_failed}
+        outcomes = measure(setups, kept, progress=progress, **how)
+    except KeyboardInterrupt as stopped:
+        stopped.add_note(f"What is done is kept in {kept}: the same command goes on from there.")
+        raise
+    return Swept(tuple(setups), tuple(outcomes), kept)

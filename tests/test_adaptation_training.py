@@ -1,0 +1,389 @@
+"""Training: the bandit is won, a stopped run goes on exactly, rewards say what they should, and bad input is told."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from letters import letters, speaking_llama
+
+from superweights.adaptation import (
+    Example,
+    LowRank,
+    Manner,
+    Reader,
+    Singular,
+    Sparse,
+    Task,
+    Training,
+    decompositions,
+    evolve,
+    lora_like,
+    matrices_of,
+    mix_by_shots,
+    read_task,
+    reward_named,
+    rewarded,
+    support,
+)
+from superweights.adaptation.evolving import Search
+from superweights.adaptation.expert import Expert
+from superweights.adaptation.made_tasks import MADE, made_task, task_named
+from superweights.adaptation.speaking import complete, mean_log_likelihood, score
+from superweights.adaptation.tasks import SPLITS, choice, exact, number, split_task, starts
+from superweights.adaptation.training import kl_of
+from superweights.address import Address
+from superweights.errors import SuperweightsError
+
+pytestmark = pytest.mark.tiny
+
+
+@pytest.fixture(scope="module")
+def reader():
+    return Reader(letters())
+
+
+@pytest.fixture(scope="module")
+def model():
+    return speaking_llama()
+
+
+@pytest.fixture(scope="module")
+def factors(model, tmp_path_factory):
+    return decompositions(model, matrices_of(model, "both"), folder=tmp_path_factory.mktemp("singular"))
+
+
+def bandit(wanted: str) -> Task:
+    """The same question twice over: any prompt is answered by one letter."""
+    examples = [(Example(f"{a}{b}?", wanted), None) for a in "abcdef" for b in "ghij"]
+    return split_task("bandit", examples, new_tokens=1, stop=None)
+
+
+def chance_of(model, reader, prompt: str, token: str) -> float:
+    scored = score(model, [(reader.prompt(prompt), reader.answer(token))])
+    return scored.of_tokens().exp().item()
+
+
+def test_reinforce_wins_the_bandit_in_under_200_steps(model, reader, factors):
+    task, learner = bandit("k"), Singular(model, factors)
+    assert chance_of(model, reader, "ag?", "k") < 0.1
+    manner = Manner(steps=199, batch=24, rate=0.1, temperature=1.0, every=20, patience=99)
+    reached = []
+    reward = reward_named("exact")
+    training = Training(model, reader, task, learner, reward, manner)
+    training.progress = lambda _, step, total: (
+        reached.append(step) if at_goal(model, reader, learner) else None
+    )
+    training.run()
+    assert reached, "the chance of the rewarded letter never rose above 0.9"
+    assert reached[0] < 200
+
+
+def at_goal(model, reader, learner) -> bool:
+    with learner.on(), torch.no_grad():
+        return chance_of(model, reader, "ag?", "k") > 0.9
+
+
+@pytest.mark.parametrize("new_tokens", [1, 3])
+def test_a_stopped_run_goes_on_exactly(model, reader, factors, tmp_path, new_tokens):
+    examples = [(Example(f"{a}{b}?", "kk"[:new_tokens]), None) for a in "abcdef" for b in "ghij"]
+    task = split_task("t", examples, new_tokens=new_tokens, stop=None)
+    manner = Manner(steps=6, batch=7, rate=0.05, temperature=1.0, every=2, patience=9, kl=0.1, seed=3)
+    reward = lambda said, example: 1.0 if said.count("k") else -1.0  # noqa: E731
+
+    def run(state, stop_after=None):
+        learner = Singular(model, factors)
+
+        def watch(label, done, total):
+            if done == stop_after:
+                raise KeyboardInterrupt
+
+        training = Training(model, reader, task, learner, reward, manner, state=state, progress=watch)
+        return training.run(), learner
+
+    whole, numbers = run(tmp_path / "whole.pt")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut.pt", stop_after=3)
+    again, resumed = run(tmp_path / "cut.pt")
+    assert again.steps == whole.steps
+    assert again.checks == whole.checks
+    assert all(torch.equal(resumed.parameters[n], p) for n, p in numbers.parameters.items())
+    assert all(torch.equal(again.numbers[n], z) for n, z in whole.numbers.items())
+
+
+def test_another_training_does_not_go_on_from_it(model, reader, factors, tmp_path):
+    manner = Manner(method="supervised", steps=2, batch=4, every=1)
+    state, reward = tmp_path / "state.pt", reward_named("exact")
+    Training(model, reader, bandit("k"), Singular(model, factors), reward, manner, state=state).run()
+    with pytest.raises(SuperweightsError, match="unfinished training of another"):
+        Training(model, reader, bandit("m"), Singular(model, factors), reward, manner, state=state).run()
+
+
+def test_supervised_training_lowers_the_loss_and_leaves_the_base_alone(model, reader, factors):
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    task, learner = bandit("k"), Singular(model, factors)
+    manner = Manner(method="supervised", steps=10, batch=8, rate=0.05, every=5)
+    trained = Training(model, reader, task, learner, reward_named("exact"), manner).run()
+    assert trained.steps[-1].loss < trained.steps[0].loss - 0.5
+    assert all(torch.equal(p, before[name]) and p.grad is None for name, p in model.named_parameters())
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_the_loss_is_minus_the_rewarded_log_probability_plus_the_divergence(model, reader, factors):
+    generator = torch.Generator().manual_seed(0)
+    z = {path: 1 + 0.05 * torch.randn(len(held), generator=generator) for path, held in factors.items()}
+    learner, task = Singular(model, factors, z), bandit("k")
+    manner = Manner(steps=1, batch=2, kl=0.25, temperature=0.0)
+    training = Training(model, reader, task, learner, lambda said, e: 0.5, manner)
+    loss, kl, mean = training._gradients(list(task.train[:2]), 0)
+    asked = [reader.prompt(e.prompt) for e in task.train[:2]]
+    with torch.no_grad():
+        base = torch.stack([model(torch.tensor([ids])).logits[0, -1].log_softmax(-1) for ids in asked])
+        with learner.on():
+            ours = torch.stack([model(torch.tensor([ids])).logits[0, -1].log_softmax(-1) for ids in asked])
+    wanted_kl = (ours.exp() * (ours - base)).sum(-1).mean().item()
+    assert mean == 0.5
+    assert math.isclose(kl, wanted_kl, rel_tol=1e-3)
+    assert math.isclose(loss, -0.5 * ours.max(-1).values.mean().item() + 0.25 * wanted_kl, rel_tol=1e-4)
+
+
+def test_the_two_directions_of_the_divergence_are_told_apart():
+    p, q = torch.tensor([[0.7, 0.2, 0.1]]).log(), torch.tensor([[0.5, 0.3, 0.2]]).log()
+    forth = torch.nn.functional.kl_div(q, p, log_target=True, reduction="sum")
+    back = torch.nn.functional.kl_div(p, q, log_target=True, reduction="sum")
+    assert torch.allclose(kl_of(p, q, "paper"), forth)
+    assert torch.allclose(kl_of(p, q, "code"), back)
+    assert not torch.allclose(forth, back)
+
+
+def test_rewards_that_are_all_equal_are_told_and_nothing_is_changed(model, reader, factors):
+    learner = Singular(model, factors)
+    with pytest.raises(SuperweightsError, match="nothing to learn from"):
+        Training(model, reader, bandit("no such"), learner, reward_named("exact"), Manner()).run()
+    assert all(bool((z == 1).all()) for z in learner.parameters.values())
+
+
+def test_nan_stops_training_with_a_sentence_and_the_base_is_whole(model, reader, factors, tmp_path):
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    path = next(iter(factors))
+    learner = Singular(model, factors, {path: torch.full((len(factors[path]),), float("nan"))})
+    manner = Manner(method="supervised", steps=3, batch=4)
+    with pytest.raises(SuperweightsError, match="nan or infinity"):
+        Training(model, reader, bandit("k"), learner, reward_named("exact"), manner).run()
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_a_run_that_finds_nothing_better_keeps_the_base(model, reader, factors):
+    learner = Singular(model, factors)
+    manner = Manner(method="supervised", steps=3, batch=4, rate=1e-9, every=1, patience=2)
+    trained = Training(model, reader, bandit("k"), learner, reward_named("exact"), manner).run()
+    assert trained.best_step == 0
+    assert trained.steps[-1].step == 2
+    assert all(bool((z == 1).all()) for z in trained.numbers.values())
+    assert "better than the base" in trained.notes[0]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"method": "guess"}, {"kl_direction": "up"}, {"rate": 0}, {"steps": 0}, {"kl": math.nan}]
+)
+def test_manners_that_cannot_be_are_refused(wrong):
+    with pytest.raises(SuperweightsError):
+        Manner(**wrong)
+
+
+def test_lora_is_off_exactly_and_leaves_the_model_as_it_was(model, reader):
+    ids = torch.arange(12).reshape(1, 12)
+    base, modules = model(ids).logits, [name for name, _ in model.named_modules()]
+    paths, rank = lora_like(matrices_of(model, "mlp"), 6 * 64)
+    low = LowRank(model, paths, rank)
+    try:
+        manner = Manner(method="supervised", steps=2, batch=4, rate=0.1)
+        Training(model, reader, bandit("k"), low, reward_named("exact"), manner).run()
+        assert not torch.equal(model(ids).logits, base)
+        with low.off():
+            assert torch.equal(model(ids).logits, base)
+    finally:
+        low.close()
+    assert torch.equal(model(ids).logits, base)
+    assert [name for name, _ in model.named_modules()] == modules
+
+
+def test_lora_is_as_large_as_asked(model):
+    matrices = matrices_of(model, "mlp")
+    each = sum(sum(m.shape) for m in matrices)
+    assert lora_like(matrices, 3 * each) == (tuple(m.path for m in matrices), 3)
+    paths, rank = lora_like(matrices, each // 2)
+    assert (len(paths), rank) == (3, 1)
+
+
+def test_a_sparse_support_moves_its_weights_and_no_other(model, reader):
+    matrices = matrices_of(model, "mlp")
+    chosen = support(model, matrices, "random", 40, seed=1)
+    learner = Sparse(model, chosen)
+    manner = Manner(method="supervised", steps=2, batch=4, rate=0.1, every=1)
+    before = {m.path: model.get_submodule(m.path).weight.detach().clone() for m in matrices}
+    Training(model, reader, bandit("k"), learner, reward_named("exact"), manner).run()
+    with learner.on():
+        for path, weight in before.items():
+            moved = (model.get_submodule(path).weight != weight).flatten().nonzero()[:, 0]
+            assert set(moved.tolist()) <= set(chosen.get(path, torch.tensor([])).tolist())
+        assert any(
+            not torch.equal(model.get_submodule(path).weight, weight) for path, weight in before.items()
+        )
+    assert all(torch.equal(model.get_submodule(path).weight, weight) for path, weight in before.items())
+
+
+def test_supports_are_what_they_are_called(model):
+    matrices = matrices_of(model, "mlp")
+    values = torch.cat([model.get_submodule(m.path).weight.detach().abs().flatten() for m in matrices])
+    for kind, largest in (("largest", True), ("smallest", False)):
+        chosen = support(model, matrices, kind, 25)
+        found = torch.cat(
+            [model.get_submodule(p).weight.detach().abs().flatten()[i] for p, i in chosen.items()]
+        )
+        assert torch.equal(found.sort().values, values.topk(25, largest=largest).values.sort().values)
+    address = Address("model.layers.1.mlp.down_proj.weight", (5, 7))
+    named = support(model, matrices, "super", 1, addresses=[address])
+    assert named["model.layers.1.mlp.down_proj"].tolist() == [5 * 96 + 7]
+    drawn = support(model, matrices, "random", 500, addresses=[address], seed=2)
+    assert sum(map(len, drawn.values())) == 500
+    with pytest.raises(SuperweightsError, match="none of the matrices"):
+        support(model, matrices[:1], "super", 1, addresses=[address])
+    with pytest.raises(SuperweightsError, match="weights among"):
+        support(model, matrices, "odd", 5)
+
+
+def test_completions_of_a_batch_are_those_of_each_prompt_alone(model, reader):
+    prompts = ["a", "what is it? ", "12+3="]
+    together = complete(model, reader, prompts, new_tokens=4)
+    alone = [complete(model, reader, [prompt], new_tokens=4)[0] for prompt in prompts]
+    assert [c.text for c in together] == [c.text for c in alone]
+    one = complete(model, reader, prompts, new_tokens=1)
+    assert [c.ids[0] for c in one] == [c.ids[0] for c in together]
+
+
+def test_scores_are_transformers_own_log_probabilities(model, reader):
+    pairs = [(reader.prompt("abc"), reader.answer("de")), (reader.prompt("a longer one"), reader.answer("x"))]
+    with torch.no_grad():
+        found = score(model, pairs).of_tokens()
+        wanted = []
+        for prompt, answer in pairs:
+            log_p = model(torch.tensor([[*prompt, *answer]])).logits[0].log_softmax(-1)
+            wanted += [log_p[len(prompt) - 1 + i, token] for i, token in enumerate(answer)]
+    assert torch.allclose(found, torch.stack(wanted), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("reward", "said", "answer", "choices", "worth"),
+    [
+        (exact, " 12 ", "12", (), 1), (exact, "12.", "12", (), -1), (starts, " Paris.", "Paris", (), 1),
+        (starts, "Parisian", "Paris", (), -1), (choice, "I say b, not a", "b", ("a ", "b"), 1),
+        (choice, "green tea", "tea", ("green", "tea"), -1), (choice, "nothing", "a", ("a1", "a"), -1),
+        (number, "so 1,200 it is", "1200", (), 1), (number, "3 or 4", "3", (), -1), (number, "none", "3", (), -1),
+    ],
+)  # fmt: skip
+def test_rewards_say_what_is_right(reward, said, answer, choices, worth):
+    assert reward(said, Example("?", answer, choices)) == worth
+
+
+def test_a_user_s_function_rewards_and_what_is_no_number_is_refused(tmp_path):
+    (tmp_path / "own.py").write_text("def long(said, example):\n    return len(said) or None\n")
+    reward = reward_named(f"{tmp_path}/own.py:long")
+    assert reward("abc", Example("?", "!")) == 3.0
+    with pytest.raises(SuperweightsError, match="gave None"):
+        reward("", Example("?", "!"))
+    for wrong in ("none", f"{tmp_path}/own.py:short", f"{tmp_path}/other.py:long"):
+        with pytest.raises(SuperweightsError):
+            reward_named(wrong)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"prompt": "a"}', "has no 'answer'"), ("{", "is not JSON"), ('["a"]', "is no object"),
+        ('{"prompt": "", "answer": "b"}', "needs a prompt"), ('{"prompt": "a", "answer": null}', "needs a prompt"),
+        ('{"prompt": "a", "answer": "b", "split": "dev"}', "has the split"),
+        ('{"prompt": "a", "answer": "b", "choices": ["c"]}', "none of its choices"),
+    ],
+)  # fmt: skip
+def test_a_task_file_with_something_missing_is_told_by_its_line(tmp_path, line, told):
+    good = "".join(f'{{"prompt": "{n}", "answer": "b"}}\n' for n in range(3))
+    (tmp_path / "task.jsonl").write_text(good + line + "\n")
+    with pytest.raises(SuperweightsError, match=f"line 4.*{told}"):
+        read_task(tmp_path / "task.jsonl")
+
+
+def test_a_task_is_split_without_a_prompt_on_two_sides(tmp_path):
+    lines = "".join(f'{{"prompt": "{n}", "answer": "{n}"}}\n' for n in range(20))
+    (tmp_path / "task.jsonl").write_text(lines)
+    task = read_task(tmp_path / "task.jsonl")
+    parts = [{e.prompt for e in getattr(task, split)} for split in SPLITS]
+    assert [len(part) for part in parts] == [12, 4, 4]
+    assert len(set.union(*parts)) == 20
+    (tmp_path / "twice.jsonl").write_text(lines + '{"prompt": "3", "answer": "4"}\n')
+    with pytest.raises(SuperweightsError, match="twice"):
+        read_task(tmp_path / "twice.jsonl")
+    with pytest.raises(SuperweightsError, match="none for"):
+        split_task("few", [(Example("a", "b"), "train")])
+
+
+def test_made_tasks_are_right_and_the_same_for_a_seed():
+    for name in MADE:
+        assert made_task(name, seed=1) == made_task(name, seed=1)
+        assert made_task(name, seed=1) != made_task(name, seed=2)
+    for e in made_task("arithmetic").train:
+        a, b = e.prompt.splitlines()[-1].rstrip("=").split("+")
+        assert int(a) + int(b) == int(e.answer)
+    for e in made_task("copying").train:
+        assert e.prompt.splitlines()[-1].split()[1] == e.answer.strip()
+    with pytest.raises(SuperweightsError, match="no task of that name"):
+        task_named("no such")
+
+
+def test_the_cross_entropy_method_finds_the_optimum_of_a_quadratic():
+    best = torch.tensor([0.3, 0.8, 0.1])
+    found = evolve(lambda a: (-(a - best).square().sum().item(), 0.0), 3, Search(iterations=30))
+    assert torch.allclose(torch.tensor(found.alpha), best, atol=0.02)
+    assert list(found.history) == sorted(found.history)
+
+
+def test_likelihood_orders_members_where_accuracy_ties():
+    found = evolve(lambda a: (1.0, -((a[0].item() - 0.6) ** 2)), 1, Search(iterations=20))
+    assert abs(found.alpha[0] - 0.6) < 0.02
+
+
+def test_mixing_chooses_the_expert_that_answers_and_refuses_test_prompts(model, reader, factors):
+    task = bandit("k")
+    learner = Singular(model, factors)
+    manner = Manner(method="supervised", steps=20, batch=12, rate=0.1, every=5)
+    z = Training(model, reader, task, learner, reward_named("exact"), manner).run().numbers
+    good = Expert("good", z, "tiny", "f")
+    bad = Expert("bad", {path: torch.ones_like(each) for path, each in z.items()}, "tiny", "f")
+    search = Search(population=6, iterations=3)
+    found = mix_by_shots(
+        model, reader, factors, [good, bad], task, task.train[:4], reward_named("exact"), search
+    )
+    assert found.fitness[0] == 1.0
+    assert found.alpha[0] > found.alpha[1]
+    with pytest.raises(SuperweightsError, match="also a test prompt"):
+        mix_by_shots(model, reader, factors, [good, bad], task, task.test[:2], exact, search)
+    with pytest.raises(SuperweightsError, match="no shots"):
+        mix_by_shots(model, reader, factors, [good, bad], task, (), exact, search)
+
+
+def test_the_log_likelihood_is_of_whole_answers(model, reader):
+    examples = [Example("ab", "cd"), Example("x", "y")]
+    pairs = [(reader.prompt(e.prompt), reader.answer(e.answer)) for e in examples]
+    with torch.no_grad():
+        wanted = score(model, pairs).of_tokens().sum().item() / 2
+    assert math.isclose(mean_log_likelihood(model, reader, examples), wanted, rel_tol=1e-5)
+
+
+def test_rewarded_counts_the_model_s_own_answers(model, reader):
+    said = complete(model, reader, ["ag?"], new_tokens=1)[0].text
+    task = split_task("t", [(Example(f"{n}", said), None) for n in range(6)], new_tokens=1, stop=None)
+    assert rewarded(model, reader, task, [Example("ag?", said), Example("ag?", "no")], exact).tolist() == [
+        1.0,
+        -1.0,
+    ]
