@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from superweights.cli import console, options
-from superweights.cli.printing import bos_words, finish, share, table, with_error
+from superweights.cli.printing import bos_words, cut_words, finish, share, table, with_error
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -76,7 +76,7 @@ def _show(record: Record) -> None:
         console.data.print(_layers(found.layers))
     held = found.conditions
     console.data.print(
-        f"[dim]{held['windows']} windows of {held['window']} tokens, {bos_words(held)}, {held['dtype']} on "
+        f"[dim]{cut_words(held['windows'], held['window'])}, {bos_words(held)}, {held['dtype']} on "
         f"{held['device']}; {console.plain(held['text'])}, SHA-256 {held['text_sha256'][:12]}; static limits and "
         f"SmoothQuant from {console.plain(held['calibrated_on'])}. Errors are standard errors over windows.[/]",
         soft_wrap=True,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from superweights.cli import console, options
-from superweights.cli.printing import bos_words, finish, open_width
+from superweights.cli.printing import bos_words, cut_words, finish, open_width
 from superweights.interpretability.questions import QUESTIONS
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _show(record: Record) -> None:
     for word, reason in found.refused.items():
         console.data.print(f"{console.plain(word)}: not answered. {console.plain(reason)}", soft_wrap=True)
     held = found.conditions
-    where = f"{held['windows']} windows of {held['window']} tokens of {held['text']}, {bos_words(held)}"
+    where = f"{cut_words(held['windows'], held['window'])} of {held['text']}, {bos_words(held)}"
     console.data.print(f"[dim]{console.plain(where)}[/]", soft_wrap=True)
 
 

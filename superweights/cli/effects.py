@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from superweights.cli import console
-from superweights.cli.printing import bos_words, percent, table, value, with_error
+from superweights.cli.printing import bos_words, cut_words, percent, table, value, with_error
+from superweights.wording import counted
 
 if TYPE_CHECKING:
     from superweights.findings import Continuation, EffectRow, Effects, LastWordsRow, TokenShift
@@ -71,7 +72,9 @@ def _show_continuation(row: Continuation) -> None:
 
 
 def _show_shift(shift: TokenShift) -> None:
-    console.data.print(f"\ntoken shift over {shift.prompts} prompts, weights {console.plain(shift.name)}")
+    console.data.print(
+        f"\ntoken shift over {counted(shift.prompts, 'prompt')}, weights {console.plain(shift.name)}"
+    )
     shown = table("token", "probability", "then", "times", "95 %")
     for title, group in (("most gained", shift.gained), ("most lost", shift.lost)):
         shown.add_row(f"[bold]{title}[/]")
@@ -94,7 +97,7 @@ def _show_shift(shift: TokenShift) -> None:
 
 def _conditions(held: dict[str, Any]) -> str:
     return (
-        f"{held['windows']} windows of {held['window']} tokens, stride {held['stride']}, {bos_words(held)}, "
-        f"{held['tokens_scored']:,} tokens scored, {held['dtype']} on {held['device']}; {held['text']}, "
+        f"{cut_words(held['windows'], held['window'])}, stride {held['stride']}, {bos_words(held)}, "
+        f"{counted(held['tokens_scored'], 'token')} scored, {held['dtype']} on {held['device']}; {held['text']}, "
         f"SHA-256 {held['text_sha256'][:12]}. Errors are standard errors over windows."
     )

@@ -10,6 +10,7 @@ import typer
 from superweights.cli import console
 from superweights.cli.printing import print_lines, with_error
 from superweights.errors import SuperweightsError
+from superweights.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,7 +64,9 @@ def _write(html: Path | None, card: Path | None, alone: bool) -> None:
     for path, form in ((html, "html"), (card, "md")):
         if path is not None:
             console.write_out(path, known_page(form))
-            console.notes.print(f"{console.plain(str(path))}: {len(known())} weights", soft_wrap=True)
+            console.notes.print(
+                f"{console.plain(str(path))}: {counted(len(known()), 'weight')}", soft_wrap=True
+            )
 
 
 def _show_found(matches: Sequence[Match]) -> None:

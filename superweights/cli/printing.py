@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from superweights.cli import console
+from superweights.wording import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -111,6 +112,11 @@ def percent(score: Score) -> str:
     """A share with its error, in percent."""
     error = score.standard_error
     return share(score.value) + ("" if error is None else f" ±{100 * error:.1f}")
+
+
+def cut_words(windows: int, length: int) -> str:
+    """How a text was cut, for the sentence below a table."""
+    return f"{counted(windows, 'window')} of {counted(length, 'token')}"
 
 
 def bos_words(conditions: dict[str, Any]) -> str:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from superweights.cli import console, options
-from superweights.cli.printing import bos_words, finish, measured
+from superweights.cli.printing import bos_words, cut_words, finish, measured
 from superweights.errors import SuperweightsError
+from superweights.wording import counted
 
 if TYPE_CHECKING:
     from superweights.findings import Reproduction
@@ -165,9 +166,9 @@ def _conditions(found: Reproduction) -> list[str]:
     lines = [f"Super weights: {found.chosen}."] if found.weights else []
     if "window" in held:
         lines.append(
-            f"Text: {held['windows']} windows of {held['window']} tokens {bos_words(held)} of {held['text']}, SHA-256 "
-            f"{held['text_sha256'][:12]}; {held['passages']} passages; {held['dtype']} on {held['device']}. "
-            "Errors are standard errors."
+            f"Text: {cut_words(held['windows'], held['window'])} {bos_words(held)} of {held['text']}, "
+            f"SHA-256 {held['text_sha256'][:12]}; {counted(held['passages'], 'passage')}; "
+            f"{held['dtype']} on {held['device']}. Errors are standard errors."
         )
     else:
         lines.append(f"Prompt: {held['prompt']!r}; {held['dtype']} on {held['device']}.")

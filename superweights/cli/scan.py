@@ -9,6 +9,7 @@ import typer
 
 from superweights.cli import console, options
 from superweights.cli.printing import finish
+from superweights.wording import counted
 
 if TYPE_CHECKING:
     from superweights.findings import Scan, Suspect
@@ -54,7 +55,7 @@ def print_tables(found: Scan, top: int) -> None:
     """The tables, what was skipped or damaged, and what all this does not prove."""
     exact = ("exact norm", "q1") if any(s.spectrum for s in found.suspects) else ()
     _print_table(
-        f"Rows that stand out from their layer, and the entry that carries each ({found.blocks} blocks)",
+        f"Rows that stand out from their layer, and the entry that carries each ({counted(found.blocks, 'block')})",
         ("entry", "value", "z", "|W| rank", "row ratio", "share", *exact),
         [(s.address, *_numbers(s, bool(exact))) for s in found.suspects],
     )

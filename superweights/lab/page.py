@@ -14,6 +14,7 @@ from superweights.lab.result import Result
 from superweights.lab.running import SuiteRun
 from superweights.reports.blocks import Block, Paragraph, Section, Table
 from superweights.reports.html import to_html
+from superweights.wording import counted
 
 
 def suite_page(run: SuiteRun) -> str:
@@ -145,9 +146,9 @@ def _made(results: Sequence[Result], about: str) -> list[Block]:
     versions = ", ".join(f"{name} {version}" for name, version in first.versions.items())
     return [
         Paragraph(
-            f"{about}. {len(results)} runs of {first.tokens:,} tokens each, {cpu / 60:.1f} CPU minutes of training in "
-            f"all ({wall / 60:.1f} by the clock{load}), profiles on {rows} held-out rows of "
-            f"{first.recipe.task.length} tokens with BOS in front. {versions}."
+            f"{about}. {counted(len(results), 'run')} of {counted(first.tokens, 'token')} each, "
+            f"{cpu / 60:.1f} CPU minutes of training in all ({wall / 60:.1f} by the clock{load}), "
+            f"profiles on {rows} held-out rows of {first.recipe.task.length} tokens with BOS in front. {versions}."
         ),
         Paragraph("The control's recipe: " + "; ".join(first.recipe.to_toml().split("\n"))),
     ]
