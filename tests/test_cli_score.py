@@ -164,14 +164,12 @@ def test_tables_are_for_people_and_the_record_goes_to_a_file(folder, capsys, tmp
         (["score", "{}", "--text", "absent.txt"], "no file"),
         (["score", "{}", "--windows", "100000"], "too few"),
         (["score", "{}", "--window", "1"], "window"),
-        (["score", "{}", "--bos"], "beginning-of-sequence"),
+        (["score", "{}", "--bos", "yes"], "beginning-of-sequence"),
         (["score", "{}", "--passages", "absent.jsonl"], "no file"),
         (["score", "absent"], "absent"),
     ],
 )
-def test_bad_input_ends_with_a_sentence_a_hint_and_code_1_and_a_bad_command_line_with_2(
-    folder, capsys, arguments, word
-):
+def test_bad_input_ends_with_a_sentence_a_hint_and_the_right_code(folder, capsys, arguments, word):
     arguments = [part.format(folder) if part == "{}" else part for part in arguments]
     options = [] if {"--windows", "--window"} & set(arguments) else ["--window", "16", "--windows", "3"]
     code = run([*arguments, *options])

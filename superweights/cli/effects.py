@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from superweights.cli import console
-from superweights.cli.printing import bos_words, cut_words, percent, table, value, with_error
+from superweights.cli.printing import bos_words, cut_words, percent, print_table, table, value, with_error
 from superweights.wording import counted
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def _show_scores(found: Effects) -> None:
             f"{row.agreement.value:.1%}",
             value(row.bits_per_byte),
         )
-    console.data.print(rows)
+    print_table(rows)
     for line in _changes(found.rows):
         console.data.print(f"[dim]{console.plain(line)}[/]", soft_wrap=True)
 
@@ -63,7 +63,7 @@ def _show_last_words(rows: Sequence[LastWordsRow]) -> None:
     for row in rows:
         name = "as they are" if row.name == "base" else console.plain(row.name)
         shown.add_row(name, percent(row.accuracy), with_error(row.perplexity))
-    console.data.print(shown)
+    print_table(shown)
 
 
 def _show_continuation(row: Continuation) -> None:
@@ -87,7 +87,7 @@ def _show_shift(shift: TokenShift) -> None:
                 "" if token.ratio is None else f"{token.ratio:.3g}",
                 "" if interval is None else f"{interval[0]:.2g} to {interval[1]:.2g}",
             )
-    console.data.print(shown)
+    print_table(shown)
     console.data.print(
         f"entropy {with_error(shift.entropy_base)} then {with_error(shift.entropy_other)} nats; declared stop "
         f"words {with_error(shift.stop_words_base)} then {with_error(shift.stop_words_other)} of the probability",
