@@ -9,7 +9,7 @@ import typer
 
 from superweights.cli import adapt_options as own
 from superweights.cli import console, options
-from superweights.cli.printing import finish, table
+from superweights.cli.printing import finish, print_table, table
 
 if TYPE_CHECKING:
     from superweights.record import Record
@@ -72,5 +72,5 @@ def _show(record: Record) -> None:
         numbers = f"{each['parameters']:,}" if each["parameters"] else ""
         cells = percent(each["right"]), percent(each["gain"]), str(each["gain"].n)
         rows.add_row(each["task"], each["arm"], numbers, *cells)
-    console.data.print(rows)
+    print_table(rows)
     console.data.print("± is the standard error over seeds; for a 95 % interval of five, times 2.8.")

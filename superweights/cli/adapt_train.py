@@ -9,6 +9,7 @@ import typer
 from superweights.cli import adapt_options as own
 from superweights.cli import console, options
 from superweights.cli.printing import finish
+from superweights.wording import counted
 
 if TYPE_CHECKING:
     from superweights.record import Record
@@ -80,8 +81,8 @@ def _show(record: Record) -> None:
         f"validation: mean reward {found.valid_reward_before:.2f} before, {found.valid_reward:.2f} at that step"
     )
     show(
-        f"test ({found.test} prompts): mean reward {found.test_before:.2f} before, {found.test_after:.2f} after "
-        f"({found.rise:+.2f}{error})",
+        f"test ({counted(found.test, 'prompt')}): mean reward {found.test_before:.2f} before, "
+        f"{found.test_after:.2f} after ({found.rise:+.2f}{error})",
         soft_wrap=True,
     )
     for note in found.notes:
