@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,6 @@ from superweights.cli import app
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "LOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-
 pytestmark = pytest.mark.unit
 
 
@@ -49,6 +51,51 @@ def test_the_two_commands_of_the_readme_are_targets_of_the_makefile():
     assert (
         set(re.findall(r"^make (\w+)", "\n".join(blocks(ROOT / "README.md", "sh")), re.MULTILINE)) <= targets
     )
+
+
+def test_the_python_of_every_page_is_what_pyright_would_write(tmp_path):
+    """It compiles, what it imports is there, and it is called as its types say. The blocks of a page are one script."""
+    pyright = pytest.importorskip("pyright", reason="pyright is not installed")
+    for page in PAGES:
+        code = "\n".join(blocks(page, "python"))
+        (tmp_path / f"{page.stem}.py").write_text(code)
+        compile(code, page.name, "exec")
+    done = subprocess.run(
+        [sys.executable, "-m", pyright.__name__, "--outputjson", "--pythonpath", sys.executable, str(tmp_path)],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    said = json.loads(done.stdout)["generalDiagnostics"]
+    wrong = [f"{Path(each['file']).stem}: {each['message']}" for each in said if each["severity"] == "error"]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda p: p.stem)
+def test_a_page_that_shows_a_command_shows_its_python(page):
+    verbs = {command.name for command in app.registered_commands}
+    shown = "\n".join([*blocks(page, "sh"), *blocks(page, "console")])
+    asked = set(re.findall(r"^\s*(?:\$ )?superweights ([a-z]+)", shown, re.MULTILINE)) & verbs
+    assert not asked or blocks(page, "python")
+
+
+@pytest.mark.unit
+def test_the_python_about_the_index_runs(capsys):
+    run_page(ROOT / "docs" / "known.md")
+    assert "model.layers.1.mlp.down_proj.weight[1764, 1710]" in capsys.readouterr().out
+
+
+@pytest.mark.tiny
+@pytest.mark.parametrize("page", ["quantize", "test"])
+def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
+    embedded_folder()
+    monkeypatch.chdir(tmp_path)
+    run_page(ROOT / "docs" / f"{page}.md")
+
+
+def run_page(page: Path) -> None:
+    """Run the Python blocks of a page, one after the other."""
+    names: dict[str, object] = {}
+    for code in blocks(page, "python"):
+        exec(compile(code, page.name, "exec"), names)
 
 
 @pytest.mark.real

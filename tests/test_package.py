@@ -87,5 +87,5 @@ def test_pyright_knows_the_public_door(tmp_path):
     )  # fmt: skip
     said = json.loads(done.stdout)["generalDiagnostics"]
     assert [each["message"] for each in said if each["severity"] == "error"] == []
-    told = [each["message"].split('"')[3] for each in said if each["severity"] == "information"]
+    told = [each["message"].rsplit('"', 2)[1] for each in said if each["severity"] == "information"]
     assert told == ["Findings", "Record", "Checkpoint", "Record"]

@@ -302,16 +302,16 @@ def branching(
     Without a cache of keys and values, in which a branch would find those of the model beside its own. Up to
     `abreast` tokens of several branches go through a block at once (0: each branch alone, bit for bit).
     """
-    run = Branching(model, branches, watch, abreast)
+    run, config = Branching(model, branches, watch, abreast), _config_of(model)
     originals = {path: block.forward for path, block in run.blocks.items()}
-    cached, model.config.use_cache = getattr(model.config, "use_cache", None), False
+    cached, config.use_cache = getattr(config, "use_cache", None), False
     try:
         for path, block in run.blocks.items():
             block.forward = _wrap(run, path, originals[path])
         with torch.no_grad():
             yield run
     finally:
-        model.config.use_cache = cached
+        config.use_cache = cached
         for path, block in run.blocks.items():
             block.__dict__.pop("forward", None)
             if block.forward != originals[path]:
@@ -323,3 +323,7 @@ def _wrap(run: Branching, path: str, forward: Callable) -> Callable:
         return run._visit(path, forward, args, kwargs)
 
     return visited
+
+
+def _config_of(model: Any) -> Any:
+    return model.config

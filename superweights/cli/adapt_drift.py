@@ -36,6 +36,7 @@ def drift(
 
 
 def _show(record: Record) -> None:
+    wide = console.with_width(max(console.data.width, 130))  # an address is long
     found = record.findings.drift
     moved = sorted((t for t in found["tensors"] if t["share"]), key=lambda t: -t["changed"])
     console.data.print(f"{len(moved)} of {len(found['tensors'])} tensors changed.")
@@ -43,7 +44,7 @@ def _show(record: Record) -> None:
     for each in moved[:_SHOWN]:
         cells = f"{each['changed']:.2e}", f"{each['share']:.3f}", f"{each['typical']:.2e}"
         rows.add_row(console.plain(each["tensor"]), *cells)
-    console.data.print(rows)
+    wide.print(rows)
     for title, key in (("super weights", "weights"), ("moved most for their tensor", "most")):
         rows = table(title, "base", "here", "larger ones", "here", "moved")
         for each in found[key]:
@@ -51,7 +52,7 @@ def _show(record: Record) -> None:
             places = str(each["place_base"]), str(each["place_tuned"]), f"{each['moved']:.2f}"
             rows.add_row(console.plain(each["address"]), *numbers, *places)
         if found[key]:
-            console.data.print(rows)
+            wide.print(rows)
     for name in ("only_base", "only_tuned"):
         if found[name]:
             console.data.print(

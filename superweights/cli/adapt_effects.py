@@ -42,6 +42,7 @@ def effects(
 
 
 def _show(record: Record) -> None:
+    wide = console.with_width(max(console.data.width, 130))  # an address is long
     found = record.findings
     rows = table("weight", "before", "after", "moved", "loss without it", "under the expert")
     for each in found.consequences["weights"]:
@@ -52,7 +53,7 @@ def _show(record: Record) -> None:
         )
     controls = (found.consequences["control_before"], found.consequences["control_after"])
     rows.add_row("as many at random", "", "", "", *map(_told, controls))
-    console.data.print(rows)
+    wide.print(rows)
     console.data.print(
         f"the expert itself costs {_told(found.consequences['loss'])} nats per token on this text."
     )

@@ -41,10 +41,10 @@ def audit(
 
     console.check_out(out)
     trust = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
-    sources = (options.source(each, "auto", device, **trust) for each in (quantized, against))
+    subject, original = (options.source(each, "auto", device, **trust) for each in (quantized, against))
     reading = None if weights_only else Reading(text, window, windows, bos=bos)
     with console.progress() as bar:
-        record = verb(*sources, weights or (), reading, record=from_, seed=seed, progress=bar)
+        record = verb(subject, original, weights or (), reading, record=from_, seed=seed, progress=bar)
     finish(record, as_json, out, _show)
 
 

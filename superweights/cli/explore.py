@@ -47,16 +47,9 @@ def explore(
     from superweights.verbs.explore import explore as verb
 
     source = Source(model, dtype, device, allow_pickle, trust_remote_code)
-    served: Any = {
-        "record": from_,
-        "host": host,
-        "port": port,
-        "token": token,
-        "token_file": token_file,
-        "seed": seed,
-    }
+    guard: Any = {"host": host, "port": port, "token": token, "token_file": token_file}
     with console.progress() as bar:
-        page = verb(source, weights or (), progress=bar, **served)
+        page = verb(source, weights or (), record=from_, seed=seed, progress=bar, **guard)
         address = next(page)
     console.notes.print(f"{address} (stop with Ctrl-C)", highlight=False)
     if open_browser:

@@ -33,20 +33,25 @@ def report(
 
     Example: superweights report --output smollm2.html
     """
-    from superweights.verbs.report import form_of
+    from superweights.verbs.report import format_of
     from superweights.verbs.report import report as verb
 
     console.check_out(output)
-    subject: Any = what or []
-    if len(subject) < 2 and not (subject and subject[0].endswith((".json", ".jsonl"))):
-        from superweights.subject import Source  # brings torch, which a report about records does without
-
-        subject = Source(subject[0] if subject else None, dtype, device, allow_pickle, trust_remote_code)
+    subject = _subject(what or [], dtype, device, allow_pickle, trust_remote_code)
     with console.progress() as bar:
         made = verb(
-            subject, form_of(output, format_), window=window, windows=windows, seed=seed, progress=bar
+            subject, format_of(output, format_), window=window, windows=windows, seed=seed, progress=bar
         )
     console.write_out(output, made.text)
     if output is not None:
         said = f"{console.plain(str(output))}: {len(made.records)} records"
         console.notes.print(said, highlight=False, soft_wrap=True)
+
+
+def _subject(what: list[str], *opening: Any) -> Any:
+    """The files of records, or a model and how it is opened; only the latter brings torch."""
+    if len(what) > 1 or (what and what[0].endswith((".json", ".jsonl"))):
+        return what
+    from superweights.subject import Source
+
+    return Source(what[0] if what else None, *opening)

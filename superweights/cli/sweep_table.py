@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 from string import ascii_uppercase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from superweights.cli import console
 from superweights.cli.printing import bos_words, table, with_error
@@ -13,7 +13,6 @@ from superweights.cli.printing import bos_words, table, with_error
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from superweights.address import Address
     from superweights.verbs.sweep import Outcome, Setup
 
 
@@ -32,7 +31,7 @@ def show_model(outcomes: Sequence[Outcome], setup: Setup) -> None:
     _show_conditions(setup, any(outcome.beyond_sum is not None for outcome in outcomes))
 
 
-def _letters(outcomes: Sequence[Outcome]) -> dict[Address, str]:
+def _letters(outcomes: Sequence[Outcome]) -> dict[Any, str]:
     """A letter (after Z a number) for each weight that stands in no curve."""
     sets = [outcome.point.edits for outcome in outcomes if outcome.point.x is None]
     addresses = dict.fromkeys(edit.address for edits in sets for edit in edits)
@@ -40,7 +39,7 @@ def _letters(outcomes: Sequence[Outcome]) -> dict[Address, str]:
     return dict(zip(addresses, names, strict=False))
 
 
-def _show_rows(outcomes: Sequence[Outcome], asked: Sequence[str], letters: dict[Address, str]) -> None:
+def _show_rows(outcomes: Sequence[Outcome], asked: Sequence[str], letters: dict[Any, str]) -> None:
     rows = [outcome for outcome in outcomes if outcome.point.x is None]
     sums = any(outcome.beyond_sum is not None for outcome in rows)
     shown = _table("", asked, sums)

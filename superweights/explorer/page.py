@@ -158,7 +158,8 @@ def _lines(title: str, unit: str, state: State, pinned: State | None, part: str,
 
 def look() -> dict[str, Any]:
     """Theme and style, with the fonts of the person's own machine."""
-    import gradio
 
-    theme = gradio.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    from gradio.themes import Soft
+
+    theme = Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     return {"theme": theme, "css": _STYLE, "footer_links": []}

@@ -149,4 +149,5 @@ def _believed(match: Match, checkpoint: Any) -> bool:
 
 def _is_large(address: Address, checkpoint: Any) -> bool:
     size = math.prod(checkpoint.tensors[address.tensor].shape)
-    return fingerprint_of(checkpoint, address).value_rank < _LARGE * size
+    rank = fingerprint_of(checkpoint, address).value_rank
+    return rank is not None and rank < _LARGE * size

@@ -134,7 +134,8 @@ def _cut(checkpoint: Checkpoint, dropped: Dropped, device: str) -> _Cut:
         ids = probe(vocabulary_of(model)).to(device_of(model))
         with without(model, dropped):
             expected = read(model, ids)
-        targets: Mapping[str, str] = layout_of(model).targets
+        layout: Any = layout_of(model)
+        targets: Mapping[str, str] = layout.targets
         blocks = sites_of(model).blocks
         if dropped.blocks:
             _refuse_shared(model, blocks)

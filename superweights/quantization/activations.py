@@ -150,7 +150,7 @@ def round_weight(
 def product(rounded: RoundedInput, weight: RoundedWeight, bias: Tensor | None = None) -> Tensor:
     """`W x + bias` of the rounded input, the held scalars' exact products added: `[tokens, outputs]`, float32."""
     if weight.codes is not None and weight.scale is not None and rounded.codes.device.type == "cpu":
-        y = torch._int_mm(rounded.codes, weight.codes.t()).float()
+        y = torch._int_mm(rounded.codes, weight.codes.t()).float()  # pyright: ignore[reportPrivateImportUsage]
         y = y.mul_(rounded.scale).mul_(weight.scale)
     else:
         y = functional.linear(rounded.codes.float() * rounded.scale, weight.matrix())

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from superweights.errors import SuperweightsError
-from superweights.progress import Progress
+from superweights.progress import Progress, silent
 from superweights.quantization.activation_scheme import ActivationScheme, Hold
 from superweights.quantization.activations import Limits, held_out
 from superweights.quantization.linears import Linear, linears_of, observed, places_in, tokens_of
@@ -64,7 +65,8 @@ def calibrate(
     def run() -> None:
         nonlocal done
         start, total = done, passes * len(windows)
-        report = None if progress is None else lambda _, n, __: progress("calibrating", start + n, total)
+        told = progress or silent
+        report = lambda _, n, __: told("calibrating", start + n, total)  # noqa: E731
         run_windows(model, windows, batch_size, report)
         done += len(windows)
 
@@ -84,9 +86,10 @@ def run_windows(model: nn.Module, windows: Tensor, size: int, progress: Progress
     if windows.dim() != 2 or not windows.numel():
         raise SuperweightsError(
             f"There are no windows of tokens in a shape of {list(windows.shape)}.",
-            hint="cut them with superweights.text.windows.",
+            hint="cut them with superweights.subject.windows.",
         )
-    device = model.get_input_embeddings().weight.device
+    embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
+    device = embedding.weight.device
     done = 0
     for batch in windows.split(size):
         model(input_ids=batch.to("cpu" if device.type == "meta" else device), use_cache=False)

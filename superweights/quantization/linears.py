@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -86,13 +88,15 @@ def replaced(linears: tuple[Linear, ...], forward: Callable[[Linear, Tensor], Te
                 linear.module.forward = own
 
 
+def _looked_at(look: Callable[[Linear, Tensor], None], linear: Linear, module: Any, inputs: Any) -> None:
+    look(linear, inputs[0])
+
+
 @contextmanager
 def observed(linears: tuple[Linear, ...], look: Callable[[Linear, Tensor], None]) -> Iterator[None]:
     """`look(layer, x)` at every layer's input inside the `with`; the model computes as it is."""
     hooks = [
-        linear.module.register_forward_pre_hook(
-            lambda _, inputs, linear=linear: look(linear, inputs[0]), prepend=True
-        )
+        linear.module.register_forward_pre_hook(partial(_looked_at, look, linear), prepend=True)
         for linear in linears
     ]
     try:

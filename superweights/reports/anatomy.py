@@ -24,8 +24,8 @@ def answers(records: Sequence[Record]) -> list[Block]:
                 label = name if len(records) == 1 else f"{model}, {name}"
                 lines.setdefault(question, []).append((label.replace("_", " "), points))
     blocks: list[Block] = []
-    for question, found in lines.items():
-        kept = found[:_MOST]
+    for question, drawn in lines.items():
+        kept = drawn[:_MOST]
         x = joined_x([list(points) for _, points in kept])
         series = tuple(Series(name, over(x, points)) for name, points in kept)
         numbers = [abs(v) for one in series for v in one.values if v]

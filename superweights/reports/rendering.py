@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from superweights.errors import SuperweightsError
+from superweights.findings import FORMS as FINDINGS
 from superweights.findings import typed
-from superweights.record import Record, to_json_line
+from superweights.record import Record, plain, to_json_line
 from superweights.reports.blocks import Section
 from superweights.reports.html import to_html
 from superweights.reports.markdown import to_markdown
@@ -32,7 +33,7 @@ def render(records: Sequence[Record], format_: str = "html") -> str:
         )
     if format_ not in FORMATS:
         raise SuperweightsError(f"There is no format {format_!r}.", hint=f"choose from {', '.join(FORMATS)}.")
-    records = [typed(record, f"The record of {record.command}") for record in records]
+    records = [_readable(record) for record in records]
     sections = sections_of(records)
     title = "Super weights of " + ", ".join(dict.fromkeys(model_of(record) for record in records))
     if format_ == "json":
@@ -42,3 +43,9 @@ def render(records: Sequence[Record], format_: str = "html") -> str:
         ]
         return json.dumps(json.loads(to_json_line({"title": title, "sections": named})), indent=1) + "\n"
     return _WRITERS[format_](title, sections)
+
+
+def _readable(record: Record) -> Record:
+    """With its findings as sections read them: as a dataclass where their command has one, else as JSON values."""
+    told = typed(record, f"The record of {record.command}")
+    return told if told.command.split(" ")[0] in FINDINGS else replace(told, findings=plain(told.findings))

@@ -11,7 +11,6 @@ known to be wrong with it, stands in `published.json`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from superweights.checkpoint import Checkpoint, open_checkpoint
@@ -23,7 +22,6 @@ from superweights.reproductions.published import published_for
 from superweights.reproductions.subject import Setting, Subject, tokenizer_of
 from superweights.reproductions.weights import weights_to_reproduce
 from superweights.stream import streaming
-from superweights.subject import resolve_bos
 
 __all__ = [
     "EXPERIMENTS",
@@ -71,7 +69,6 @@ def reproduce(
             return reproduce(experiment, opened, setting, progress=progress, **loading)
     setting, progress = setting or Setting(), progress or silent
     tokenizer = tokenizer_of(checkpoint)
-    setting = replace(setting, bos=resolve_bos(tokenizer, setting.bos))
     chosen = weights_to_reproduce(
         checkpoint,
         given=setting.weights,

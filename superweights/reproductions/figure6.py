@@ -68,7 +68,9 @@ def _accuracy(subject: Subject, factor: float) -> Score | None:
         return None
     with edited(subject.model, scale(subject.chosen.addresses, factor), verify=False):
         report = subject.reporter(f"last words, factor {factor:g}")
-        found = predict_last_words(subject.model, subject.tokenizer, s.passages, bos=s.bos, progress=report)
+        found = predict_last_words(
+            subject.model, subject.tokenizer, s.passages, bos=subject.bos, progress=report
+        )
     return found.accuracy
 
 

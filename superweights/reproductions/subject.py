@@ -19,7 +19,7 @@ from superweights.record import Record, SuperWeight
 from superweights.reproductions.others import Others, largest_global
 from superweights.reproductions.published import published_for
 from superweights.reproductions.weights import see_weights
-from superweights.subject import device_of
+from superweights.subject import device_of, resolve_bos
 from superweights.subject.text import Text, embedded_prose, encode, windows, without_last_word
 
 SCALES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.8, 1.0, 1.2, 1.5, 2.0, 3.0)
@@ -77,6 +77,11 @@ class Subject:
     progress: Progress
 
     @property
+    def bos(self) -> bool:
+        """Whether windows begin with the beginning-of-sequence token."""
+        return resolve_bos(self.tokenizer, self.setting.bos)
+
+    @property
     def device(self) -> Any:
         return device_of(self.model)
 
@@ -90,11 +95,11 @@ class Subject:
     def windows(self) -> Tensor:
         """The text's windows `[n, length]`."""
         s = self.setting
-        return windows(self.tokenizer, self.text(), s.window, s.windows, bos=s.bos)
+        return windows(self.tokenizer, self.text(), s.window, s.windows, bos=self.bos)
 
     def stretches(self) -> list[list[int]]:
         """What a next token is asked after: the passages without their last words, or stretches of the text."""
-        bos = [self.tokenizer.bos_token_id] if self.setting.bos else []
+        bos = [self.tokenizer.bos_token_id] if self.bos else []
         if self.setting.passages:
             cut = [without_last_word(passage)[0] for passage in self.setting.passages]
             return [bos + encode(self.tokenizer, passage) for passage in cut]
@@ -126,7 +131,7 @@ class Subject:
         }
         if text:
             read = self.text()
-            cut = {"window": s.window, "windows": s.windows, "bos": s.bos, "passages": len(s.passages)}
+            cut = {"window": s.window, "windows": s.windows, "bos": self.bos, "passages": len(s.passages)}
             found |= {"text": read.name, "text_sha256": read.sha256, **cut}
         return found
 

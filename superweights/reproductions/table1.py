@@ -177,7 +177,7 @@ def _quality(
                 subject.tokenizer,
                 s.passages,
                 batch_size=batch_size or 8,
-                bos=s.bos,
+                bos=subject.bos,
                 progress=subject.reporter(f"last words, {label}"),
             )
             found["accuracy"] = words.accuracy
@@ -191,7 +191,7 @@ def _tasks(subject: Subject, batch_size: int | None) -> dict[str, Score]:
     from superweights.harness import Conditions, accuracy
 
     s = subject.setting
-    conditions = Conditions(batch_size=batch_size or s.batch_size, bos=s.bos or None)
+    conditions = Conditions(batch_size=batch_size or s.batch_size, bos=subject.bos or None)
     scores = accuracy(subject.model, subject.tokenizer, s.tasks, s.task_limit, conditions=conditions)
     return {score.name: score for score in scores}
 

@@ -102,9 +102,12 @@ class _Reader:
         groups = _groups(base, other, top)
         named = self._describe(sorted({token for group in groups.values() for token in group}), n, seed)
         h_base, h_other, kl, stop_base, stop_other = numbers
+        told: dict[str, Any] = {
+            name: tuple(named[token] for token in group) for name, group in groups.items()
+        }
         return TokenShift(
             prompts=n,
-            **{name: tuple(named[token] for token in group) for name, group in groups.items()},
+            **told,
             entropy_base=_mean("entropy", h_base, "nats"),
             entropy_other=_mean("entropy", h_other, "nats"),
             kl=_mean("KL(base || other)", kl, "nats/token"),

@@ -116,7 +116,7 @@ def _load_with_transformers(
         f"transformers cannot load the quantized checkpoint {checkpoint.name}",
         hint="install what its quantization method needs, or give the unquantized checkpoint.",
     ):
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             checkpoint.path or checkpoint.name,
             revision=checkpoint.revision,
             dtype=dtype or "auto",
@@ -124,6 +124,7 @@ def _load_with_transformers(
             trust_remote_code=checkpoint.trust_remote_code,
             output_loading_info=True,
         )
+        model, info = loaded
     if info["missing_keys"]:
         raise SuperweightsError(
             f"{checkpoint.name} lacks {min(info['missing_keys'])}, for which transformers would put random numbers.",

@@ -15,6 +15,8 @@ from superweights.quantization.sidecar import SideCar
 from superweights.record import Record
 from superweights.stream.linears import linear_tensors
 
+__all__ = ["SideCar", "peel"]
+
 
 def peel(
     model: Any,

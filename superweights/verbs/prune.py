@@ -101,7 +101,7 @@ def prune(
         return Record.of("prune", checkpoint, seed=seed, scores=scores, findings=found, **_cut(tokens))
 
 
-def _cut(tokens: Tensor) -> dict[str, str]:
+def _cut(tokens: Tensor) -> dict[str, Any]:
     return {"windows": str(len(tokens)), "window": str(tokens.shape[1])}
 
 

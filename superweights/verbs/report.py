@@ -29,7 +29,7 @@ class Report:
 
 def report(
     what: Any = None,
-    form: str = "html",
+    format: str = "html",
     *,
     window: int = 128,
     windows: int = 8,
@@ -38,15 +38,17 @@ def report(
 ) -> Report:
     """A report about records (themselves, or the files that hold them), or about one model searched and tested now.
 
-    `what` is one of them or several; a model is named as in `score`, None is the embedded one. `form` is one of
+    `what` is one of them or several; a model is named as in `score`, None is the embedded one. `format` is one of
     `reports.FORMATS`. `windows` of `window` tokens are what a model is tested on.
 
     Raises `SuperweightsError` for another form, for several models, and as `reports.read_records`.
 
     >>> page = report(["found.json", "scaled.json"]).text            # doctest: +SKIP
     """
-    if form not in FORMATS:
-        raise SuperweightsError(f"There is no format {form!r}.", hint=f"give --format {', '.join(FORMATS)}.")
+    if format not in FORMATS:
+        raise SuperweightsError(
+            f"There is no format {format!r}.", hint=f"give --format {', '.join(FORMATS)}."
+        )
     named = list(what) if isinstance(what, Sequence) and not isinstance(what, str) else [what]
     if named and all(isinstance(each, Record) or str(each).endswith(_ENDINGS) for each in named):
         records = [record for each in named for record in _read(each)]
@@ -57,11 +59,11 @@ def report(
         )
     else:
         records = _looked_at(named[0] if named else None, window, windows, seed, progress)
-    return Report(tuple(records), render(records, form))
+    return Report(tuple(records), render(records, format))
 
 
-def form_of(path: Path | None, asked: str | None = None) -> str:
-    """The form that was `asked` for, else the one that the name of the file says; html where there is neither."""
+def format_of(path: Path | None, asked: str | None = None) -> str:
+    """The format that was `asked` for, else the one that the name of the file says; html where there is neither."""
     if asked is not None or path is None:
         return asked or "html"
     ending = path.suffix.lower().removeprefix(".")
@@ -90,9 +92,8 @@ def _looked_at(model: Any, window: int, windows: int, seed: int, progress: Progr
         if not weights or checkpoint.tokenizer() is None:
             return [found]
         scaled = scale(source, weights[0], _FACTORS, reading, seed=seed, progress=progress)
-        rows: Rows = [("without the strongest", zero(weights[0]))]
-        if len(weights) > 1:
-            rows.append((f"without all {len(weights)}", zero(weights)))
+        all_of_them = [(f"without all {len(weights)}", zero(weights))] if len(weights) > 1 else []
+        rows: Rows = [("without the strongest", zero(weights[0])), *all_of_them]
         writing = Writing(_PROMPTS, shift=True)
         scored = score_rows("score", source, rows, reading, writing=writing, seed=seed, progress=progress)
         return [found, scaled, scored]
@@ -100,11 +101,9 @@ def _looked_at(model: Any, window: int, windows: int, seed: int, progress: Progr
 
 def _searched(source: Any, seed: int, progress: Progress) -> tuple[Record, list[Any]]:
     """The record of a search, and the super weights that it found, the costliest first."""
-    from superweights.discovery import Search, find  # to be replaced by the verb find
+    from superweights.discovery import Search
+    from superweights.verbs.find import find, found_record
 
-    loading = {"dtype": source.dtype, "device": source.device}
-    found = find(source.name, Search(seed=seed), progress=progress, **loading)
+    found = find(source, Search(seed=seed), progress=progress)
     by_cost = sorted(found.super_weights, key=lambda each: -(each.effect.value if each.effect else 0.0))
-    scores = (found.base_loss, *((found.joint,) if found.joint else ()))
-    record = Record.of("find", source.name, seed=seed, scores=scores, findings=found.to_json())
-    return record, [weight.address for weight in by_cost]
+    return found_record(found), [weight.address for weight in by_cost]

@@ -55,7 +55,7 @@ def reproduce(
         batch_size=reading.batch_size,
         passages=() if passages is None else read_passages(passages.file, passages.count),
         prompt=prompt or PROMPT,
-        weights=Address.several(weights),
+        weights=tuple(Address.several(weights)),
         record=record,
         scales=SCALES if scales is None else tuple(scales),
         seed=seed,

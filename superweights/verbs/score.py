@@ -12,6 +12,8 @@ from superweights.scoring.effects import Passages, Rows, Writing, effects_of
 from superweights.stream.opening import opening
 from superweights.subject import Reading
 
+__all__ = ["Passages", "Writing", "score"]
+
 
 def score(
     model: Any = None,

@@ -73,7 +73,9 @@ class PackedLinear(nn.Module):
             return weight.T if self.packing.out_axis else weight
         weight = self._kernel.dequantize(dtype)
         if self.kept_indices is not None:
-            weight[tuple(self.kept_indices.long().T)] = self.kept_values.to(dtype)
+            indices: Any = self.kept_indices
+            values: Any = self.kept_values
+            weight[tuple(indices.long().T)] = values.to(dtype)
         return weight
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,7 +99,8 @@ class PackedLinear(nn.Module):
         self._kernel = kernel_of(quantized, dtype)
         if self._kernel is not None:
             self._kept = _missing(quantized, dtype)
-            give_back_pages(self.codes)
+            codes: Any = self.codes
+            give_back_pages(codes)
             self.codes = None
 
     def _apply(self, fn: Any, recurse: bool = True) -> PackedLinear:

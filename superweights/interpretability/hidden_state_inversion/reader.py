@@ -40,6 +40,8 @@ class Training:
 class Reader(nn.Module):
     """States `[n, L, d]` in, soft tokens `[n, d]` out: a mix of layers, then d -> d -> d with GELU."""
 
+    scale: Tensor
+
     def __init__(self, layers: int, width: int, into: int, scale: Tensor, size: float):
         super().__init__()
         self.mix = nn.Parameter(torch.zeros(layers))

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -161,7 +162,7 @@ def _masking(study: Study, bench: Bench, massive: Massive) -> Iterator[Outcome]:
         if int(rate * massive.width) == 0:
             continue
 
-        def change(draw: int | None = None, rate: float = rate) -> object:
+        def change(draw: int | None = None, rate: float = rate) -> AbstractContextManager[Any]:
             return masked_sink(study.model, layer, rate, position=place, draw=draw)
 
         yield bench.outcome(f"largest {rate:.0%} of channels masked", change)
@@ -203,7 +204,8 @@ def _has_gain(body: Body, layer: int) -> bool:
 @contextmanager
 def _flat_gain(body: Body, layer: int) -> Iterator[None]:
     """The gain of the norm before the MLP at its mean; put back bit for bit."""
-    gain = body.module(Site("mlp_norm_in", layer)).weight.data
+    norm: Any = body.module(Site("mlp_norm_in", layer))
+    gain = norm.weight.data
     held = gain.clone()
     try:
         gain.fill_(held.mean().item())

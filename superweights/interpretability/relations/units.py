@@ -6,8 +6,9 @@ layers these are is told from where the down-projection stands: the linear layer
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -59,10 +60,7 @@ def unit_values(
         peaks[path] = torch.maximum(peaks[path], peak) if path in peaks else peak
 
     hooks = [
-        model.get_submodule(path).register_forward_hook(
-            lambda module, args, out, path=path: note(path, out.reshape(len(rows), -1, out.shape[-1]))
-        )
-        for path in paths
+        model.get_submodule(path).register_forward_hook(partial(_noted, note, path, rows)) for path in paths
     ]
     try:
         for batch, ids in by_length(prompts):
@@ -84,7 +82,7 @@ def units_zeroed(model: nn.Module, units: Mapping[str, Tensor]) -> Iterator[None
         return out
 
     hooks = [
-        model.get_submodule(path).register_forward_hook(lambda module, args, out, at=at: zero(out, at))
+        model.get_submodule(path).register_forward_hook(partial(_changed, zero, at))
         for path, at in units.items()
         if len(at)
     ]
@@ -108,3 +106,15 @@ def by_length(prompts: list[list[int]]) -> Iterator[tuple[list[int], Tensor]]:
 
 def _outputs(module: nn.Module) -> int:
     return module.nf if isinstance(module, Conv1D) else int(module.out_features)  # type: ignore[arg-type]
+
+
+def _noted(
+    note: Callable[[str, Tensor], None], path: str, rows: Sequence[int], module: Any, args: Any, out: Tensor
+) -> None:
+    note(path, out.reshape(len(rows), -1, out.shape[-1]))
+
+
+def _changed(
+    change: Callable[[Tensor, Tensor], Tensor], at: Tensor, module: Any, args: Any, out: Tensor
+) -> Tensor:
+    return change(out, at)
