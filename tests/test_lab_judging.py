@@ -167,8 +167,11 @@ def test_an_arm_with_another_optimizer_takes_part_at_its_best_rate_against_the_c
     assert "still there in 3 of 3" in verdict.why
     row = judged.rows["other"]
     assert [(rate.rate, rate.loss, rate.best) for rate in row] == [
-        (0.1, 2.9, False), (0.3, 2.8, True), (1.0, None, False),
-    ]  # fmt: skip
+        (0.1, 2.9, False),
+        (0.3, 2.8, True),
+        (1.0, None, False),
+    ]
+    assert [rate.status for rate in row] == ["done", "done", "diverged"]  # fmt: skip
 
 
 def test_an_arm_with_the_controls_optimizer_is_held_against_the_controls_own_rate():

@@ -219,6 +219,20 @@ def test_the_loss_is_that_of_transformers_with_and_without_logits():
     torch.testing.assert_close(counted, ForCausalLMLoss(evaluated.logits, labels, 64, torch.tensor(50)))
 
 
+@pytest.mark.parametrize("kind", ["softmax", "kv_bias", "softpick", "differential", "elu_kernel"])
+def test_bfloat16_by_autocast_and_altogether_stays_near(kind):
+    model = awake(SMALL.with_(attention=kind))
+    exact = model(input_ids=TOKENS, labels=TOKENS).loss.item()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(input_ids=TOKENS, labels=TOKENS).loss
+    loss.backward()
+    assert loss.item() == pytest.approx(exact, abs=0.02)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    whole = model.bfloat16()(input_ids=TOKENS, labels=TOKENS).loss
+    whole.backward()
+    assert whole.item() == pytest.approx(exact, abs=0.05)
+
+
 def test_gradient_checkpointing_changes_nothing():
     model = awake(SMALL.with_(lime=True, attention="softmax1"))
     before = torch.autograd.grad(model(input_ids=TOKENS, labels=TOKENS).loss, list(model.parameters()))

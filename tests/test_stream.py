@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from superweights.address import Address
 from superweights.checkpoint import open_checkpoint
 from superweights.errors import SuperweightsError
-from superweights.stream import streaming
+from superweights.stream import opened, streaming
 from superweights.stream.device import choose_device, choose_dtype
 from superweights.subject import is_streamed, layout_of
 
@@ -181,3 +181,30 @@ def test_every_checkpoint_element_is_found_in_the_model_and_back(saved, model_ty
             assert checkpoint.element(stored.tensor, stored.index) == checkpoint.element(name, index)
             if parameter not in ("lm_head.weight", "transformer.wte.weight"):
                 assert stored == Address(name, index)
+
+
+def test_an_opening_for_training_has_gradients_and_never_writes_to_the_file(saved):
+    """One step of torch's own SGD moves every parameter; the checkpoint's bytes stay."""
+    folder, ids = saved("llama"), families.token_ids()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with (
+        open_checkpoint(str(folder)) as checkpoint,
+        opened(checkpoint, trainable=True, dtype="float32") as model,
+    ):
+        assert model.training
+        assert all(parameter.requires_grad for parameter in model.parameters())
+        old = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        model(ids, labels=ids).loss.backward()
+        torch.optim.SGD(model.parameters(), 0.1).step()
+        assert all(not torch.equal(old[name], parameter) for name, parameter in model.named_parameters())
+        assert checkpoint.fingerprint() == open_checkpoint(str(folder)).fingerprint()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_an_opening_for_training_predicts_what_transformers_does(saved):
+    folder, ids = saved("llama"), families.token_ids()
+    with (
+        open_checkpoint(str(folder)) as checkpoint,
+        opened(checkpoint, trainable=True, dtype="float32") as model,
+    ):
+        assert torch.equal(model.eval()(ids).logits.detach(), whole_logits(folder, ids))

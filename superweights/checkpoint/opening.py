@@ -117,9 +117,11 @@ def _open_hub(asked: str, revision: str | None, allow_pickle: bool, trust_remote
 
 
 def _only_gguf(folder: Path) -> Path | None:
-    """The GGUF file of a folder that has one and no safetensors weights."""
-    found = list(folder.glob("*.gguf"))
-    return found[0] if len(found) == 1 and not any(folder.glob("*.safetensors")) else None
+    """The GGUF file of a folder that has one (or the parts of one) and no safetensors weights."""
+    found = sorted(folder.glob("*.gguf"))
+    first = next((path for path in found if f"-00001-of-{len(found):05d}" in path.stem), None)
+    only = found[0] if len(found) == 1 else first
+    return None if any(folder.glob("*.safetensors")) else only
 
 
 def _open_gguf(path: Path) -> tuple[Store, Settings]:

@@ -21,6 +21,8 @@ from superweights.cli.explore import explore
 from superweights.cli.find import find
 from superweights.cli.known import known
 from superweights.cli.lab import lab
+from superweights.cli.lab_designs import designs
+from superweights.cli.lab_grow import grow
 from superweights.cli.peel import peel
 from superweights.cli.plan import plan
 from superweights.cli.profile import profile
@@ -86,6 +88,8 @@ app.command("sweep")(sweep)
 app.command("anatomy")(anatomy)
 app.add_typer(adapt, name="adapt")
 app.command("profile")(profile)
+lab.command("grow")(grow)
+lab.command("designs")(designs)
 app.add_typer(lab, name="lab")
 
 

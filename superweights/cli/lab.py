@@ -39,8 +39,10 @@ def run(suite: Suite, to: To, quick: Quick = False, workers: Workers = 2, as_jso
     chosen = suite_named(suite)
     with console.kept_in(to), console.progress() as bar:
         done = run_suite(chosen.quick() if quick else chosen, to, workers=workers, progress=bar)
-    console.write_out(to / "page.html", suite_page(done))
+    page_file = to / "page.html"
+    console.write_out(page_file, suite_page(done))
     show_suite(done, as_json)
+    console.notes.print(f"page: {console.plain(str(page_file))}", soft_wrap=True)
 
 
 @lab.command("list")

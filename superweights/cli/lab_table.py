@@ -20,19 +20,19 @@ _COLOURS = {"prevented": "green", "not prevented": "yellow", "inconclusive": "di
 def show_suite(run: SuiteRun, as_json: bool) -> None:
     """The table of a suite with its verdicts, the learning rates, what was claimed, and where the page is."""
     from superweights.lab.claims import claims
-    from superweights.lab.comparison import compared
+    from superweights.lab.comparison import compared, made_of
 
     comparison = compared({n: list(r.values()) for n, r in run.judged.runs.items() if r}, run.judged)
     show_runs(comparison, as_json)
     if as_json:
         return
+    console.data.print(f"[dim]{console.plain(made_of(list(run.results.values())))}[/]")
     _show_why(run.judged)
     _show_rates(run.judged)
     table = _table("claim", "paper", "ours", "verdict")
     for row in claims(run.suite, run.judged):
         table.add_row(*map(console.plain, (row.claim, row.paper, row.ours, row.verdict)))
     _print(table)
-    console.notes.print(f"page: {console.plain(str(run.folder / 'page.html'))}", soft_wrap=True)
 
 
 def show_runs(comparison: Comparison, as_json: bool) -> None:
@@ -89,7 +89,7 @@ def _show_rates(judged: Judged) -> None:
         said = []
         for rate in row:
             if rate.loss is None:
-                said.append(f"{rate.rate:g}: diverged")
+                said.append(f"{rate.rate:g}: {rate.status}")
                 continue
             share = "hidden" if rate.argmax_share is None else f"{rate.argmax_share:.0%}"
             best = " best" if rate.best else ""

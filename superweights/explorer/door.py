@@ -25,7 +25,7 @@ USER = "explorer"
 # The doors that the page needs, by method and path; with a token, all of them behind it.
 _DOORS = {
     "GET": re.compile(
-        r"/|/config|/theme\.css|/favicon\.ico|/(assets|static|svelte)/.*"
+        r"/|/config|/theme\.css|/favicon\.ico|/manifest\.json|/pwa_icon(/[0-9]+)?|/(assets|static|svelte)/.*"
         r"|/gradio_api/(startup-events|theme\.css|info|queue/data|heartbeat/[^/]+|static/.*)"
     ),
     "POST": re.compile(r"/gradio_api/queue/join/?|/gradio_api/(reset|cancel)/?"),

@@ -22,6 +22,7 @@ from superweights.findings.activations import (
 from superweights.findings.anatomy import Anatomy
 from superweights.findings.effects import (
     Continuation,
+    EditMade,
     EffectRow,
     Effects,
     LastWordsRow,
@@ -53,6 +54,7 @@ __all__ = [
     "Column",
     "Continuation",
     "DropTold",
+    "EditMade",
     "EffectRow",
     "Effects",
     "HeldInput",

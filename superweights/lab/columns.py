@@ -41,10 +41,15 @@ _SHARE, _NUMBER, _PENALTY = "{:.1%}", "{:.1f}", "{:+.3f}"
 
 COLUMNS: tuple[Column, ...] = (
     Column("loss", "held-out loss, nats per token", _end("loss"), "{:.4f}"),
+    Column("loss, copy", "of the tokens that are to be copied", _in("loss_by_role", "copy"), "{:.4f}"),
+    Column("loss, bigram", "of the tokens that are drawn", _in("loss_by_role", "bigram"), "{:.4f}"),
+    Column("chance", "argmax share and mass of attention that makes no difference", _end("uniform_mass"), _SHARE),
     Column("argmax", "queries (and heads) whose largest weight is on token 0; rows of zeros left out",
            _end("argmax_share"), _SHARE),
     Column("mass", "mean weight on token 0", _end("mass"), _SHARE),
     Column("mass, proxy", "the same of |A| over its rows' sums", _end("mass_proxy"), _SHARE),
+    Column("mass, copying", "mass, proxy of the queries that have to copy", _in("mass_by_role", "copy"), _SHARE),
+    Column("mass, idle", "mass, proxy of the queries that have nothing to copy", _in("mass_by_role", "bigram"), _SHARE),
     Column("Sink^0.3", "heads whose mean weight on token 0 is above 0.3", _end("sink_rate"), _SHARE),
     Column("Sink^0.3, proxy", "the same of |A| over its rows' sums", _end("sink_rate_proxy"), _SHARE),
     Column("null", "weight that goes to the null slot", _null, _SHARE),

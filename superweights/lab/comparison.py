@@ -9,8 +9,9 @@ from pathlib import Path
 from superweights.errors import SuperweightsError
 from superweights.lab.columns import COLUMNS, Column
 from superweights.lab.folder import RunFolder
-from superweights.lab.judging import PHENOMENA, Judged, Spread, Verdict
+from superweights.lab.judging import Judged, Spread, Verdict
 from superweights.lab.result import Result
+from superweights.wording import counted
 
 
 @dataclass(frozen=True)
@@ -76,14 +77,25 @@ def compare_folders(folders: Sequence[str | Path]) -> Comparison:
     return compared({shown[key]: results for key, results in grouped.items()})
 
 
+def made_of(results: Sequence[Result]) -> str:
+    """How much was trained, on what, and how loaded the machine was: what every number here depends on."""
+    first = results[0]
+    cpu, wall = sum(r.cpu_seconds for r in results), sum(r.seconds for r in results)
+    loads = [result.load for result in results if result.load is not None]
+    load = f", {min(loads):.1f} to {max(loads):.1f} programs wanting the machine" if loads else ""
+    rows = first.end.rows if first.end is not None else 0
+    versions = ", ".join(f"{name} {version}" for name, version in first.versions.items())
+    tokens = sorted({result.tokens for result in results if result.status == "done"})
+    each = f"{tokens[0]:,} tokens each" if len(tokens) == 1 else "unlike numbers of tokens"
+    return (
+        f"{counted(len(results), 'run')} of {each}: {cpu / 60:.1f} CPU minutes of training "
+        f"({wall / 60:.1f} by the clock{load}). Profiles on {rows} held-out rows of {first.recipe.task.length} tokens, BOS in front. {versions}."
+    )
+
+
 def cell(column: Column, spread: Spread | None) -> tuple[str, str]:
     """A spread as two lines: the mean, and smallest to largest where there is more than one seed."""
     if spread is None:
         return "", ""
     low, high = column.text(spread.low), column.text(spread.high)
     return column.text(spread.mean), "" if spread.n == 1 else f"{low}..{high}"
-
-
-def words(line: Line) -> tuple[str, ...]:
-    """What is judged of a line, one phrase for each phenomenon; empty for a control or without a suite."""
-    return tuple(f"{v.word}: {v.why}" for v in line.verdicts) or ("",) * len(PHENOMENA)

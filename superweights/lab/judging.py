@@ -70,9 +70,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Rate:
-    """One learning rate of an arm's row, with the first seed: what it gave. `loss` is None where it diverged."""
+    """One learning rate of an arm's row, with the first seed: what it gave. `status` is `done`, `diverged`, or `open`
+    where it has not been run; numbers are None but where it is done."""
 
     rate: float
+    status: str
     loss: float | None
     argmax_share: float | None
     kurtosis: float | None
@@ -233,10 +235,9 @@ def _row(suite: Suite, results: Results, name: str, best: float) -> tuple[Rate, 
     for rate in sorted(suite.rates_of(name)):
         result = results.get((name, rate, suite.seeds[0]))
         end = result.end if result is not None else None
-        found.append(
-            Rate(rate, _loss(result), end.argmax_share if end else None,
-                 end.kurtosis_channel_first if end else None, rate == best)
-        )  # fmt: skip
+        status = "open" if result is None else result.status
+        share, kurtosis = (end.argmax_share, end.kurtosis_channel_first) if end else (None, None)
+        found.append(Rate(rate, status, _loss(result), share, kurtosis, rate == best and end is not None))
     return tuple(found)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from superweights.lab.claims import claims
-from superweights.lab.comparison import Comparison, cell, compared, words
+from superweights.lab.comparison import Comparison, cell, compared, made_of
 from superweights.lab.curves import charts, film
 from superweights.lab.folder import RunFolder
 from superweights.lab.judging import PHENOMENA, Judged
@@ -14,7 +14,6 @@ from superweights.lab.result import Result
 from superweights.lab.running import SuiteRun
 from superweights.reports.blocks import Block, Paragraph, Section, Table
 from superweights.reports.html import to_html
-from superweights.wording import counted
 
 
 def suite_page(run: SuiteRun) -> str:
@@ -102,12 +101,12 @@ def _verdicts(judged: Judged) -> Table:
 
 def _rates(judged: Judged) -> list[Block]:
     rows = [
-        (name, rate.rate, rate.loss, rate.argmax_share, rate.kurtosis, "best" if rate.best else "")
+        (name, rate.rate, rate.loss, rate.argmax_share, rate.kurtosis, "best" if rate.best else rate.status)
         for name, row in judged.rows.items()
         for rate in row
     ]
     columns = ("design", "learning rate", "loss", "argmax share of token 0", "kurt_channel of token 0", "")
-    said = "The whole row of each optimizer, with the first seed; no loss where it diverged"
+    said = "The whole row of each optimizer, with the first seed"
     return [Table(said, columns, tuple(rows))] if rows else []
 
 
@@ -138,20 +137,7 @@ def _claims(run: SuiteRun) -> Table:
 
 
 def _made(results: Sequence[Result], about: str) -> list[Block]:
-    first = results[0]
-    cpu, wall = sum(r.cpu_seconds for r in results), sum(r.seconds for r in results)
-    loads = [result.load for result in results if result.load is not None]
-    load = f"; between {min(loads):.1f} and {max(loads):.1f} programs wanted the machine" if loads else ""
-    rows = first.end.rows if first.end is not None else 0
-    versions = ", ".join(f"{name} {version}" for name, version in first.versions.items())
     return [
-        Paragraph(
-            f"{about}. {counted(len(results), 'run')} of {counted(first.tokens, 'token')} each, "
-            f"{cpu / 60:.1f} CPU minutes of training in all ({wall / 60:.1f} by the clock{load}), "
-            f"profiles on {rows} held-out rows of {first.recipe.task.length} tokens with BOS in front. {versions}."
-        ),
-        Paragraph("The control's recipe: " + "; ".join(first.recipe.to_toml().split("\n"))),
+        Paragraph(f"{about}. {made_of(results)}"),
+        Paragraph("The control's recipe: " + "; ".join(results[0].recipe.to_toml().split("\n"))),
     ]
-
-
-__all__ = ["runs_page", "suite_page", "table_of", "words"]

@@ -85,17 +85,15 @@ def _by_weights(rows: Sequence[EffectRow]) -> dict[tuple[str, ...], dict[float, 
     """The perplexity by factor, of each set of weights that a row multiplies by one factor."""
     groups: dict[tuple[str, ...], dict[float, Score]] = {}
     for row in rows:
-        factors = {edit.get("factor") for edit in row.edits}
+        factors = {edit.factor for edit in row.edits}
         factor = next(iter(factors)) if len(factors) == 1 else None
         if factor is not None:
-            groups.setdefault(tuple(edit["address"] for edit in row.edits), {})[float(factor)] = (
-                row.perplexity
-            )
+            groups.setdefault(tuple(edit.address for edit in row.edits), {})[float(factor)] = row.perplexity
     return groups
 
 
 def _row(row: EffectRow) -> tuple[str | float | None, ...]:
-    changed = ", ".join(f"{edit['address']} x {edit.get('factor')}" for edit in row.edits)
+    changed = ", ".join(f"{edit.address} x {edit.factor}" for edit in row.edits)
     rest = number(row.kl), number(row.agreement), number(row.bits_per_byte)
     return f"{row.name}: {changed}", *pair(row.perplexity), *pair(row.loss), *rest
 

@@ -61,26 +61,34 @@ def opened_attention(model: nn.Module, listener: Listener) -> Iterator[None]:
     try:
         for config, _ in held:
             config._attn_implementation = _EAGER
+        if ALL_ATTENTION_FUNCTIONS.get(_EAGER) is not _attend:
+            opened.eager = ALL_ATTENTION_FUNCTIONS.get(_EAGER)
+            ALL_ATTENTION_FUNCTIONS[_EAGER] = _attend
+        elif _OPEN:
+            opened.eager = _OPEN[-1].eager
         _OPEN.append(opened)
-        ALL_ATTENTION_FUNCTIONS[_EAGER] = _attend
         with _SoftmaxMode(listener):
             yield
     finally:
         if opened in _OPEN:
             _OPEN.remove(opened)
         if not _OPEN and ALL_ATTENTION_FUNCTIONS.get(_EAGER) is _attend:
-            del ALL_ATTENTION_FUNCTIONS[_EAGER]
+            if opened.eager is None:
+                del ALL_ATTENTION_FUNCTIONS[_EAGER]
+            else:
+                ALL_ATTENTION_FUNCTIONS[_EAGER] = opened.eager
         for config, name in held:  # parents first: setting one sets its parts too
             config._attn_implementation = name
 
 
 class _Opened:
-    """A model whose attention is listened to."""
+    """A model whose attention is listened to; `eager` is what stood under that name before, if anything did."""
 
     def __init__(self, modules: set[int], listener: Listener, before: str | None):
         self.modules = modules
         self.listener = listener
         self.before = before
+        self.eager: Callable | None = None
 
 
 _OPEN: list[_Opened] = []
@@ -118,10 +126,13 @@ def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args:
 def _inner(module: nn.Module, opened: list[_Opened]) -> Callable:
     """The function that computes: sdpa where the model had it and nobody looks inside, else the family's own."""
     fast = opened and all(e.before == "sdpa" and not e.listener.wants_softmax(module) for e in opened)
-    return ALL_ATTENTION_FUNCTIONS["sdpa"] if fast else _own_eager(module)
+    if fast:
+        return ALL_ATTENTION_FUNCTIONS["sdpa"]
+    stood = opened[-1].eager if opened else None
+    return stood or own_eager(module)
 
 
-def _own_eager(module: nn.Module) -> Callable:
+def own_eager(module: nn.Module) -> Callable:
     """The eager function of the file that defines the module's forward; every file of transformers has one."""
     for kind in type(module).__mro__:
         forward = kind.__dict__.get("forward")

@@ -27,15 +27,14 @@ def next_token_loss(
         assert labels is not None
         shift_labels = functional.pad(labels, (0, 1), value=-100)[..., 1:]
     told, flat = shift_labels.flatten(), hidden.flatten(0, 1)
-    plain = (
-        type(head) is nn.Linear
-        and head.bias is None
-        and not head._forward_hooks
-        and not head._forward_pre_hooks
-    )
-    if plain and fits(flat, head.weight):
+    if type(head) is nn.Linear and _is_a_matrix(head) and fits(flat, head.weight):
         total = SummedLoss.apply(flat, head.weight, told)
     else:
         total = functional.cross_entropy(head(flat).float(), told, reduction="sum", ignore_index=-100)
     count = (told != -100).sum() if num_items_in_batch is None else num_items_in_batch
     return total / count
+
+
+def _is_a_matrix(head: nn.Linear) -> bool:
+    """Whether calling the head does nothing but multiply: no bias, nobody who watches."""
+    return head.bias is None and not head._forward_hooks and not head._forward_pre_hooks

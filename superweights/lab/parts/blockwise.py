@@ -36,7 +36,12 @@ def attend_in_blocks(
     float32, masked scores at -inf, zero there; `mask` broadcasts to [B, 1 or H, T, S], bool or additive (as
     `null_kernel.additive` makes it); `causal` needs T = S and no mask.
     """
-    return _Blocks.apply(query, key, value, weigh, mask, causal, scaling)  # type: ignore[return-value]
+    query, key = (
+        query.to(value.dtype),
+        key.to(value.dtype),
+    )  # positions may have made them wider under autocast
+    with torch.autocast(query.device.type, enabled=False):
+        return _Blocks.apply(query, key, value, weigh, mask, causal, scaling)  # type: ignore[return-value]
 
 
 def derivative(weigh: Weigh, scores: Tensor, weights_grad: Tensor) -> tuple[Tensor, Tensor]:

@@ -39,6 +39,10 @@ def attend_with_null(
     `query` [B, H, T, d_h], `key` and `value` [B, H, S, d_h]; `null_logit` broadcasts to [B, H, T], `null_value` is
     [H, d_h] or None for zero; `mask` broadcasts to [B, H, T, S], bool or additive; `causal` needs T = S and no mask.
     """
+    query, key = (
+        query.to(value.dtype),
+        key.to(value.dtype),
+    )  # positions may have made them wider under autocast
     mask = additive(mask, query.dtype)
     same_width = query.shape[-1] == value.shape[-1]
     if query.device.type == "cpu" and same_width:
@@ -74,7 +78,7 @@ class _OnFlash(torch.autograd.Function):
         wider = torch.logaddexp(total, null)
         out = out * (total - wider).exp_().to(out.dtype)[..., None]
         if null_value is not None:
-            out = out + (null - wider).exp_().to(out.dtype)[..., None] * null_value[:, None]
+            out = out + (null - wider).exp_().to(out.dtype)[..., None] * null_value[:, None].to(out.dtype)
         ctx.save_for_backward(query, key, value, null, null_value, mask, out, wider)
         ctx.causal, ctx.scaling, ctx.null_dtype = causal, scaling, null_logit.dtype
         return out
@@ -92,8 +96,10 @@ class _OnFlash(torch.autograd.Function):
             share = (null - wider).exp()
             told = -torch.einsum("bhtd,bhtd->bht", grad, out)
             if null_value is not None:
-                told = told + torch.einsum("bhtd,hd->bht", grad, null_value)
-                grad_null_value = torch.einsum("bht,bhtd->hd", share.to(grad.dtype), grad)
+                told = told + torch.einsum("bhtd,hd->bht", grad, null_value.to(grad.dtype))
+                grad_null_value = torch.einsum("bht,bhtd->hd", share.to(grad.dtype), grad).to(
+                    null_value.dtype
+                )
             grad_null = (share * told).to(ctx.null_dtype)
         return *inner, grad_null, grad_null_value, None, None, None
 
@@ -113,18 +119,19 @@ def attend_by_extra_key(
     A causal kernel lets the first query see the first key; so a query is put in front too, and its output dropped.
     """
     batch, heads, tokens, width = query.shape
+    wide = max(width + _PADDING, value.shape[-1])  # kernels want heads of one width
     carried = (null_logit.expand(batch, heads, tokens) / scaling).to(query.dtype)[..., None]
-    query = functional.pad(torch.cat((query, carried), -1), (0, _PADDING - 1))
-    null_key = query.new_zeros((batch, heads, 1, width + _PADDING))
+    query = functional.pad(torch.cat((query, carried), -1), (0, wide - width - 1))
+    null_key = query.new_zeros((batch, heads, 1, wide))
     null_key[..., width] = 1
-    key = torch.cat((null_key, functional.pad(key, (0, _PADDING))), 2)
+    key = torch.cat((null_key, functional.pad(key, (0, wide - width))), 2)
     first = value.new_zeros((heads, value.shape[-1])) if null_value is None else null_value.to(value.dtype)
     value = torch.cat((first[None, :, None].expand(batch, -1, -1, -1), value), 2)
     if mask is not None:
         mask = functional.pad(mask, (1, 0))
     if causal:
         query = functional.pad(query, (0, 0, 1, 0))
-    padded = functional.pad(value, (0, query.shape[-1] - value.shape[-1]))
+    padded = functional.pad(value, (0, wide - value.shape[-1]))
     out = functional.scaled_dot_product_attention(
         query, key, padded, attn_mask=mask, is_causal=causal, scale=scaling
     )

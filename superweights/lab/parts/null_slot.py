@@ -14,20 +14,19 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 
 def softmax_with_null(scores: Tensor, null_logit: Tensor | None) -> Tensor:
     """The weights on tokens of `scores` [..., T, S], masked ones at -inf; each row's null weight is what lacks to 1.
 
     `null_logit` broadcasts to [..., T]; None is no slot, a plain softmax. A row without any token allowed gives
-    zeros (a plain softmax gives nan). Computed in the dtype of `scores`: give it float32.
+    zeros (torch's softmax gives nan). Computed in the dtype of `scores`: give it float32.
 
     >>> softmax_with_null(torch.zeros(1, 3), torch.zeros(1))
     tensor([[0.2500, 0.2500, 0.2500]])
     """
     if null_logit is None:
-        return functional.softmax(scores, dim=-1)
+        return torch.ops.aten._safe_softmax(scores, -1)
     null = null_logit.to(scores.dtype)[..., None]
     # softmax-1 does not forgive a shift: the slot is shifted with the scores
     largest = torch.maximum(scores.detach().amax(-1, keepdim=True), null.detach())
