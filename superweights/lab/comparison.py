@@ -89,7 +89,8 @@ def made_of(results: Sequence[Result]) -> str:
     each = f"{tokens[0]:,} tokens each" if len(tokens) == 1 else "unlike numbers of tokens"
     return (
         f"{counted(len(results), 'run')} of {each}: {cpu / 60:.1f} CPU minutes of training "
-        f"({wall / 60:.1f} by the clock{load}). Profiles on {rows} held-out rows of {first.recipe.task.length} tokens, BOS in front. {versions}."
+        f"({wall / 60:.1f} by the clock{load}). Profiles on {rows} held-out rows of "
+        f"{first.recipe.task.length} tokens, BOS in front. {versions}."
     )
 
 
