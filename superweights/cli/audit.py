@@ -66,7 +66,7 @@ def _show(record: Record) -> None:
     if found.weights:
         print_table(table)
     else:
-        console.data.print("No super weight is known: predictions alone are judged.")
+        console.data.print("There is no super weight to follow: predictions alone are judged.")
     show = console.data.print
     if found.activation_before is not None and found.activation_after is not None and found.comparison:
         ratio = found.activation_after / found.activation_before

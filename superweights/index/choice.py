@@ -97,10 +97,15 @@ def choose_weights(
 def some_weights(checkpoint: Any, *how: Any, **further: Any) -> Choice:
     """As `choose_weights`. Raises `SuperweightsError` where there are none."""
     choice = choose_weights(checkpoint, *how, **further)
-    if not choice.addresses:
-        where = "is in the record" if choice.policy == "record" else "is known"
+    if not choice.addresses and choice.policy == "record":
         raise SuperweightsError(
-            f"No super weight of {checkpoint.name} {where}.",
+            f"The record found no super weight in {checkpoint.name}.",
+            hint="there is none to keep apart, any quantizer may take the model as it is; to treat other weights so, "
+            "name them with --weights 'TENSOR[i, j]'.",
+        )
+    if not choice.addresses:
+        raise SuperweightsError(
+            f"No super weight of {checkpoint.name} is known.",
             hint="name some with --weights 'TENSOR[i, j]', or search with superweights find MODEL --out FILE "
             "and give --from FILE.",
         )
