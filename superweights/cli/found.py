@@ -13,7 +13,7 @@ from rich.table import Table
 
 from superweights.address import Address
 from superweights.cli import console
-from superweights.cli.printing import finish, open_width, print_lines, with_error
+from superweights.cli.printing import finish, fits, print_lines, print_table, with_error
 from superweights.cli.story import times, told
 
 if TYPE_CHECKING:
@@ -52,8 +52,7 @@ def show(findings: Findings, everything: bool, address: Address | None) -> None:
     console.data.print(_answer(findings), soft_wrap=True)
     weights = list(findings.candidates) if everything else list(findings.super_weights)
     if weights:
-        table = _fitting(findings, weights, everything)
-        console.with_width(open_width(table)).print(table)
+        print_table(_fitting(findings, weights, everything))
     for expert in findings.experts:
         console.data.print(_expert(expert), soft_wrap=True)
     for line in (*_folded(findings, everything), *_context(findings)):
@@ -103,13 +102,10 @@ def _answer(findings: Findings) -> str:
 
 def _fitting(findings: Findings, weights: Sequence[SuperWeight], everything: bool) -> Table:
     """The table with as many columns as the terminal has room for; a file or a pipe has room for all."""
-    from rich.measure import Measurement
-
     for dropped in range(len(_LEAST_FIRST) + 1):
         table = _table(findings, weights, everything)
         table.columns = [c for c in table.columns if c.header not in _LEAST_FIRST[:dropped]]
-        needed = Measurement.get(console.data, console.data.options.update(max_width=10_000), table).maximum
-        if needed <= open_width(table):
+        if fits(table):
             break
     return table
 
