@@ -3,6 +3,7 @@
     python benchmarks/designs.py growth          # TokenFormer: is adding slots worth it?
     python benchmarks/designs.py patching        # Byte Latent Transformer: entropy, space or static patches
     python benchmarks/designs.py concepts        # Large Concept Model: base or diffusion
+    python benchmarks/designs.py beside          # each text design beside Llamas of equal size and equal cost
     python benchmarks/designs.py speed           # ratios
 
 Results go to --to, which `superweights lab page designs` reads.
@@ -13,22 +14,30 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from superweights.lab.designs.keeping import Spread, keep
+from superweights.lab.designs.timing import ratio
+
+
+def shortened(settings, quick: bool, *names: str):
+    """The settings with a quarter of the steps where `quick` asks for it."""
+    return replace(settings, **{name: getattr(settings, name) // 4 for name in names}) if quick else settings
 
 
 def told(label: str, done: int, total: int) -> None:
     print(f"  {label} ({done} of {total})", file=sys.stderr, flush=True)
 
 
-def growth(to: Path, seeds: int) -> None:
+def growth(to: Path, seeds: int, quick: bool) -> None:
     from superweights.lab.designs.rows import library_rows
     from superweights.lab.tokenformer.experiment import ARMS, LONG, GrowthSettings, growth_run
 
-    settings, rows, runs, began = GrowthSettings(), library_rows(), [], time.process_time()
+    settings = shortened(GrowthSettings(), quick, "base_steps", "stage_steps")
+    rows, runs, began = library_rows(), [], time.process_time()
     for seed in range(seeds):
         runs.append(growth_run(rows, settings, seed, told))
         keep(to, "growth", runs, settings, time.process_time() - began)
@@ -45,11 +54,12 @@ def growth(to: Path, seeds: int) -> None:
     print(f"mass of the new slots at the end: {Spread.of([run.new_mass for run in runs])}")
 
 
-def patching(to: Path, seeds: int) -> None:
+def patching(to: Path, seeds: int, quick: bool) -> None:
     from superweights.lab.byte_latent.experiment import ARMS, PatchingSettings, patching_run
     from superweights.lab.designs.rows import library_rows
 
-    settings, rows, runs, began = PatchingSettings(), library_rows(), [], time.process_time()
+    settings = shortened(PatchingSettings(), quick, "steps", "entropy_steps")
+    rows, runs, began = library_rows(), [], time.process_time()
     for seed in range(seeds):
         runs.append(patching_run(rows, settings, seed, told))
         keep(to, "patching", runs, settings, time.process_time() - began)
@@ -69,7 +79,144 @@ def patching(to: Path, seeds: int) -> None:
         print(f"{other} less entropy: {Spread.of(differences)}")
 
 
-JOBS = {"growth": growth, "patching": patching}
+def concepts(to: Path, seeds: int, quick: bool) -> None:
+    from superweights.lab.concepts.documents import encoded, manual
+    from superweights.lab.concepts.experiment import ARMS, ConceptSettings, concept_run
+    from superweights.lab.concepts.splitting import SentenceSplitter
+    from superweights.lab.concepts.vectors import MiniLm
+
+    texts = manual(SentenceSplitter())
+    began = time.process_time()
+    documents = encoded(texts, MiniLm, to / "manual_vectors.npz")
+    print(f"{len(texts)} documents, {int(documents.lengths.sum())} sentences, vectors in "
+          f"{time.process_time() - began:.0f} CPU seconds (0: from the cache)")  # fmt: skip
+    settings = shortened(ConceptSettings(), quick, "steps", "branch_steps")
+    runs, began = [], time.process_time()
+    for seed in range(seeds):
+        runs.append(concept_run(documents, settings, seed, told))
+        keep(to, "concepts", runs, settings, time.process_time() - began)
+    names = ("l2", "norm", "ca", "ca_unit", "par", "l2_nn", "mrr")
+    print(f"{'arm':18}" + "".join(f"{name:>24}" for name in names))
+    for arm in ARMS:
+        print(
+            f"{arm:18}" + "".join(f"{Spread.of([r.scores[arm][name] for r in runs])!s:>24}" for name in names)
+        )
+    for name in runs[0].branch:
+        print(
+            f"planted branch, {name}: {Spread.of([run.branch[name] for run in runs])} of the way to the middle"
+        )
+
+
+def speed(to: Path, turns: int, quick: bool) -> None:
+    """Ratios of CPU time; `--seeds` is how many turns each gets."""
+    rows = [*_speed_of_patches(turns), *_speed_of_slots(turns), *_speed_of_sampling(turns)]
+    for what, found, aim in rows:
+        print(f"{what:88} {found:6.2f}   aim {aim}")
+    keep(to, "speed", [{"what": w, "ratio": f, "aim": a} for w, f, a in rows], Turns(turns), 0.0)
+
+
+@dataclass(frozen=True)
+class Turns:
+    """How often each thing was timed."""
+
+    turns: int
+
+
+def _speed_of_patches(turns: int) -> list[tuple[str, float, str]]:
+    """Training steps of BLT, transformers' time over ours: the same weights, bytes and patches."""
+    from transformers import BltConfig, BltForCausalLM
+
+    from superweights.lab.byte_latent.experiment import PatchingSettings, blt_config
+    from superweights.lab.byte_latent.model import ByteLatentForCausalLM
+    from superweights.lab.byte_latent.patching import Patching, lengths
+
+    found = []
+    for n, batch, window in ((512, 8, 512), (2048, 2, 512)):
+        config = blt_config(PatchingSettings(window=window))
+        theirs = BltForCausalLM(
+            BltConfig(**{k: v for k, v in config.to_dict().items() if k in BltConfig.__dataclass_fields__})
+        )
+        ours = ByteLatentForCausalLM(config)
+        ours.load_state_dict(theirs.state_dict())
+        ids = torch.randint(4, 260, (batch, n))
+        starts = Patching("static", stride=4).starts(ids)
+        given = (
+            _step(theirs, ids, patch_lengths=lengths(starts), use_cache=False),
+            _step(ours, ids, starts=starts),
+        )
+        what = f"BLT, bytes/CPU second against transformers' BltForCausalLM ({batch} x {n} bytes, window {window})"
+        found.append((what, ratio(*given, turns), ">= 1.5"))
+    return found
+
+
+def _step(model, ids, **more):
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-3, fused=True)
+    model.train()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(ids, labels=ids, **more).loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def _speed_of_slots(turns: int) -> list[tuple[str, float, str]]:
+    """Forward and backward of a Pattention over those of a linear layer with as many multiplications."""
+    from torch import nn
+
+    from superweights.lab.tokenformer.pattention import Pattention
+
+    found = []
+    for width, slots in ((768, 576), (768, 2304), (256, 768)):
+        x = torch.randn(512, width, requires_grad=True)
+        pair = (Pattention(width, width, slots), nn.Linear(width, 2 * slots, bias=False))
+        works = [_backward(m, x) for m in pair]
+        what = f"Pattention, time against a linear layer (forward and backward, d {width}, {slots} slots)"
+        found.append((what, ratio(*works, turns=3 * turns), "<= 1.15"))
+    return found
+
+
+def _backward(module, x):
+    g = torch.randn_like(module(x))
+    return lambda: module(x).backward(g)
+
+
+def _speed_of_sampling(turns: int) -> list[tuple[str, float, str]]:
+    """Two-Tower sampling of 16 documents, one at a time over all at once."""
+    from superweights.lab.concepts.models import TwoTowerLcm
+    from superweights.lab.concepts.noise import Guidance
+
+    model = TwoTowerLcm(384, 128, 2, 2).eval()
+    documents, lengths = torch.randn(16, 24, 384), torch.randint(2, 25, (16,))
+    guidance = Guidance(20, 3.0)
+
+    def alone() -> None:
+        for row, n in enumerate(lengths.tolist()):
+            model.sample_next(documents[row : row + 1, :n], lengths[row : row + 1], guidance)
+
+    found = ratio(alone, lambda: model.sample_next(documents, lengths, guidance), turns)
+    return [("Two-Tower sampler, 16 documents one at a time against all at once", found, ">= 4")]
+
+
+def beside(to: Path, seeds: int, quick: bool) -> None:
+    from superweights.lab.designs.beside import BesideSettings, beside_run
+    from superweights.lab.designs.rows import library_rows
+
+    settings = shortened(BesideSettings(), quick, "steps")
+    rows, runs, began = library_rows(), [], time.process_time()
+    for seed in range(seeds):
+        runs += beside_run(rows, settings, seed, to / "models", told)
+        keep(to, "beside", runs, settings, time.process_time() - began)
+    for run in runs:
+        sink = "n/a" if run.sink is None else f"{run.sink:.3f}"
+        massive = "n/a" if run.massive is None else f"{run.massive:.2f}"
+        print(f"{run.design:34} {run.parameters:9,} {run.multiplications:11,.0f} bits/byte {run.bits:.3f}, int4 "
+              f"{run.bits_int4 - run.bits:+.3f}; sink {sink}, massive {massive}, {run.super_weights} super weights "
+              f"({run.verdict}) {run.why}")  # fmt: skip
+
+
+JOBS = {"growth": growth, "patching": patching, "concepts": concepts, "beside": beside, "speed": speed}
 
 
 def main() -> None:
@@ -79,10 +226,11 @@ def main() -> None:
     parser.add_argument("what", choices=list(JOBS))
     parser.add_argument("--to", type=Path, default=Path("build/designs"))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="a quarter of the steps")
     given = parser.parse_args()
     torch.set_num_threads(1)
     began = time.process_time()
-    JOBS[given.what](given.to, given.seeds)
+    JOBS[given.what](given.to, given.seeds, given.quick)
     print(f"{time.process_time() - began:.0f} CPU seconds", file=sys.stderr)
 
 

@@ -157,7 +157,9 @@ def packed(folder, tmp_path_factory):
     to = tmp_path_factory.mktemp("packed") / "int8"
     with open_checkpoint(str(folder)) as checkpoint:
         write_packed(
-            checkpoint, Plan.uniform(linear_tensors(checkpoint), Scheme("int8", blocks=Blocks("channel"))), to
+            checkpoint,
+            Plan.uniform(linear_tensors(checkpoint), Scheme("int8", blocks=Blocks("channel", ()))),
+            to,
         )
     return to
 
@@ -306,10 +308,11 @@ def task_file(path):
     return path
 
 
-def test_the_commands_go_from_a_task_to_a_merged_model(folder, tmp_path, capsys):
-    task, experts, model = task_file(tmp_path / "letters.jsonl"), tmp_path / "experts", str(folder)
+def test_the_commands_go_from_a_task_to_a_merged_model(tmp_path, capsys):
+    model = str(saved_speaker(tmp_path / "loud", initializer_range=0.2))
+    task, experts = task_file(tmp_path / "letters.jsonl"), tmp_path / "experts"
     train = ["adapt", "train", model, "--task", str(task), "--method", "supervised", "--new-tokens", "1"]
-    settings = ["--stop", "", "--steps", "12", "--rate", "0.1", "--batch", "8", "--json"]
+    settings = ["--stop", "", "--steps", "12", "--rate", "0.05", "--batch", "8", "--json"]
     for name in ("k", "l"):
         assert run([*train, *settings, "--to", str(experts / name), "--about", "letters"]) == 0
     record = json.loads(capsys.readouterr().out.splitlines()[0])

@@ -234,7 +234,9 @@ BAD = {
     "no small power of two": made(
         settings=[ARCHITECTURE, string("general.alignment") + struct.pack("<II", 4, 3)]
     ),
-    "one of 4 parts": made(settings=[ARCHITECTURE, string("split.count") + struct.pack("<IH", 2, 4)]),
+    "one of 4 parts, and its name does not tell": made(
+        settings=[ARCHITECTURE, string("split.count") + struct.pack("<IH", 2, 4)]
+    ),
     "5 dimensions": made(tensor={"dims": [2, 2, 2, 2, 4]}),
     "unknown format 999": made(tensor={"kind": 999}),
     "does not fit Q4_K": made(tensor={"kind": 12}),
@@ -280,3 +282,42 @@ def test_overlapping_tensors_are_refused(tmp_path):
     (tmp_path / "two.gguf").write_bytes(data)
     with pytest.raises(SuperweightsError, match="overlaps"):
         open_checkpoint(tmp_path / "two.gguf")
+
+
+def split(source: Path, folder: Path, tensors: int) -> list[Path]:
+    """The file in parts of so many tensors, as the gguf package's own writer splits."""
+    reader = gguf.GGUFReader(source)
+    writer = gguf.GGUFWriter(folder / "model.gguf", "llama", split_max_tensors=tensors)
+    for field in reader.fields.values():
+        if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+            kind = field.types[0]
+            inner = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(field.name, field.contents(), kind, sub_type=inner)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return sorted(folder.glob("*.gguf"))
+
+
+@pytest.mark.tiny
+def test_a_checkpoint_in_parts_is_read_as_the_one_it_was(tmp_path):
+    write_tiny(tmp_path / "whole.gguf", "llama", "llama")
+    (tmp_path / "parts").mkdir()
+    files = split(tmp_path / "whole.gguf", tmp_path / "parts", 5)
+    assert len(files) > 2
+    with open_checkpoint(tmp_path / "whole.gguf") as whole:
+        for way in (files[0], files[1], tmp_path / "parts"):
+            with open_checkpoint(way) as parts:
+                assert set(parts.tensors) == set(whole.tensors)
+                for name in whole.tensors:
+                    assert torch.equal(parts.read(name), whole.read(name)), name
+                assert parts.fingerprint() == whole.fingerprint()
+    files[1].rename(tmp_path / "elsewhere.gguf")
+    with pytest.raises(SuperweightsError, match=r"00002-of-.* is not beside it"):
+        open_checkpoint(files[0])
+    files[2].rename(files[1])
+    with pytest.raises(SuperweightsError, match=r"is not beside it|a part of something else"):
+        open_checkpoint(files[0])

@@ -22,9 +22,11 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
+import superweights
 from superweights.cli import app, console, run
 from superweights.record import Record, SuperWeight
 from superweights.subject.text import raw_prompts
+from superweights.wording import counted
 
 pytestmark = pytest.mark.tiny
 
@@ -63,9 +65,9 @@ def started(*arguments: str, **options) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, *arguments], text=True, **pipes)
 
 
-def refused(capsys, *arguments: str) -> tuple[str, str]:
-    """The sentence and the hint with which a command line is refused; there is nothing else, and the code is 1."""
-    assert run(list(arguments)) == 1
+def refused(capsys, *arguments: str, code: int = 1) -> tuple[str, str]:
+    """The sentence and the hint with which a command line is refused; there is nothing else but the exit code."""
+    assert run(list(arguments)) == code
     shown = capsys.readouterr()
     assert shown.out == ""
     error, hint = shown.err.splitlines()
@@ -102,9 +104,50 @@ print("heavy:", sorted({{"torch", "transformers"}} & set(sys.modules)))
 
 
 def test_a_command_that_is_none_is_refused_with_a_hint(capsys):
-    error, hint = refused(capsys, "fnid")
+    error, hint = refused(capsys, "fnid", code=2)
     assert "fnid" in error
     assert "--help" in hint
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["find", "--nonsense"],
+        ["score"],
+        ["known", "a", "b"],
+        ["find", "--windows", "many"],
+        ["find", "--windows", "-1"],
+    ],
+)
+def test_a_command_line_that_is_none_ends_with_code_2(arguments, capsys):
+    refused(capsys, *arguments, code=2)
+
+
+@pytest.mark.parametrize("group", [[], ["lab"], ["adapt"]])
+def test_a_group_without_a_command_prints_its_help_and_no_error(group, capsys):
+    assert run(group) == 0
+    shown = capsys.readouterr()
+    assert "Usage:" in shown.out
+    assert shown.err == ""
+
+
+def test_the_version_is_printed(capsys):
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"superweights {superweights.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "said"),
+    [(1, "window", "1 window"), (2048, "token", "2,048 tokens"), (0, "mass", "0 masses")],
+)
+def test_things_are_counted_as_english_counts_them(number, noun, said):
+    assert counted(number, noun) == said
+
+
+def test_no_sentence_of_ours_counts_windows_without_regard_to_one():
+    rooms = Path(superweights.__file__).parent
+    for path in (*rooms.glob("cli/*.py"), *rooms.glob("reports/*.py")):
+        assert not re.search(r"\} (windows|passages|prompts|runs|records)\b", path.read_text()), path
 
 
 # --- find -----------------------------------------------------------------------------------------------
@@ -118,7 +161,7 @@ def test_find_prints_a_line_of_json_for_each_candidate(planted, capsys):
     row = rows[address]
     number = int(address[:-1].split("[")[1].split(",")[0])
     assert row["out_channel"] == number
-    assert row["verdict"] in ("critical", "partial", "benign")
+    assert row["verdict"] in ("critical", "joint", "partial", "benign", "undecided")
     assert row["spike_in"] * row["value"] == pytest.approx(row["dominance"] * row["spike_out"], rel=1e-4)
     assert set(row["effect"]) >= {"value", "unit", "standard_error"}
     assert row["effect"]["unit"] == "nats/token"
@@ -130,14 +173,21 @@ def test_find_prints_a_table_that_names_the_weight_and_the_verdict(planted, caps
     """A pipe has room for every column."""
     folder, address = planted
     monkeypatch.delenv("COLUMNS", raising=False)
-    assert run(["find", str(folder)]) == 0
+    assert run(["find", str(folder), "--all"]) == 0
     out = capsys.readouterr().out
     (line,) = [line for line in out.splitlines() if line.strip().startswith(address)]
-    assert line.split()[-1] in ("critical", "partial", "benign")
+    assert line.split()[-1] in ("critical", "joint", "partial", "benign", "undecided")
     titles = next(line for line in out.splitlines() if line.strip().startswith("weight "))
-    for title in ("value", "spike in", "spike out", "share", "loss", "controls", "beside", "role", "verdict"):
+    for title in (
+        "value",
+        "input spike",
+        "output spike",
+        "share of it",
+        "loss without it",
+        "at its mean",
+        "verdict",
+    ):
         assert title in titles
-    assert "Not shown" not in out
     assert "no tokenizer: searched and judged on random token ids." in out
 
 
@@ -147,14 +197,16 @@ def test_a_narrow_terminal_gets_the_weight_the_loss_and_the_verdict_whole(
 ):
     folder, address = planted
     monkeypatch.setattr(console, "data", Console(width=width, force_terminal=True, no_color=True))
-    assert run(["find", str(folder), "--rounds", "0"]) == 0
+    assert run(["find", str(folder), "--rounds", "0", "--all"]) == 0
     out = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
-    table = [line.rstrip() for line in out.splitlines()[:10]]
+    lines = [line.rstrip() for line in out.splitlines()]
+    first = next(n for n, line in enumerate(lines) if line.strip().startswith("weight"))
+    table = lines[first : lines.index("", first)]
     assert all(len(line) <= width for line in table)
     (line,) = [line for line in table if line.strip().startswith(address[:20])]
-    assert re.search(r"[+-]\d\.\d\d ±\d\.\d\d", line)
-    assert line.split()[-1] in ("critical", "partial", "benign")
-    assert "Not shown, for want of room: role" in out
+    assert re.search(r"[+-]\d\.\d+ ±\d\.\d+", line)
+    assert line.split()[-1] in ("critical", "joint", "partial", "benign", "undecided")
+    assert "role" not in table[0]
 
 
 def test_find_writes_the_whole_record_to_a_file(worded, capsys, tmp_path):
@@ -176,7 +228,7 @@ def test_no_color_is_respected_where_colours_would_be_shown(no_color, coloured):
     environment = {k: v for k, v in os.environ.items() if k != "NO_COLOR"} | {"FORCE_COLOR": "1"} | no_color
     process = started("-m", "superweights", "find", "--nonsense", env=environment)
     _, err = process.communicate()
-    assert process.returncode == 1
+    assert process.returncode == 2
     assert bool(re.search(r"\x1b\[[0-9;]*3[0-7]m", err)) == coloured
 
 
@@ -391,8 +443,6 @@ def test_a_path_that_is_not_there_is_refused(name, capsys):
         (["--mode", "fast"], "'fast'"),
         (["--length", "300"], "context of 256"),
         (["--windows", "100000"], "too few"),
-        (["--windows", "-1"], "windows"),
-        (["--windows", "many"], "windows"),
         (["--dtype", "int4"], "int4"),
         (["--device", "abacus"], "abacus"),
         (["--text", "{tmp}/absent.txt"], "There is no file"),

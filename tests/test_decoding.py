@@ -336,3 +336,62 @@ def test_weights_of_a_checkpoint_that_the_loader_renames_are_found_again(tmp_pat
     )
     assert found.weights[0].matrix_error < 0.01
     assert found.comparison.kl.value < 1e-3
+
+
+TYPES = (
+    *(
+        "F16",
+        "BF16",
+        "Q4_0",
+        "Q4_1",
+        "Q5_0",
+        "Q5_1",
+        "Q8_0",
+        "Q2_K",
+        "Q3_K",
+        "Q4_K",
+        "Q5_K",
+        "Q6_K",
+        "IQ4_NL",
+        "IQ4_XS",
+    ),
+    *("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ1_S", "IQ1_M", "TQ1_0", "TQ2_0", "MXFP4"),
+)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_every_type_of_gguf_is_decoded_as_ggml_itself_decodes_it(kind, tmp_path):
+    """One matrix of a small model in this type, quantized and decoded by ggml's own C."""
+    gguf = pytest.importorskip("gguf")
+    pytest.importorskip("xllamacpp")
+    import ggml
+    import tiny_gguf
+
+    kind = gguf.GGMLQuantizationType[kind]
+    tiny_gguf.write_tiny(tmp_path / "m.gguf", "llama", "llama", intermediate_size=256)
+    reader = gguf.GGUFReader(tmp_path / "m.gguf")
+    weight = torch.randn(64, 256, generator=torch.Generator().manual_seed(kind.value)).numpy() * 0.1
+    stored = (
+        ggml.quantize(weight, kind)
+        if kind.name not in ("F16", "BF16")
+        else gguf.quants.quantize(weight, kind)
+    )
+    stored = stored.view("uint8")
+    writer = gguf.GGUFWriter(tmp_path / "q.gguf", "llama")
+    for field in reader.fields.values():
+        if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+            inner = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(field.name, field.contents(), field.types[0], sub_type=inner)
+    for tensor in reader.tensors:
+        ours = tensor.name == "blk.1.ffn_down.weight"
+        writer.add_tensor(
+            tensor.name, stored if ours else tensor.data, raw_dtype=kind if ours else tensor.tensor_type
+        )
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with open_checkpoint(str(tmp_path / "q.gguf")) as checkpoint:
+        assert checkpoint.tensors[TENSOR].dtype == kind.name
+        ours = Decoding(checkpoint).read(TENSOR).weight
+    assert torch.equal(ours, torch.from_numpy(ggml.dequantize(stored, kind)))

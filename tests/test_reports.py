@@ -23,6 +23,7 @@ from superweights.findings import (
     Activations,
     Anatomy,
     Continuation,
+    EditMade,
     EffectRow,
     Effects,
     RoundedRow,
@@ -91,7 +92,7 @@ def scored(name: str = "tiny") -> Record:
     rows = tuple(
         EffectRow(
             name=f"{factor} times",
-            edits=({"address": "w[1, 2]", "factor": factor},),
+            edits=(EditMade("w[1, 2]", factor),),
             changes=(),
             perplexity=replace(made, value=100.0 / (factor + 1)),
             bits_per_byte=None,

@@ -39,9 +39,11 @@ SIZES: dict[str, Any] = {
 }
 
 
-def write_tiny(path: Path, architecture: str, model_type: str, *, layers: int = 2, seed: int = 0) -> None:
+def write_tiny(
+    path: Path, architecture: str, model_type: str, *, layers: int = 2, seed: int = 0, **more: int
+) -> None:
     """A GGUF file with random weights in several formats, which transformers loads as a `model_type`."""
-    sizes = {**SIZES, "num_hidden_layers": layers, "n_layer": layers}
+    sizes = {**SIZES, "num_hidden_layers": layers, "n_layer": layers, **more}
     config = AutoConfig.for_model(model_type, **sizes)
     writer = gguf.GGUFWriter(str(path), architecture)
     writer.add_name("tiny")

@@ -123,5 +123,6 @@ def _write(factors: Factors, file: Path) -> None:
         "error": json.dumps(factors.error),
         "energy": json.dumps(factors.energy),
     }
+    file.parent.mkdir(parents=True, exist_ok=True)
     with new_file(file, replace=True) as partial:
         save_file({"U": factors.U, "sigma": factors.sigma, "Vh": factors.Vh}, partial, metadata=told)

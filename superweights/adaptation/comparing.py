@@ -112,7 +112,7 @@ def compare(
         if all((name, arm, seed) in known for arm in arms.arms):
             continue
         one = _Run(
-            bench, tasks(name, seed), seed, arms, matrices, factors, reward, replace(manner, seed=seed)
+            bench, name, tasks(name, seed), seed, arms, matrices, factors, reward, replace(manner, seed=seed)
         )
         for result in one.results():
             if (name, result.arm, seed) not in known:
@@ -127,6 +127,7 @@ class _Run:
     def __init__(
         self,
         bench: Bench,
+        name: str,
         task: Task,
         seed: int,
         arms: Arms,
@@ -135,7 +136,7 @@ class _Run:
         reward: Reward,
         manner: Manner,
     ):
-        self.bench, self.task, self.seed, self.arms = bench, task, seed, arms
+        self.bench, self.name, self.task, self.seed, self.arms = bench, name, task, seed, arms
         self.matrices, self.factors, self.reward, self.manner = matrices, factors, reward, manner
 
     def results(self) -> Iterator[Result]:
@@ -199,7 +200,7 @@ class _Run:
         self, arm: str, base: float, reward: float, parameters: int, trained: Trained | None
     ) -> Result:
         best = trained.best_step if trained is not None else 0
-        return Result(self.task.name, arm, self.seed, base, reward, parameters, best)
+        return Result(self.name, arm, self.seed, base, reward, parameters, best)
 
 
 def gains(results: Sequence[Result]) -> list[tuple[str, str, Score, Score]]:

@@ -256,7 +256,7 @@ def _up_to_end(ids: list[int], ends: list[int]) -> list[int]:
 
 def cut(reader: Reader, prompt: list[int], ids: list[int], stop: str | None) -> Completion:
     """The completion up to the token in which `stop` first appears; its text stops before it."""
-    if stop is None or stop not in reader.text(ids):
+    if not stop or stop not in reader.text(ids):
         return Completion(tuple(prompt), tuple(ids), reader.text(ids))
     last = next(n for n in range(1, len(ids) + 1) if stop in reader.text(ids[:n]))
     return Completion(tuple(prompt), tuple(ids[:last]), reader.text(ids[:last]).partition(stop)[0])

@@ -97,7 +97,7 @@ def split_task(
         raise SuperweightsError(
             f"Task {name} has {len(listed)} examples and none for {empty[0]}.", hint="give five or more."
         )
-    return Task(name, *(tuple(dealt[split]) for split in SPLITS), new_tokens=new_tokens, stop=stop)
+    return Task(name, *(tuple(dealt[split]) for split in SPLITS), new_tokens=new_tokens, stop=stop or None)
 
 
 def _example(line: str, where: str) -> tuple[Example, str | None]:

@@ -307,6 +307,7 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "state": {**vars(state), "steps": [asdict(step) for step in state.steps]},
         }
+        self.file.parent.mkdir(parents=True, exist_ok=True)
         with new_file(self.file, replace=True) as partial:
             torch.save(held, partial)
 

@@ -18,7 +18,7 @@ import torch
 from gguf.quants import dequantize
 
 from superweights.checkpoint.complaints import COMPLAINTS, complaints
-from superweights.checkpoint.gguf_header import Block, read_gguf_header
+from superweights.checkpoint.gguf_header import Block, Header, read_gguf_header
 from superweights.checkpoint.gguf_settings import GgufSettings
 from superweights.checkpoint.header import damaged
 from superweights.checkpoint.mapped import MappedFile
@@ -35,13 +35,32 @@ class GgufStore:
 
     def __init__(self, path: Path):
         self.path, self.traffic = path, Traffic()
-        self._file = MappedFile(path)
+        self._files = [MappedFile(path)]
         try:
-            self._header = read_gguf_header(self._file.view(), str(path))
+            self._header = self._read_headers()
         except SuperweightsError:
-            self._file.close()
+            self.close()
             raise
-        self.settings = GgufSettings(path, self._header, self._file.view())
+        self.path = self._files[0].path
+        self.settings = GgufSettings(self.path, self._header, self._files[0].view())
+
+    def _read_headers(self) -> Header:
+        """The header of the file; of all its parts together where it is one of several."""
+        header = read_gguf_header(self._files[0].view(), str(self.path))
+        if header.parts == 1:
+            return header
+        names = parts_of(self.path, header.parts)
+        self.close()
+        self._files = []
+        for name in names:
+            self._files.append(MappedFile(name))
+        first, *others = (read_gguf_header(file.view(), str(file.path)) for file in self._files)
+        return first.joined(others, str(names[0]))
+
+    @property
+    def parts(self) -> int:
+        """Of how many files the checkpoint is."""
+        return len(self._files)
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
@@ -128,7 +147,8 @@ class GgufStore:
         """These stored rows as float32; a row is a line of the tensor's last dimension."""
         block = self._block(name)
         width = (block.stop - block.start) // max(_rows_of(block), 1)
-        raw = self._file.tensor(torch.uint8, (_rows_of(block), width), block.start).numpy()
+        file = self._files[block.part]
+        raw = file.tensor(torch.uint8, (_rows_of(block), width), block.start).numpy()
         whole = len(rows) == _rows_of(block) and np.array_equal(rows, np.arange(len(rows)))
         sentence = f"{name!r} in {self.path} is {block.kind.name}, which cannot be read"
         with complaints(sentence, hint=_SAFETENSORS), np.errstate(all="ignore"):
@@ -143,19 +163,40 @@ class GgufStore:
         return result.weights
 
     def raw(self, name: str, first: int, last: int) -> bytes:
-        start = self._block(name).start
-        return self._file.from_disk(start + first, start + last)
+        block = self._block(name)
+        return self._files[block.part].from_disk(block.start + first, block.start + last)
 
     def prefetch(self, names: Iterable[str]) -> None:
         for name in names:
-            self._file.will_need(self._block(name).start, self._block(name).stop)
+            block = self._block(name)
+            self._files[block.part].will_need(block.start, block.stop)
 
     def release(self, names: Iterable[str]) -> None:
         for name in names:
-            self._file.drop(self._block(name).start, self._block(name).stop)
+            block = self._block(name)
+            self._files[block.part].drop(block.start, block.stop)
 
     def close(self) -> None:
-        self._file.close()
+        for file in self._files:
+            file.close()
+
+
+def parts_of(path: Path, parts: int) -> list[Path]:
+    """The files of a checkpoint of several parts, by llama.cpp's way of naming them. Raises where one is not there."""
+    stem, marked, _ = path.name.rpartition(f"-of-{parts:05d}.gguf")
+    if not marked or not stem[-5:].isdecimal():
+        raise SuperweightsError(
+            f"{path} is one of {parts} parts, and its name does not tell those of the others.",
+            hint=f"llama.cpp calls them NAME-00001-of-{parts:05d}.gguf and so on.",
+        )
+    names = [path.with_name(f"{stem[:-5]}{number:05d}-of-{parts:05d}.gguf") for number in range(1, parts + 1)]
+    missing = [name for name in names if not name.is_file()]
+    if missing:
+        raise SuperweightsError(
+            f"{path} is one of {parts} parts, and {missing[0].name} is not beside it.",
+            hint="download all parts into one folder.",
+        )
+    return names
 
 
 def _rows_of(block: Block) -> int:

@@ -8,8 +8,8 @@ Python, which takes seconds; nothing here needs them.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -23,17 +23,20 @@ _SCALARS = {
 }  # fmt: skip
 _STRING, _ARRAY = 8, 9
 _MAX_DIMS = 4
+# Which part of how many a file is, and the tensors of all (llama.cpp, `llama-gguf-split`).
+_NUMBER, _PARTS, _TENSORS = "split.no", "split.count", "split.tensors.count"
 _LONG = 64  # lists longer than this are counted, not kept
 
 
 @dataclass(frozen=True)
 class Block:
-    """A tensor of a GGUF file, its shape in torch's order; `start`, `stop` count from the file's start."""
+    """A tensor of a GGUF file, its shape in torch's order; `start`, `stop` count from the start of its `part`."""
 
     kind: GGMLQuantizationType
     shape: tuple[int, ...]
     start: int
     stop: int
+    part: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,28 @@ class Header:
     @property
     def architecture(self) -> str:
         return self.values["general.architecture"]
+
+    @property
+    def parts(self) -> int:
+        """Of how many files the checkpoint is."""
+        parts = self.values.get(_PARTS, 1)
+        return parts if type(parts) is int and parts > 1 else 1
+
+    def joined(self, others: Sequence[Header], where: str) -> Header:
+        """This header, the first part's, with the tensors of all parts. Raises unless they are parts of one whole."""
+        blocks = dict(self.blocks)
+        for number, other in enumerate(others, 1):
+            told = {_NUMBER: number, _PARTS: self.parts}
+            if any(other.values.get(name) != value for name, value in told.items()):
+                raise damaged(where, f"its part {number + 1} is a part of something else")
+            twice = blocks.keys() & other.blocks.keys()
+            if twice:
+                raise damaged(where, f"{min(twice)!r} stands in two of its parts")
+            blocks |= {name: replace(block, part=number) for name, block in other.blocks.items()}
+        whole = self.values.get(_TENSORS, len(blocks))
+        if len(blocks) != whole:
+            raise damaged(where, f"its parts hold {len(blocks)} tensors, and it claims {whole}")
+        return replace(self, blocks=blocks)
 
 
 def read_gguf_header(data: memoryview, where: str) -> Header:
@@ -150,16 +175,13 @@ def _read_value(cursor: _Cursor, kind: int) -> Any:
 
 def _check_settings(values: Mapping[str, Any], where: str) -> None:
     architecture, alignment = values.get("general.architecture"), values.get("general.alignment", 32)
-    if not isinstance(architecture, str) or not architecture:
+    later_part = (
+        type(number := values.get(_NUMBER)) is int and number > 0
+    )  # only the first has all the settings
+    if not later_part and (not isinstance(architecture, str) or not architecture):
         raise damaged(where, "it does not say which architecture it holds")
     if type(alignment) is not int or not 0 < alignment <= 2**20 or alignment & (alignment - 1):
         raise damaged(where, f"its alignment is {alignment!r}, which is no small power of two")
-    parts = values.get("split.count", 1)
-    if type(parts) is int and parts > 1:
-        raise SuperweightsError(
-            f"{where} is one of {parts} parts.",
-            hint="join them first: llama-gguf-split --merge FIRST_PART OUT.",
-        )
 
 
 def _read_blocks(cursor: _Cursor, tensors: int, alignment: int) -> dict[str, Block]:

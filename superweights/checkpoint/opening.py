@@ -12,6 +12,7 @@ from typing import Any
 from superweights.artefacts.manifest import verify
 from superweights.checkpoint.checkpoint import Checkpoint
 from superweights.checkpoint.folder import open_folder
+from superweights.checkpoint.loaded import LoadedSettings, LoadedStore, is_loaded
 from superweights.checkpoint.pickled import ENDINGS, PickleStore, check_allowed
 from superweights.checkpoint.settings import FolderSettings, NoSettings
 from superweights.checkpoint.shards import ShardStore
@@ -25,7 +26,7 @@ _EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def open_checkpoint(
-    name: str | Path | None = None,
+    name: Any = None,
     *,
     revision: str | None = None,
     allow_pickle: bool = False,
@@ -35,7 +36,8 @@ def open_checkpoint(
 
     `name` is a folder, a .gguf or .safetensors file, a model on the Hugging Face Hub (`org/name` or
     `org/name@revision`, read by byte ranges unless it is in the cache), or None for the embedded
-    SmolLM2-135M-Instruct. A path that exists wins over a name.
+    SmolLM2-135M-Instruct. A path that exists wins over a name. A transformers model that is loaded already is taken
+    as saving it would write it, alone or as a pair with its tokenizer; it is never written to.
 
     Names, shapes and dtypes are read and checked now, values when asked for. Pickled weights need
     `allow_pickle`, and are loaded with torch's restricted unpickler; code that a checkpoint brings along
@@ -45,6 +47,10 @@ def open_checkpoint(
     ...     checkpoint.element("model.layers.11.mlp.down_proj.weight", (507, 1229))
     5.8757...
     """
+    model, tokenizer = name if isinstance(name, tuple) and len(name) == 2 else (name, None)
+    if is_loaded(model):
+        return _open_loaded(model, tokenizer)
+    _check_name(name)
     asked = "embedded" if name is None else str(name)
     path = Path(os.path.expanduser(asked))
     if name is None or (asked in _EMBEDDED and not _exists(path)):
@@ -69,8 +75,27 @@ def opened_checkpoint(model: Any) -> Iterator[Checkpoint]:
     if isinstance(source.name, Checkpoint):
         yield source.name
         return
-    with open_checkpoint(source.name, **source.trust) as checkpoint:
+    name = source.name if source.tokenizer is None else (source.name, source.tokenizer)
+    with open_checkpoint(name, **source.trust) as checkpoint:
         yield checkpoint
+
+
+def _open_loaded(model: Any, tokenizer: Any) -> Checkpoint:
+    """The checkpoint of a model in memory, called as its class: its weights may be no longer those of its folder."""
+    name = f"{type(model).__name__} in memory"
+    return Checkpoint(name, None, None, False, LoadedStore(model), LoadedSettings(model, tokenizer))
+
+
+def _check_name(name: Any) -> None:
+    """Raise for what neither names a model nor is one."""
+    if not isinstance(name, str | os.PathLike | None):
+        kind = (
+            "a pair that does not begin with one" if isinstance(name, tuple) else f"a {type(name).__name__}"
+        )
+        raise SuperweightsError(
+            f"A model is a name, a path, or a loaded transformers model, not {kind}.",
+            hint="give what from_pretrained returns (with its tokenizer: the pair of both), or the folder.",
+        )
 
 
 def _exists(path: Path) -> bool:
@@ -117,9 +142,11 @@ def _open_hub(asked: str, revision: str | None, allow_pickle: bool, trust_remote
 
 
 def _only_gguf(folder: Path) -> Path | None:
-    """The GGUF file of a folder that has one and no safetensors weights."""
-    found = list(folder.glob("*.gguf"))
-    return found[0] if len(found) == 1 and not any(folder.glob("*.safetensors")) else None
+    """The GGUF file of a folder that has one (or the parts of one) and no safetensors weights."""
+    found = sorted(folder.glob("*.gguf"))
+    first = next((path for path in found if f"-00001-of-{len(found):05d}" in path.stem), None)
+    only = found[0] if len(found) == 1 else first
+    return None if any(folder.glob("*.safetensors")) else only
 
 
 def _open_gguf(path: Path) -> tuple[Store, Settings]:

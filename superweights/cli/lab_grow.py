@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from superweights.cli import console, options
-
-if TYPE_CHECKING:
-    from superweights.lab.tokenformer.folder import Growth
 
 Folder = Annotated[Path, typer.Argument(help="A folder with a TokenFormer.")]
 Slots = Annotated[int, typer.Option(help="Slots to add to q, k, v and output of every block.")]
@@ -38,17 +35,17 @@ def grow(
 
     Example: superweights lab grow small --slots 16 --to larger
     """
-    from superweights.lab.tokenformer.folder import grow_folder
+    from superweights.verbs.grow import grow as through
 
     wanted: dict[str, Any] = {"ffn_slots": ffn_slots, "way": way, "optimizer": optimizer, "seed": seed}
-    growth = grow_folder(folder, slots, to, **wanted)
+    growth = through(folder, slots, to, **wanted)
     if as_json:
         console.print_line(json.dumps(asdict(growth) | {"folder": str(growth.folder)}))
     else:
         _show(growth)
 
 
-def _show(growth: Growth) -> None:
+def _show(growth: Any) -> None:
     before, after = growth.parameters
     q, ffn = growth.slots["q"], growth.slots["ffn"]
     said = "equal to the bit" if growth.logits_equal else f"changed by up to {growth.largest_change:.3g}"

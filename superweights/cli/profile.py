@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 
 from superweights.cli import console, options
-from superweights.cli.printing import finish
+from superweights.cli.printing import finish, print_table
 
 if TYPE_CHECKING:
     from superweights.record import Record
@@ -57,4 +57,4 @@ def _show(record: Record) -> None:
         for part, number in parts:
             shown = "" if number is None else f"{number:.4g}" if isinstance(number, float) else str(number)
             table.add_row(f"{name}, {part}" if part else name, shown)
-    console.data.print(table)
+    print_table(table)

@@ -86,4 +86,4 @@ def _show(record: Record) -> None:
         name = each.address.split("[")[0]
         console.data.print(f"  {console.plain(name + each.said)}", soft_wrap=True, highlight=False)
     if not found.protected:
-        console.data.print("  No weight was kept exactly.")
+        console.data.print("  Nothing is protected: no weight was kept exactly.")

@@ -39,7 +39,8 @@ def hqq(checkpoint: Checkpoint, said: Said) -> Format:
             from hqq.core.quantize import Quantizer  # type: ignore[import-not-found]
         except ImportError as error:
             raise SuperweightsError(
-                f"{checkpoint.name} is quantized by HQQ, which decodes it.", hint="pip install hqq."
+                f"{checkpoint.name} is quantized by HQQ, which decodes it.",
+                hint="pip install 'superweights[quantizers]'.",
             ) from error
         module = name.removesuffix(".weight")
         held = {part.removeprefix(f"{module}."): checkpoint.read_stored(part) for part in parts[name]}

@@ -25,7 +25,7 @@ USER = "explorer"
 # The doors that the page needs, by method and path; with a token, all of them behind it.
 _DOORS = {
     "GET": re.compile(
-        r"/|/config|/theme\.css|/favicon\.ico|/(assets|static|svelte)/.*"
+        r"/|/config|/theme\.css|/favicon\.ico|/manifest\.json|/pwa_icon(/[0-9]+)?|/(assets|static|svelte)/.*"
         r"|/gradio_api/(startup-events|theme\.css|info|queue/data|heartbeat/[^/]+|static/.*)"
     ),
     "POST": re.compile(r"/gradio_api/queue/join/?|/gradio_api/(reset|cancel)/?"),
@@ -37,7 +37,7 @@ _MOST_SESSIONS, _MOST_ADDRESSES, _LARGEST_FORM = 1024, 4096, 4096
 POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; connect-src 'self' data: blob:; "
-    "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+    "frame-ancestors 'none'; base-uri 'self'; form-action 'self'"
 )
 _LOGIN = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Token</title>
 <body style="font-family: system-ui, sans-serif; max-width: 24rem; margin: 20vh auto">

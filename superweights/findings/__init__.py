@@ -22,6 +22,7 @@ from superweights.findings.activations import (
 from superweights.findings.anatomy import Anatomy
 from superweights.findings.effects import (
     Continuation,
+    EditMade,
     EffectRow,
     Effects,
     LastWordsRow,
@@ -29,6 +30,7 @@ from superweights.findings.effects import (
     TokenChange,
     TokenShift,
 )
+from superweights.findings.facts import Facts
 from superweights.findings.protection import (
     Alternative,
     Carrier,
@@ -53,8 +55,10 @@ __all__ = [
     "Column",
     "Continuation",
     "DropTold",
+    "EditMade",
     "EffectRow",
     "Effects",
+    "Facts",
     "HeldInput",
     "InputPlace",
     "LastWordsRow",
@@ -89,6 +93,7 @@ FORMS: dict[str, Any] = {
     "activations": Activations,
     "anatomy": Anatomy,
     "evaluate": TaskScores,
+    "facts": Facts,
     "scan": Scan,
     "quantize": Quantized,
     "plan": Planned,

@@ -21,13 +21,30 @@ class Side:
 
 
 @dataclass(frozen=True)
+class EditMade:
+    """A weight, and what it was multiplied by or set to."""
+
+    address: str
+    """`TENSOR[i, j]`."""
+    factor: float | None = None
+    """None where it was set."""
+    value: float | None = None
+    """None where it was multiplied."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary, with the one of the two that there is."""
+        told = {"address": self.address, "factor": self.factor, "value": self.value}
+        return {name: held for name, held in told.items() if held is not None}
+
+
+@dataclass(frozen=True)
 class EffectRow:
     """The model under one set of edits, beside the model as it is."""
 
     name: str
     """What was changed, in words."""
-    edits: tuple[dict[str, Any], ...]
-    """Each edit: `address`, and `factor` or `value`."""
+    edits: tuple[EditMade, ...]
+    """Each edit."""
     changes: tuple[dict[str, Any], ...]
     """Each weight: `address`, the number `before` and `after`."""
     perplexity: Score

@@ -1,9 +1,10 @@
 """A GGUF file with a type for each tensor, for llama.cpp.
 
-Three of llama.cpp's types hold a rounded matrix of ours number by number, so that any fit may be used: Q8_0, Q4_0 and
-Q4_1, all in blocks of 32 inputs. Metadata and tokenizer are those of a GGUF file, copied; a checkpoint in another
-format is first converted by llama.cpp's own `convert_hf_to_gguf.py`. A matrix with a weight to keep, and every tensor
-that the plan does not round, stays byte for byte as the file has it.
+Ten of llama.cpp's types hold a rounded matrix of ours number by number, so that any fit may be used: Q8_0, Q4_0,
+Q4_1, IQ4_NL and MXFP4 in blocks of 32 inputs, Q3_K, Q4_K, Q5_K, Q6_K and IQ4_XS in super-blocks of 256. Metadata and
+tokenizer are those of a GGUF file, copied; a checkpoint in another format is first converted by llama.cpp's own
+`convert_hf_to_gguf.py`. A matrix with a weight to keep, and every tensor that the plan does not round, stays byte for
+byte as the file has it.
 """
 
 from __future__ import annotations
@@ -14,21 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from superweights.artefacts.growing import Growing, growing_file
 from superweights.artefacts.manifest import Work, digest_of, state_of
 from superweights.artefacts.place import check_new
 from superweights.checkpoint import Checkpoint
 from superweights.errors import SuperweightsError
+from superweights.formats.ggml_blocks import encode, type_of
 from superweights.formats.writing import Written
 from superweights.progress import Progress
 from superweights.quantization.plan import Plan
-from superweights.quantization.scheme import Scheme
-from superweights.quantization.tensor import Quantized
 
-# The block size of these types (ggml, `QK8_0`, `QK4_0`, `QK4_1`).
-_BLOCK = 32
 # Fields that tell of the source's tensors, and are written anew.
 _OWN_FIELDS = ("general.architecture", "general.file_type", "general.quantization_version")
 # What the piece before the first tensor is called while the file grows; no tensor has such a name.
@@ -50,7 +47,7 @@ def write_gguf(checkpoint: Checkpoint, plan: Plan, to: Path, *, progress: Progre
     check_new(to, "file")
     whole = {address.tensor for address in plan.keep}
     for name, scheme in plan.schemes.items():
-        _type_of(name, scheme, tuple(checkpoint.tensors[name].shape), plan.out_axes.get(name, 0))
+        type_of(name, scheme, tuple(checkpoint.tensors[name].shape), plan.out_axes.get(name, 0))
     work = Work("gguf", checkpoint.fingerprint(), digest_of(plan.to_json()), state_of(checkpoint.path))
     with growing_file(to, work) as growing:
         _write(checkpoint, plan, whole, growing, progress)
@@ -66,6 +63,11 @@ def _write(
 
     assert checkpoint.path is not None, "checked by write_gguf"
     reader, store = GGUFReader(checkpoint.path), GgufStore(checkpoint.path)
+    if store.parts > 1:
+        raise SuperweightsError(
+            f"{checkpoint.name} is of {store.parts} parts, and one file is written from one file.",
+            hint="join them first: llama-gguf-split --merge FIRST_PART OUT.",
+        )
     names = {store.file_name(name): name for name in plan.schemes if name not in whole}
     try:
         head, alignment = _head(checkpoint, plan, reader, names, growing.scratch)
@@ -117,43 +119,6 @@ def _stored(checkpoint: Checkpoint, plan: Plan, store: Any, tensor: Any, name: s
     return stored
 
 
-def encode(quantized: Quantized) -> np.ndarray:
-    """The matrix in llama.cpp's blocks, bytes `[outputs, bytes of a row]` (ggml-common.h: block_q8_0, q4_0, q4_1)."""
-    outputs, inputs = quantized.shape
-    blocks = outputs * inputs // _BLOCK
-    scale = quantized.scales.to(torch.float16).reshape(blocks, 1).numpy().view(np.uint8)
-    codes = quantized.codes.reshape(blocks, _BLOCK).numpy()
-    kind = _type_of("", quantized.scheme, tuple(quantized.shape), quantized.out_axis)
-    if kind == "Q8_0":
-        return np.hstack([scale, codes.view(np.uint8)]).reshape(outputs, -1)
-    nibbles = (codes.astype(np.int16) + (8 if kind == "Q4_0" else 0)).astype(np.uint8)
-    packed = nibbles[:, : _BLOCK // 2] | (nibbles[:, _BLOCK // 2 :] << 4)
-    parts = [scale, packed]
-    if quantized.blocks.offsets is not None:
-        offset = quantized.blocks.offsets.to(torch.float16).reshape(blocks, 1).numpy().view(np.uint8)
-        parts = [scale, offset, packed]
-    return np.hstack(parts).reshape(outputs, -1)
-
-
-def _type_of(name: str, scheme: Scheme, shape: tuple[int, ...], out_axis: int) -> str:
-    """The type that holds this scheme."""
-    kinds = {
-        ("int8", "none", "absolute"): "Q8_0",
-        ("int4", "none", "signed"): "Q4_0",
-        ("int4", "float", "absolute"): "Q4_1",
-    }
-    kind = kinds.get((scheme.grid, scheme.zero_point, scheme.anchor))
-    groups = scheme.blocks.kind == "group" and scheme.blocks.size == (_BLOCK,) and shape[-1] % _BLOCK == 0
-    fits = groups and scheme.scale_dtype == "float16" and not scheme.paper_compat
-    if kind is None or not fits or len(shape) != 2 or out_axis:
-        raise SuperweightsError(
-            f"{name}: no type of llama.cpp's holds {scheme} on {list(shape)}.",
-            hint="int8 symmetric (Q8_0), int4 symmetric with a signed anchor (Q4_0) or with a float zero point "
-            "(Q4_1), in groups of 32, are held number by number.",
-        )
-    return kind
-
-
 def _described(tensor: Any, plan: Plan, names: dict[str, str], checkpoint: Checkpoint):
     """Shape and dtype as numpy holds it (types in blocks: in bytes), type and size of what is written for `tensor`."""
     from gguf import GGMLQuantizationType
@@ -163,7 +128,7 @@ def _described(tensor: Any, plan: Plan, names: dict[str, str], checkpoint: Check
     if name is None:
         return tensor.data.shape, tensor.data.dtype, tensor.tensor_type, tensor.n_bytes
     shape = tuple(checkpoint.tensors[name].shape)
-    kind = GGMLQuantizationType[_type_of(name, plan.schemes[name], shape, 0)]
+    kind = GGMLQuantizationType[type_of(name, plan.schemes[name], shape, 0)]
     elements, size = GGML_QUANT_SIZES[kind]
     row = shape[1] // elements * size
     return (shape[0], row), np.dtype(np.uint8), kind, shape[0] * row

@@ -356,7 +356,7 @@ class Store:
         except sqlite3.OperationalError as error:
             said, hint = unusable(error, self.path)
             raise SuperweightsError(f"{self.path} cannot be used: {said}.", hint=hint) from error
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise SuperweightsError(
                 f"{self.path} is damaged, or no store of a {self._kind.word}: {error}.", hint=_DAMAGED
             ) from error

@@ -11,6 +11,7 @@ from superweights.lab.columns import COLUMNS, Column
 from superweights.lab.folder import RunFolder
 from superweights.lab.judging import Judged, Spread, Verdict
 from superweights.lab.result import Result
+from superweights.wording import counted
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,9 @@ def made_of(results: Sequence[Result]) -> str:
     tokens = sorted({result.tokens for result in results if result.status == "done"})
     each = f"{tokens[0]:,} tokens each" if len(tokens) == 1 else "unlike numbers of tokens"
     return (
-        f"{len(results)} runs of {each}: {cpu / 60:.1f} CPU minutes of training ({wall / 60:.1f} by the clock{load}). "
-        f"Profiles on {rows} held-out rows of {first.recipe.task.length} tokens, BOS in front. {versions}."
+        f"{counted(len(results), 'run')} of {each}: {cpu / 60:.1f} CPU minutes of training "
+        f"({wall / 60:.1f} by the clock{load}). Profiles on {rows} held-out rows of "
+        f"{first.recipe.task.length} tokens, BOS in front. {versions}."
     )
 
 

@@ -38,17 +38,29 @@ _LP_NORM, _BETA, _BETA_GROWTH = 0.7, 10.0, 1.01  # HQQ's published defaults
 
 
 @dataclass(frozen=True, eq=False)
+class Doubled:
+    """Scales that are rounded themselves: `bases` `[super-blocks, kinds]` float16, `multiples` `[blocks, kinds]` int16.
+
+    A block's scale is the product of the first kind, its offset minus that of the second, where there is one.
+    """
+
+    bases: torch.Tensor
+    multiples: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Fitted:
     """What is stored for each block, `[blocks, 1]`: scale, and a float offset or an integer zero point.
 
     A weight's value is `scale * grid value + offset`; with a zero point z it is `scale * (code - z)`.
-    `tensor_scale` multiplies every scale (NVFP4).
+    `tensor_scale` multiplies every scale (NVFP4). `doubled` is what is stored in their place in super-blocks.
     """
 
     scales: torch.Tensor
     offsets: torch.Tensor | None = None
     zero_points: torch.Tensor | None = None
     tensor_scale: float | None = None
+    doubled: Doubled | None = None
 
     def scale(self) -> torch.Tensor:
         """The scale of each block in float32."""
@@ -88,6 +100,9 @@ def fit(
     tensor_scale: float | None = None,
 ) -> Fitted:
     """What to store for float32 `blocks` whose ranges are `bounds`, each `[blocks, 1]`."""
+    if scheme.scale_dtype == "super":
+        free = fit(blocks, counted, bounds, grid, replace(scheme, scale_dtype="float32"), tensor_scale)
+        return snapped(free, blocks, counted, grid, scheme)
     if scheme.fit == "mse":
         return _search(blocks, counted, bounds, grid, scheme)
     if scheme.fit == "centred":
@@ -163,6 +178,53 @@ def _stored(values: torch.Tensor, scheme: Scheme, direction: str) -> torch.Tenso
             hint='its weights are too large for it: use scale_dtype="float32" or "bfloat16".',
         )
     return stored
+
+
+def snapped(
+    free: Fitted, blocks: torch.Tensor, counted: torch.Tensor | None, grid: Grid, scheme: Scheme
+) -> Fitted:
+    """`free` with its scales (and offsets) as multiples of one float16 in each super-block of 256 weights.
+
+    After the scales have been rounded, the offsets are fitted anew to them, and rounded in turn. Source: ggml-quants.c,
+    `quantize_row_q4_K_ref` and its neighbours, for what is stored; the fit is ours.
+    """
+    per_super = 256 // blocks.shape[1]
+    bits = 8 if scheme.grid == "int6" else 6
+    if free.offsets is None:
+        base, multiple = _multiples(free.scale(), per_super, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        scale = base.float().repeat_interleave(per_super, 0) * multiple
+        return Fitted(scale, doubled=Doubled(base, multiple.to(torch.int16)))
+    base, multiple = _multiples(free.scale(), per_super, 0, 63)
+    fitted = replace(free, scales=base.float().repeat_interleave(per_super, 0) * multiple)
+    number = _number(blocks, counted)
+    for _ in range(_ITERATIONS["centred"]):
+        deep, steps = _multiples(-_offset(fitted).clamp(max=0), per_super, 0, 63)
+        fitted = replace(fitted, offsets=-(deep.float().repeat_interleave(per_super, 0) * steps))
+        doubled = Doubled(torch.cat([base, deep], 1), torch.cat([multiple, steps], 1).to(torch.int16))
+        best = replace(fitted, doubled=doubled)
+        mean = (
+            _total(blocks, counted) - fitted.scale() * _total(fitted.levels(blocks, grid), counted)
+        ) / number
+        fitted = replace(fitted, offsets=mean)
+    return best
+
+
+def _offset(fitted: Fitted) -> torch.Tensor:
+    assert fitted.offsets is not None, "an affine grid has offsets"
+    return fitted.offsets.float()
+
+
+def _multiples(
+    values: torch.Tensor, per_super: int, low: int, high: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`values` `[blocks, 1]` as one float16 for each `per_super` of them, `[super-blocks, 1]`, times whole numbers from
+    `low` to `high`. The extreme is mapped, with its sign, to the end that reaches further."""
+    grouped = values.reshape(-1, per_super)
+    at = grouped.abs().argmax(1, keepdim=True)
+    base = (grouped.gather(1, at) / (low if low < 0 else high)).half()
+    wide = base.float().repeat_interleave(per_super, 0)
+    whole = (values / torch.where(wide == 0, torch.inf, wide)).round().clamp(low, high)
+    return base, whole
 
 
 def _search(blocks, counted, bounds, grid: Grid, scheme: Scheme) -> Fitted:

@@ -25,6 +25,10 @@ NF3 = (
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
+# llama.cpp's table for IQ4_NL and IQ4_XS (ggml-common.h, `kvalues_iq4nl`).
+IQ4_NL = (*(-127, -104, -83, -65, -49, -35, -22, -10), *(1, 13, 25, 38, 53, 69, 89, 113))
+
+
 @dataclass(frozen=True)
 class Integers:
     """Whole numbers from `low` to `high`, in units of a block's scale; ties go to the even one, as in torch."""
@@ -101,6 +105,8 @@ def codebook(name: str) -> Codebook:
         return Codebook(torch.tensor(NF4 if name == "nf4" else NF3))
     if name in ("mxfp4", "nvfp4"):
         return Codebook(torch.tensor([*E2M1, *(-v for v in E2M1)]))
+    if name == "iq4_nl":
+        return Codebook(torch.tensor(IQ4_NL))
     dtype = {"fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}[name]
     return Codebook(torch.arange(256, dtype=torch.int16).to(torch.uint8).view(dtype).float())
 

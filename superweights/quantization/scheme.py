@@ -17,10 +17,18 @@ Fit = Literal["range", "mse", "half_quadratic", "least_squares", "centred"]
 Anchor = Literal["absolute", "signed"]
 
 INTEGERS = {f"int{bits}": bits for bits in range(2, 9)}
-CODEBOOKS = {"nf4": 4, "nf3": 3, "fp8_e4m3": 8, "fp8_e5m2": 8, "mxfp4": 4, "nvfp4": 4}
+CODEBOOKS = {"nf4": 4, "nf3": 3, "fp8_e4m3": 8, "fp8_e5m2": 8, "mxfp4": 4, "nvfp4": 4, "iq4_nl": 4}
 # The block sizes that the two standards fix (OCP MX 1.0; NVFP4): along the input, no other size is that format.
 STANDARD_GROUPS = {"mxfp4": 32, "nvfp4": 16}
-SCALE_DTYPES = ("float32", "float16", "bfloat16")
+SCALE_DTYPES = ("float32", "float16", "bfloat16", "super")
+# What llama.cpp's types of super-blocks store: grid, zero point and anchor, and how many inputs share a scale.
+SUPER_BLOCKS = {
+    ("int4", "float", "absolute"): 32,
+    ("int5", "float", "absolute"): 32,
+    ("int6", "none", "signed"): 16,
+    ("int3", "none", "signed"): 16,
+    ("iq4_nl", "none", "signed"): 32,
+}
 
 
 def _one_of(what: str, given: object, allowed: tuple[str, ...]) -> None:
@@ -101,7 +109,8 @@ class Scheme:
     "integer" keeps 0 exact, "float" stores each block's offset as a number. `anchor` is for symmetric integers:
     "absolute" maps the largest |w| to 2^(N-1) - 1; "signed" maps the extreme, with its sign, to -2^(N-1) and so
     uses all 2^N levels, as GGML's Q4_0 does. `fit`: see `superweights.quantization.fit`.
-    `scale_dtype` is how scales and float zero points are stored, and the rounding is done with the stored ones.
+    `scale_dtype` is how scales and float zero points are stored, and the rounding is done with the stored ones;
+    "super" are whole multiples of one float16 for 256 inputs, as llama.cpp's K types have them.
 
     `paper_compat` computes as the authors of arXiv 2411.07191 do, in the weight's own dtype; `scale_shift` is
     their variant (2^N - 0.01) / range with a shift of 0.49, which gives 2^N + 1 levels. See `as_published`.
@@ -149,8 +158,21 @@ class Scheme:
                 'use scale_dtype="float32" or "bfloat16".',
             ),
             (
-                self.anchor == "signed" and not (integer and self.zero_point == "none"),
-                'Only symmetric integers have a "signed" anchor.',
+                self.grid == "iq4_nl"
+                and (self.zero_point, self.anchor, self.blocks) != ("none", "signed", Blocks("group", (32,))),
+                "iq4_nl is llama.cpp's table: symmetric, the extreme of 32 inputs on its end.",
+                'use Scheme("iq4_nl", zero_point="none", anchor="signed", blocks=Blocks("group", (32,))).',
+            ),
+            (
+                self.scale_dtype == "super" and not self._is_super(),
+                "Super-blocks are of five kinds: int4 and int5 with a float zero point in groups of "
+                "32, int3 and int6 symmetric with a signed anchor in groups of 16, iq4_nl in groups of 32.",
+                'use Scheme("int4", blocks=Blocks("group", (32,)), scale_dtype="super") for Q4_K, and so on.',
+            ),
+            (
+                self.anchor == "signed"
+                and not ((integer or self.grid == "iq4_nl") and self.zero_point == "none"),
+                'Only symmetric integers and iq4_nl have a "signed" anchor.',
                 'use zero_point="none" with an integer grid, or leave anchor="absolute".',
             ),
             (
@@ -169,6 +191,10 @@ class Scheme:
                 "Scheme.as_published(...) builds every combination that was published.",
             ),
         ]
+
+    def _is_super(self) -> bool:
+        size = SUPER_BLOCKS.get((self.grid, self.zero_point, self.anchor))
+        return size is not None and self.blocks == Blocks("group", (size,)) and not self.paper_compat
 
     def _was_published(self) -> bool:
         grid = self.grid in INTEGERS or self.grid in ("nf4", "nf3")

@@ -10,7 +10,7 @@ import torch
 from superweights.errors import SuperweightsError
 from superweights.quantization.clipping import limits, share_limit
 from superweights.quantization.cutting import check_blocks, cut, join
-from superweights.quantization.fit import Fitted, fit
+from superweights.quantization.fit import Doubled, Fitted, fit
 from superweights.quantization.grids import Grid, grid_of
 from superweights.quantization.published import decode_as_published, encode_as_published, published_blocks
 from superweights.quantization.scheme import Scheme
@@ -91,12 +91,20 @@ class Quantized:
     def stored_bits(self) -> StoredBits:
         """What this tensor takes when its codes are packed to the bit; int32 for each coordinate of a kept weight."""
         bits, zero_points = self.scheme.bits, 0
-        if self.blocks.offsets is not None:
+        doubled = self.blocks.doubled
+        if doubled is not None:
+            pass
+        elif self.blocks.offsets is not None:
             zero_points = self.blocks.offsets.numel() * self.blocks.offsets.element_size() * 8
         elif self.blocks.zero_points is not None:
             zero_points = self.blocks.zero_points.numel() * bits
         scales = self.scales.numel() * self.scales.element_size() * 8
         scales += 32 * (self.blocks.tensor_scale is not None)
+        if doubled is not None:
+            scales = (
+                16 * doubled.bases.numel()
+                + (8 if self.scheme.grid == "int6" else 6) * doubled.multiples.numel()
+            )
         kept = len(self.kept) * (_INDEX_BITS * len(self.shape) + self.kept.values.element_size() * 8)
         number = self.shape.numel()
         return StoredBits(number * bits, (self.codes.numel() - number) * bits, scales, zero_points, kept)
@@ -163,6 +171,11 @@ def quantize_tensor(
 def check_shape(shape: torch.Size, scheme: Scheme, out_axis: int = 0) -> None:
     """Raise `SuperweightsError` where `scheme` cannot cut a tensor of `shape` into its blocks."""
     check_blocks(shape, scheme.blocks if not scheme.paper_compat else _any_size(scheme), out_axis)
+    if scheme.scale_dtype == "super" and (out_axis or shape[-1] % 256):
+        raise SuperweightsError(
+            f"Super-blocks are of 256 inputs, which do not divide {list(shape)}.",
+            hint="use scales of float16 for this tensor, as llama.cpp falls back to types of 32 inputs.",
+        )
 
 
 def rounding_error(weight: torch.Tensor, quantized: Quantized) -> RoundingError:
@@ -287,4 +300,10 @@ def _joined(parts: list[Fitted]) -> Fitted:
         if first.zero_points is None
         else torch.cat([p.zero_points for p in parts if p.zero_points is not None]),
         first.tensor_scale,
+        None if first.doubled is None else _joined_doubled(parts),
     )
+
+
+def _joined_doubled(parts: list[Fitted]) -> Doubled:
+    doubled = [part.doubled for part in parts if part.doubled is not None]
+    return Doubled(torch.cat([d.bases for d in doubled]), torch.cat([d.multiples for d in doubled]))

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from superweights.editing import Change, Edit, edited
-from superweights.findings import Continuation, EffectRow, Effects, LastWordsRow, Side, TokenShift
+from superweights.findings import Continuation, EditMade, EffectRow, Effects, LastWordsRow, Side, TokenShift
 from superweights.progress import Progress, labelled, silent
 from superweights.record import Score
 from superweights.scoring.compare import Comparison, compare_all
@@ -128,7 +128,7 @@ class _Scoring:
         ]
         return EffectRow(
             name,
-            tuple(edit.to_json() for edit in edits),
+            tuple(EditMade(**edit.to_json()) for edit in edits),
             tuple(changes),
             found.other,
             side.bits_per_byte,

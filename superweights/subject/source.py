@@ -21,6 +21,8 @@ class Source:
     """Whether pickled weights may be read (with torch's restricted unpickler)."""
     trust_remote_code: bool = False
     """Whether code that the checkpoint brings along may run."""
+    tokenizer: Any = None
+    """The tokenizer of a loaded model, which knows none itself; a pair (model, tokenizer) as `name` says the same."""
     resident: bool | None = None
     """Whether the whole model stays in memory (True), or a block at a time (False); None: where it fits."""
 

@@ -35,10 +35,12 @@ def audit(
     """
     source, original = Source.of(quantized), Source.of(against)
     with opened_checkpoint(source) as changed, opened_checkpoint(original) as whole:
-        chosen = choose_weights(whole, weights, record).addresses
+        choice = choose_weights(whole, weights, record)
+        chosen = choice.addresses
         if not chosen and reading is None:
+            known = "was found" if choice.policy == "record" else "is known"
             raise SuperweightsError(
-                f"No super weight of {whole.name} is known, so there is nothing to audit without running the models.",
+                f"No super weight of {whole.name} {known}, so there is nothing to audit without running the models.",
                 hint="leave out --weights-only, or name weights with --weights 'TENSOR[i, j]'.",
             )
         tokens = None if reading is None else reading.tokens_of(whole, seed)

@@ -8,6 +8,8 @@ from typing import Any
 
 from superweights.address import Address
 from superweights.checkpoint import Checkpoint
+from superweights.checkpoint.loaded import is_loaded
+from superweights.errors import SuperweightsError
 from superweights.index.choice import some_weights
 from superweights.progress import Progress, silent
 from superweights.subject import Reading, Source
@@ -44,6 +46,11 @@ def sweep(
     """
     several = models if isinstance(models, Sequence) and not isinstance(models, str) else [models]
     sources = [Source.of(each) for each in several]
+    if any(is_loaded(source.name) or isinstance(source.name, tuple) for source in sources):
+        raise SuperweightsError(
+            "A sweep opens its models again in every worker, and a loaded model has no name to open it by.",
+            hint="save it with save_pretrained and give the folder.",
+        )
     given = Address.several(weights)
 
     def points(checkpoint: Checkpoint) -> list[Point]:

@@ -231,7 +231,7 @@ def test_the_token_may_stand_where_ps_does_not_show_it(tmp_path, monkeypatch):
 def test_what_the_page_itself_asks_for_is_there(open_page):
     """Scripts, styles and what the page's own program asks first; a queue that it joins."""
     page = open_page.get("/").text
-    named = set(re.findall(r'(?:src|href)="(?:\./|/)?([^":#]+\.(?:js|css)[^"]*)"', page))
+    named = set(re.findall(r'(?:src|href)="(?:\./|/)?([^":#?]+\.(?:js|css|json)(?:\?[^"]*)?)"', page))
     assert named
     for path in [*named, "config", "gradio_api/startup-events", "gradio_api/info", "theme.css"]:
         assert open_page.get(f"/{path}").status_code == 200, path

@@ -87,7 +87,7 @@ def entropy_model(rows: ByteRows, settings: PatchingSettings, seed: int) -> Entr
     model = EntropyModel(whole.patcher_config, whole)
 
     def loss(step: int) -> Tensor:
-        ids = _ids(rows.batch(seed, step, settings.rows, settings.length))
+        ids = with_bos(rows.batch(seed, step, settings.rows, settings.length))
         return nn.functional.cross_entropy(model(ids)[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
 
     fit(model, loss, Schedule(settings.entropy_steps, settings.rate))
@@ -98,7 +98,7 @@ def patching_run(rows: ByteRows, settings: PatchingSettings, seed: int, progress
     """All arms of one seed, on the same bytes in the same order."""
     progress(f"seed {seed}: entropy model", 0, len(ARMS) + 1)
     patcher = entropy_model(rows, settings, seed)
-    held = _ids(rows.validation(settings.held_out, settings.length))
+    held = with_bos(rows.validation(settings.held_out, settings.length))
     dirty = noised(held, seed)
     rules = _rules(patcher, held)
     run = PatchingRun(seed, {}, {}, {}, {}, {})
@@ -139,7 +139,7 @@ def _patched_arm(
         return rule.starts(ids, patcher.entropies(ids) if rule.needs_entropies else None)
 
     def loss(step: int) -> Tensor:
-        ids = _ids(rows.batch(run.seed, step, settings.rows, settings.length))
+        ids = with_bos(rows.batch(run.seed, step, settings.rows, settings.length))
         found = model(ids, starts=starts(ids), labels=ids).loss
         assert found is not None
         return found
@@ -163,7 +163,7 @@ def _flat_arm(
     model = flat_llama(budget * size, 260 if pairs is None else pairs.vocabulary, settings.length / size)
 
     def loss(step: int) -> Tensor:
-        ids = _ids(rows.batch(run.seed, step, settings.rows, settings.length))
+        ids = with_bos(rows.batch(run.seed, step, settings.rows, settings.length))
         if pairs is None:
             found: Any = model(ids, labels=ids).loss
             return found
@@ -209,6 +209,6 @@ def llama_multiplications(model: LlamaForCausalLM, n: float) -> float:
     return blocks + c.vocab_size * c.hidden_size + c.num_hidden_layers * c.hidden_size * n
 
 
-def _ids(values: Tensor) -> Tensor:
+def with_bos(values: Tensor) -> Tensor:
     """Bytes as ids with BOS in front, so that every byte is predicted by something."""
     return nn.functional.pad(values + OFFSET, (1, 0), value=BOS)

@@ -89,7 +89,7 @@ class DenoiserLayer(nn.Module):
         nn.init.zeros_(self.adaln[1].bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, context: Tensor, time: Tensor, mask: Tensor) -> Tensor:
-        """`x [B, S, d]`, `context [B, S' + 1, d]` (zeros in front), `time [B, S, d]`, `mask [.., S, S' + 1]`."""
+        """`x [B, S, d]`, `context [B, S' + 1, d]` (zero vector first), `time [B, S, d]`, `mask [.., S, S' + 1]`."""
         parts = self.adaln(time).unflatten(-1, (3, 3, -1)).unbind(-3)
         inner = (
             lambda h: self.o_proj(self.v_proj(h)),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from superweights.artefacts.file import write_text
 from superweights.errors import SuperweightsError
 
 
@@ -38,9 +38,8 @@ def keep(folder: Path, name: str, runs: Sequence[Any], settings: Any, cpu_second
         "cpu_seconds": round(cpu_seconds, 1),
         "runs": [asdict(run) if is_dataclass(run) and not isinstance(run, type) else run for run in runs],
     }
-    file, partial = folder / f"{name}.json", folder / f".{name}.{os.getpid()}.partial"
-    partial.write_text(json.dumps(held, indent=1), encoding="utf-8")
-    os.replace(partial, file)
+    file = folder / f"{name}.json"
+    write_text(file, json.dumps(held, indent=1))
     return file
 
 
