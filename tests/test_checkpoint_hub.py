@@ -268,7 +268,9 @@ def test_an_unknown_revision_is_explained(hub):
 def test_no_network_is_explained(hub, monkeypatch):
     hub.shutdown()
     hub.server_close()
-    with pytest.raises(SuperweightsError, match="did not answer"):
+    with pytest.raises(
+        SuperweightsError, match="There is no file or folder org/model, and the hub did not answer"
+    ):
         open_checkpoint("org/model")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(SuperweightsError, match="offline mode is on"):

@@ -22,9 +22,11 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
+import superweights
 from superweights.cli import app, console, run
 from superweights.record import Record, SuperWeight
 from superweights.subject.text import raw_prompts
+from superweights.wording import counted
 
 pytestmark = pytest.mark.tiny
 
@@ -63,9 +65,9 @@ def started(*arguments: str, **options) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, *arguments], text=True, **pipes)
 
 
-def refused(capsys, *arguments: str) -> tuple[str, str]:
-    """The sentence and the hint with which a command line is refused; there is nothing else, and the code is 1."""
-    assert run(list(arguments)) == 1
+def refused(capsys, *arguments: str, code: int = 1) -> tuple[str, str]:
+    """The sentence and the hint with which a command line is refused; there is nothing else but the exit code."""
+    assert run(list(arguments)) == code
     shown = capsys.readouterr()
     assert shown.out == ""
     error, hint = shown.err.splitlines()
@@ -102,9 +104,50 @@ print("heavy:", sorted({{"torch", "transformers"}} & set(sys.modules)))
 
 
 def test_a_command_that_is_none_is_refused_with_a_hint(capsys):
-    error, hint = refused(capsys, "fnid")
+    error, hint = refused(capsys, "fnid", code=2)
     assert "fnid" in error
     assert "--help" in hint
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["find", "--nonsense"],
+        ["score"],
+        ["known", "a", "b"],
+        ["find", "--windows", "many"],
+        ["find", "--windows", "-1"],
+    ],
+)
+def test_a_command_line_that_is_none_ends_with_code_2(arguments, capsys):
+    refused(capsys, *arguments, code=2)
+
+
+@pytest.mark.parametrize("group", [[], ["lab"], ["adapt"]])
+def test_a_group_without_a_command_prints_its_help_and_no_error(group, capsys):
+    assert run(group) == 0
+    shown = capsys.readouterr()
+    assert "Usage:" in shown.out
+    assert shown.err == ""
+
+
+def test_the_version_is_printed(capsys):
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"superweights {superweights.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "said"),
+    [(1, "window", "1 window"), (2048, "token", "2,048 tokens"), (0, "mass", "0 masses")],
+)
+def test_things_are_counted_as_english_counts_them(number, noun, said):
+    assert counted(number, noun) == said
+
+
+def test_no_sentence_of_ours_counts_windows_without_regard_to_one():
+    rooms = Path(superweights.__file__).parent
+    for path in (*rooms.glob("cli/*.py"), *rooms.glob("reports/*.py")):
+        assert not re.search(r"\} (windows|passages|prompts|runs|records)\b", path.read_text()), path
 
 
 # --- find -----------------------------------------------------------------------------------------------
@@ -176,7 +219,7 @@ def test_no_color_is_respected_where_colours_would_be_shown(no_color, coloured):
     environment = {k: v for k, v in os.environ.items() if k != "NO_COLOR"} | {"FORCE_COLOR": "1"} | no_color
     process = started("-m", "superweights", "find", "--nonsense", env=environment)
     _, err = process.communicate()
-    assert process.returncode == 1
+    assert process.returncode == 2
     assert bool(re.search(r"\x1b\[[0-9;]*3[0-7]m", err)) == coloured
 
 
@@ -391,8 +434,6 @@ def test_a_path_that_is_not_there_is_refused(name, capsys):
         (["--mode", "fast"], "'fast'"),
         (["--length", "300"], "context of 256"),
         (["--windows", "100000"], "too few"),
-        (["--windows", "-1"], "windows"),
-        (["--windows", "many"], "windows"),
         (["--dtype", "int4"], "int4"),
         (["--device", "abacus"], "abacus"),
         (["--text", "{tmp}/absent.txt"], "There is no file"),

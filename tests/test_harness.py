@@ -359,8 +359,10 @@ def test_a_task_that_nobody_knows_or_that_is_out_of_reach_is_refused(model, toke
         "doc_to_text: a\ndoc_to_target: b\n"
     )
     conditions = Conditions(include_path=tmp_path)
-    with pytest.raises(SuperweightsError, match="There is no task 'nothing'"):
-        accuracy(model, tokenizer, ["nothing"], conditions=conditions)
+    for asked, hint in [("nothing", "lm-eval ls tasks"), ("helaswag", "close ones: hellaswag")]:
+        with pytest.raises(SuperweightsError, match=f"There is no task '{asked}'") as refused:
+            accuracy(model, tokenizer, [asked], conditions=conditions)
+        assert hint in refused.value.hint
     with pytest.raises(SuperweightsError, match="The task remote cannot be loaded"):
         accuracy(model, tokenizer, ["remote"], conditions=conditions)
 

@@ -125,8 +125,12 @@ def test_bad_types_and_devices_are_explained(saved):
     with open_checkpoint(str(saved("llama"))) as checkpoint:
         with pytest.raises(SuperweightsError, match="not a floating-point type"):
             choose_dtype(checkpoint, "int8")
+    for name in ("no-such-device", "tpu"):
+        with pytest.raises(SuperweightsError) as refused:
+            choose_device(name)
+        assert refused.value.message == f"There is no device {name!r}."
     with pytest.raises(SuperweightsError, match="cannot be used"):
-        choose_device("no-such-device")
+        choose_device("hpu")
 
 
 def test_a_checkpoint_that_lacks_tensors_is_refused(tmp_path):

@@ -106,8 +106,13 @@ def find_repository(name: str, revision: str | None) -> Repository | Path:
             info = HfApi(endpoint=constants.ENDPOINT).model_info(name, revision=revision, timeout=_TIMEOUT)
     except SuperweightsError as error:
         folder = cached_folder(name, revision)
-        if folder is None or not _out_of_reach(error.__cause__):
+        if not _out_of_reach(error.__cause__):
             raise
+        if folder is None:
+            said = error.message.replace("The hub", "the hub", 1)
+            raise SuperweightsError(
+                f"There is no file or folder {name}, and {said}", hint=error.hint
+            ) from error
         return folder
     return Repository(name, info.sha or "main", tuple(file.rfilename for file in info.siblings or ()))
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
+import superweights
 from superweights.artefacts.stopping import EXIT_CODE, Terminated, stopped_by_sigterm
 from superweights.cli import console
 from superweights.cli.ablate import ablate
@@ -35,6 +37,16 @@ from superweights.cli.score import score
 from superweights.cli.sweep import sweep
 from superweights.errors import SuperweightsError
 
+_NO_COMMAND = "NoArgsIsHelpError"
+
+
+def _version(asked: bool) -> None:
+    """Print the version and end."""
+    if asked:
+        console.print_line(f"superweights {superweights.__version__}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="superweights",
     help="Find, prove and protect the few numbers that hold a large language model up.",
@@ -43,7 +55,17 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
 )
-app.callback()(lambda: None)  # a group even while it holds a single command
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """What stands before a command."""
+
+
 app.command("find")(find)
 app.command("known")(known)
 app.command("scan")(scan)
@@ -72,7 +94,7 @@ app.add_typer(lab, name="lab")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 bad input (with a hint), 130 interrupted, 143 terminated."""
+    """Run the command line and exit: 0 done, 1 bad input, 2 no such command, 130 interrupted, 143 terminated."""
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -104,7 +126,10 @@ def _explain_usage(error: Exception) -> int:
         return EXIT_CODE if isinstance(error.__cause__, Terminated) else 130
     if type(error).__name__ == "Exit":
         return int(getattr(error, "exit_code", 0))
+    if type(error).__name__ == _NO_COMMAND:  # the help has been printed
+        return 0
     explain = getattr(error, "format_message", None)
     if explain is None:
         raise error
-    return console.fail(explain(), "run superweights --help, or add --help to the command.")
+    code = getattr(error, "exit_code", 2)
+    return console.fail(explain(), "run superweights --help, or add --help to the command.", code)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from superweights.cli import console, options
-from superweights.cli.printing import bos_words, finish, share, table, with_error
+from superweights.cli.printing import bos_words, cut_words, finish, print_table, share, table, with_error
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -71,12 +71,12 @@ def _show(record: Record) -> None:
     for row in found.rows:
         scores = with_error(row.perplexity), with_error(row.kl), share(row.agreement.value)
         rows.add_row(f"{row.scale}, {row.way}", *scores, f"{row.held_share:.2%}" if row.held_share else "")
-    console.data.print(rows)
+    print_table(rows)
     if found.layers:
-        console.data.print(_layers(found.layers))
+        print_table(_layers(found.layers))
     held = found.conditions
     console.data.print(
-        f"[dim]{held['windows']} windows of {held['window']} tokens, {bos_words(held)}, {held['dtype']} on "
+        f"[dim]{cut_words(held['windows'], held['window'])}, {bos_words(held)}, {held['dtype']} on "
         f"{held['device']}; {console.plain(held['text'])}, SHA-256 {held['text_sha256'][:12]}; static limits and "
         f"SmoothQuant from {console.plain(held['calibrated_on'])}. Errors are standard errors over windows.[/]",
         soft_wrap=True,

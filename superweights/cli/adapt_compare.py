@@ -9,7 +9,7 @@ import typer
 
 from superweights.cli import adapt_options as own
 from superweights.cli import console, options
-from superweights.cli.printing import finish, table
+from superweights.cli.printing import finish, print_table, table
 
 if TYPE_CHECKING:
     from superweights.record import Record
@@ -47,11 +47,8 @@ def compare(
 
     Example: superweights adapt compare embedded --tasks arithmetic --layers 20-29 --rate 0.01 --kept runs.jsonl
     """
-    from superweights.adaptation.comparing import Arms
-    from superweights.adaptation.made_tasks import task_named
-    from superweights.adaptation.training import Manner
     from superweights.address import Address
-    from superweights.verbs.adapt_compare import adapt_compare
+    from superweights.verbs.adapt_compare import Arms, Manner, adapt_compare
 
     console.check_out(out)
     addresses = tuple(Address.several(weights or ()))
@@ -63,7 +60,6 @@ def compare(
         record = adapt_compare(
             *(options.source(model, device=device), tasks.split(","), chosen),
             seeds=seeds, reward=reward, manner=manner, kept=kept, progress=bar,
-            draw=lambda name, seed: task_named(name, seed=seed),
         )  # fmt: skip
     finish(record, as_json, out, _show)
 
@@ -76,5 +72,5 @@ def _show(record: Record) -> None:
         numbers = f"{each['parameters']:,}" if each["parameters"] else ""
         cells = percent(each["right"]), percent(each["gain"]), str(each["gain"].n)
         rows.add_row(each["task"], each["arm"], numbers, *cells)
-    console.data.print(rows)
+    print_table(rows)
     console.data.print("± is the standard error over seeds; for a 95 % interval of five, times 2.8.")

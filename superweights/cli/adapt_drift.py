@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from superweights.cli import console, options
-from superweights.cli.printing import finish, table
+from superweights.cli.printing import finish, print_table, table
 
 if TYPE_CHECKING:
     from superweights.record import Record
@@ -36,7 +36,6 @@ def drift(
 
 
 def _show(record: Record) -> None:
-    wide = console.with_width(max(console.data.width, 130))  # an address is long
     found = record.findings.drift
     moved = sorted((t for t in found["tensors"] if t["share"]), key=lambda t: -t["changed"])
     console.data.print(f"{len(moved)} of {len(found['tensors'])} tensors changed.")
@@ -44,7 +43,7 @@ def _show(record: Record) -> None:
     for each in moved[:_SHOWN]:
         cells = f"{each['changed']:.2e}", f"{each['share']:.3f}", f"{each['typical']:.2e}"
         rows.add_row(console.plain(each["tensor"]), *cells)
-    wide.print(rows)
+    print_table(rows)
     for title, key in (("super weights", "weights"), ("moved most for their tensor", "most")):
         rows = table(title, "base", "here", "larger ones", "here", "moved")
         for each in found[key]:
@@ -52,7 +51,7 @@ def _show(record: Record) -> None:
             places = str(each["place_base"]), str(each["place_tuned"]), f"{each['moved']:.2f}"
             rows.add_row(console.plain(each["address"]), *numbers, *places)
         if found[key]:
-            wide.print(rows)
+            print_table(rows)
     for name in ("only_base", "only_tuned"):
         if found[name]:
             console.data.print(

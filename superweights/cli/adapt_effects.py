@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from superweights.cli import adapt_options as own
 from superweights.cli import console, options
-from superweights.cli.printing import finish, table
+from superweights.cli.printing import finish, print_table, table
 
 if TYPE_CHECKING:
     from superweights.record import Record
@@ -42,7 +42,6 @@ def effects(
 
 
 def _show(record: Record) -> None:
-    wide = console.with_width(max(console.data.width, 130))  # an address is long
     found = record.findings
     rows = table("weight", "before", "after", "moved", "loss without it", "under the expert")
     for each in found.consequences["weights"]:
@@ -53,14 +52,14 @@ def _show(record: Record) -> None:
         )
     controls = (found.consequences["control_before"], found.consequences["control_after"])
     rows.add_row("as many at random", "", "", "", *map(_told, controls))
-    wide.print(rows)
+    print_table(rows)
     console.data.print(
         f"the expert itself costs {_told(found.consequences['loss'])} nats per token on this text."
     )
     profile = table("profile", "base", "expert")
     for name, score in found.before.items():
         profile.add_row(console.plain(name), f"{score.value:.4g}", f"{found.after[name].value:.4g}")
-    console.data.print(profile)
+    print_table(profile)
 
 
 def _told(score: dict) -> str:

@@ -9,6 +9,7 @@ import typer
 from superweights.cli import adapt_options as own
 from superweights.cli import console, options
 from superweights.cli.printing import finish
+from superweights.wording import counted
 
 if TYPE_CHECKING:
     from superweights.record import Record
@@ -52,9 +53,7 @@ def train(
 
     Example: superweights adapt train embedded --task arithmetic --layers 20-29 --rate 0.01 --to experts/arithmetic
     """
-    from superweights.adaptation.made_tasks import task_named
-    from superweights.adaptation.training import Manner
-    from superweights.verbs.adapt_train import adapt_train
+    from superweights.verbs.adapt_train import Manner, adapt_train, task_named
 
     console.check_out(out)
     asked = task_named(task, new_tokens=new_tokens, stop=stop, seed=seed)
@@ -82,8 +81,8 @@ def _show(record: Record) -> None:
         f"validation: mean reward {found.valid_reward_before:.2f} before, {found.valid_reward:.2f} at that step"
     )
     show(
-        f"test ({found.test} prompts): mean reward {found.test_before:.2f} before, {found.test_after:.2f} after "
-        f"({found.rise:+.2f}{error})",
+        f"test ({counted(found.test, 'prompt')}): mean reward {found.test_before:.2f} before, "
+        f"{found.test_after:.2f} after ({found.rise:+.2f}{error})",
         soft_wrap=True,
     )
     for note in found.notes:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from superweights.cli import console, options
-from superweights.cli.printing import bos_words, finish, open_width
+from superweights.cli.printing import bos_words, cut_words, finish, print_table
 from superweights.interpretability.questions import QUESTIONS
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _show(record: Record) -> None:
     for word, reason in found.refused.items():
         console.data.print(f"{console.plain(word)}: not answered. {console.plain(reason)}", soft_wrap=True)
     held = found.conditions
-    where = f"{held['windows']} windows of {held['window']} tokens of {held['text']}, {bos_words(held)}"
+    where = f"{cut_words(held['windows'], held['window'])} of {held['text']}, {bos_words(held)}"
     console.data.print(f"[dim]{console.plain(where)}[/]", soft_wrap=True)
 
 
@@ -95,10 +95,10 @@ def _print_sheet(sheet: Any) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
     table.title = console.plain(sheet.title)
     for column in sheet.columns:
-        table.add_column(console.plain(column), justify="right", overflow="fold")
+        table.add_column(console.plain(column), justify="right", no_wrap=True)
     for row in sheet.rows:
         table.add_row(*(console.plain(_cell(value)) for value in row))
-    console.with_width(open_width(table)).print(table)
+    print_table(table)
     if sheet.note:
         console.data.print(f"[dim]{console.plain(sheet.note)}[/]", soft_wrap=True)
     console.data.print()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from superweights.cli import console, options
-from superweights.cli.printing import finish
+from superweights.cli.printing import finish, print_table
 
 if TYPE_CHECKING:
     from superweights.record import Record
@@ -55,7 +55,7 @@ def _show(record: Record) -> None:
     found = record.findings
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("super weight", overflow="fold")
+    table.add_column("super weight", no_wrap=True)
     for name in ("before", "after", "steps", "matrix error"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
@@ -64,7 +64,7 @@ def _show(record: Record) -> None:
         numbers = f"{fate.before:.4g}", f"{fate.after:.4g}", steps, f"{fate.matrix_error:.1%}"
         table.add_row(console.plain(str(fate.address)), *numbers, fate.verdict)
     if found.weights:
-        console.data.print(table)
+        print_table(table)
     else:
         console.data.print("No super weight is known: predictions alone are judged.")
     show = console.data.print

@@ -32,11 +32,11 @@ def with_width(width: int) -> Console:
     return data if width == data.width else Console(highlight=False, soft_wrap=False, width=width)
 
 
-def fail(message: str, hint: str) -> int:
-    """Say what went wrong and what to do, on stderr. Returns the exit code, 1."""
+def fail(message: str, hint: str, code: int = 1) -> int:
+    """Say what went wrong and what to do, on stderr. Returns the exit code."""
     notes.print(f"[bold red]error:[/] {plain(message)}", soft_wrap=True)
     notes.print(f"[bold]hint:[/] {plain(hint)}", soft_wrap=True)
-    return 1
+    return code
 
 
 def explain_os_error(error: OSError) -> tuple[str, str]:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from superweights.cli import console
-from superweights.cli.printing import bos_words, percent, table, value, with_error
+from superweights.cli.printing import bos_words, cut_words, percent, print_table, table, value, with_error
+from superweights.wording import counted
 
 if TYPE_CHECKING:
     from superweights.findings import Continuation, EffectRow, Effects, LastWordsRow, TokenShift
@@ -40,7 +41,7 @@ def _show_scores(found: Effects) -> None:
             f"{row.agreement.value:.1%}",
             value(row.bits_per_byte),
         )
-    console.data.print(rows)
+    print_table(rows)
     for line in _changes(found.rows):
         console.data.print(f"[dim]{console.plain(line)}[/]", soft_wrap=True)
 
@@ -62,7 +63,7 @@ def _show_last_words(rows: Sequence[LastWordsRow]) -> None:
     for row in rows:
         name = "as they are" if row.name == "base" else console.plain(row.name)
         shown.add_row(name, percent(row.accuracy), with_error(row.perplexity))
-    console.data.print(shown)
+    print_table(shown)
 
 
 def _show_continuation(row: Continuation) -> None:
@@ -71,7 +72,9 @@ def _show_continuation(row: Continuation) -> None:
 
 
 def _show_shift(shift: TokenShift) -> None:
-    console.data.print(f"\ntoken shift over {shift.prompts} prompts, weights {console.plain(shift.name)}")
+    console.data.print(
+        f"\ntoken shift over {counted(shift.prompts, 'prompt')}, weights {console.plain(shift.name)}"
+    )
     shown = table("token", "probability", "then", "times", "95 %")
     for title, group in (("most gained", shift.gained), ("most lost", shift.lost)):
         shown.add_row(f"[bold]{title}[/]")
@@ -84,7 +87,7 @@ def _show_shift(shift: TokenShift) -> None:
                 "" if token.ratio is None else f"{token.ratio:.3g}",
                 "" if interval is None else f"{interval[0]:.2g} to {interval[1]:.2g}",
             )
-    console.data.print(shown)
+    print_table(shown)
     console.data.print(
         f"entropy {with_error(shift.entropy_base)} then {with_error(shift.entropy_other)} nats; declared stop "
         f"words {with_error(shift.stop_words_base)} then {with_error(shift.stop_words_other)} of the probability",
@@ -94,7 +97,7 @@ def _show_shift(shift: TokenShift) -> None:
 
 def _conditions(held: dict[str, Any]) -> str:
     return (
-        f"{held['windows']} windows of {held['window']} tokens, stride {held['stride']}, {bos_words(held)}, "
-        f"{held['tokens_scored']:,} tokens scored, {held['dtype']} on {held['device']}; {held['text']}, "
+        f"{cut_words(held['windows'], held['window'])}, stride {held['stride']}, {bos_words(held)}, "
+        f"{counted(held['tokens_scored'], 'token')} scored, {held['dtype']} on {held['device']}; {held['text']}, "
         f"SHA-256 {held['text_sha256'][:12]}. Errors are standard errors over windows."
     )

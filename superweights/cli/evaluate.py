@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from superweights.cli import console, options
-from superweights.cli.printing import finish, measured, table
+from superweights.cli.printing import finish, measured, print_table, table
 
 if TYPE_CHECKING:
     from superweights.findings import TaskScores
@@ -67,7 +67,7 @@ def _show(record: Record) -> None:
     rows = table("task/metric", "items", "as it is", *(["edited"] if found.edited is not None else []))
     for row in zip(*columns, strict=True):
         rows.add_row(console.plain(row[0].name), str(row[0].n), *map(measured, row))
-    console.data.print(rows)
+    print_table(rows)
     for edit in found.edits:
         console.data.print(f"[dim]{console.plain(_edit(edit))}[/]", soft_wrap=True)
     how = f"lm-evaluation-harness {record.versions['lm_eval']}, {found.conditions['dtype']}"

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from superweights.cli import console
-from superweights.cli.printing import print_lines, with_error
+from superweights.cli.printing import print_lines, print_table, with_error
 from superweights.errors import SuperweightsError
+from superweights.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,7 +64,9 @@ def _write(html: Path | None, card: Path | None, alone: bool) -> None:
     for path, form in ((html, "html"), (card, "md")):
         if path is not None:
             console.write_out(path, known_page(form))
-            console.notes.print(f"{console.plain(str(path))}: {len(known())} weights", soft_wrap=True)
+            console.notes.print(
+                f"{console.plain(str(path))}: {counted(len(known()), 'weight')}", soft_wrap=True
+            )
 
 
 def _show_found(matches: Sequence[Match]) -> None:
@@ -92,11 +95,10 @@ def _show(matches: Sequence[Match], recognised: bool = False) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    wide = ["spike in → out"] if console.data.width >= 100 else []
-    titles = ["weight", "value", *wide, "verdict", *(["found by"] if recognised else [])]
+    titles = ["weight", "value", "spike in → out", "verdict", *(["found by"] if recognised else [])]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in titles:
-        table.add_column(title, no_wrap=title != "found by", justify="right" if title == "value" else "left")
+        table.add_column(title, no_wrap=True, justify="right" if title == "value" else "left")
     model = None
     for entry, how in ((match.known, match.how) for match in matches):
         if entry.model != model:
@@ -110,7 +112,7 @@ def _show(matches: Sequence[Match], recognised: bool = False) -> None:
             "found by": how,
         }
         table.add_row(*(cells[title] for title in titles))
-    console.data.print(table)
+    print_table(table)
 
 
 def _spikes(entry: KnownWeight) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from superweights.cli import console, options
-from superweights.cli.printing import finish
+from superweights.cli.printing import finish, print_table
 
 if TYPE_CHECKING:
     from superweights.record import Record
@@ -70,14 +70,14 @@ def _show(record: Record) -> None:
     counts = Counter(each.grid for each in found.matrices)
     show("matrices: " + ", ".join(f"{n} in {grid}" for grid, n in sorted(counts.items())))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("most sensitive, and those with super weights", overflow="fold")
+    table.add_column("most sensitive, and those with super weights", no_wrap=True)
     for name in ("KL alone, nats", "grid", "bits"):
         table.add_column(name, justify="right", no_wrap=True)
     ranked = sorted(found.matrices, key=lambda each: (not each.super_weights, -each.measured_kl))
     for each in ranked[:10]:
         name = console.plain(each.tensor + (" *" if each.super_weights else ""))
         table.add_row(name, f"{each.measured_kl:.2g}", each.grid, f"{each.bits_per_weight:.2f}")
-    console.data.print(table)
+    print_table(table)
     show("frontier, bits per weight and expected KL:")
     for bits, loss in found.frontier[:: max(1, len(found.frontier) // _FRONTIER)]:
         show(f"  {bits:5.2f}  {loss:.3g}", highlight=False)

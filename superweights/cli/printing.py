@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from rich.text import Text
+
 from superweights.cli import console
+from superweights.wording import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -54,14 +57,63 @@ def table(*titles: str, right: bool = False) -> Table:
     return made
 
 
-def open_width(made: Table) -> int:
-    """The width to print `made` in: a terminal's own, and as much as it needs where nobody wraps lines."""
+def print_table(made: Table) -> None:
+    """Print `made` with nothing cut or broken: as wide as it needs; where a terminal is narrower, row below row."""
+    if made.title:
+        console.data.print(made.title, style="italic", soft_wrap=True)
+        made.title = None
+    needed = _needed(made)
+    if needed <= console.data.width or not _is_bounded():
+        console.with_width(max(1, needed)).print(made)
+        return
+    for line in _stacked(made, console.data.width):
+        console.data.print(line, soft_wrap=True)
+
+
+def _is_bounded() -> bool:
+    """Whether stdout has a width: a terminal has one, a file or a pipe has none unless COLUMNS gives it one."""
+    return console.data.is_terminal or "COLUMNS" in os.environ
+
+
+def _needed(made: Table) -> int:
+    """The width at which no cell of `made` is cut or wrapped."""
     from rich.measure import Measurement
 
-    if console.data.is_terminal or "COLUMNS" in os.environ:
-        return console.data.width
-    unlimited = console.data.options.update(max_width=10_000)
-    return Measurement.get(console.data, unlimited, made).maximum
+    return Measurement.get(console.data, console.data.options.update(max_width=10_000), made).maximum
+
+
+def _stacked(made: Table, width: int) -> Iterator[Text]:
+    """The rows of `made`, each in lines of its own: the first cell, then the others behind their titles."""
+    heads, *columns = [[_text(column.header), *map(_text, column.cells)] for column in made.columns]
+    for row in range(1, len(heads)):
+        first = heads[row]
+        if made.columns[0].justify == "right":  # a bare number says nothing
+            first = Text(" ").join([heads[0], first])
+        yield first
+        pairs = [
+            Text(" ").join([Text(column[0].plain, style="dim"), column[row]])
+            for column in columns
+            if column[row]
+        ]
+        yield from _filled(pairs, width)
+
+
+def _filled(pairs: list[Text], width: int) -> Iterator[Text]:
+    """Lines of as many whole `pairs` as fit into `width`."""
+    line: list[Text] = []
+    for pair in pairs:
+        if line and sum(len(each) + 2 for each in line) + 4 + len(pair) > width:
+            yield Text("    ") + Text("  ").join(line)
+            line = []
+        line.append(pair)
+    if line:
+        yield Text("    ") + Text("  ").join(line)
+
+
+def _text(cell: Any) -> Text:
+    """A cell as it is shown, in one line."""
+    shown = console.data.render_str(cell) if isinstance(cell, str) else cell
+    return Text(" ").join(shown.split("\n"))
 
 
 class Measured(Protocol):
@@ -111,6 +163,11 @@ def percent(score: Score) -> str:
     """A share with its error, in percent."""
     error = score.standard_error
     return share(score.value) + ("" if error is None else f" ±{100 * error:.1f}")
+
+
+def cut_words(windows: int, length: int) -> str:
+    """How a text was cut, for the sentence below a table."""
+    return f"{counted(windows, 'window')} of {counted(length, 'token')}"
 
 
 def bos_words(conditions: dict[str, Any]) -> str:

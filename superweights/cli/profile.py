@@ -9,10 +9,9 @@ from rich import box
 from rich.table import Table
 
 from superweights.cli import console, options
-from superweights.cli.printing import finish
+from superweights.cli.printing import finish, print_table
 
 if TYPE_CHECKING:
-    from superweights.lab.profile import Profile
     from superweights.record import Record
 
 
@@ -49,7 +48,7 @@ def profile(
 
 def _show(record: Record) -> None:
     """Every number under its exact name."""
-    found: Profile = record.findings
+    found = record.findings
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     table.add_column("number", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
@@ -58,4 +57,4 @@ def _show(record: Record) -> None:
         for part, number in parts:
             shown = "" if number is None else f"{number:.4g}" if isinstance(number, float) else str(number)
             table.add_row(f"{name}, {part}" if part else name, shown)
-    console.data.print(table)
+    print_table(table)

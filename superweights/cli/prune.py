@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from superweights.cli import console, options
-from superweights.cli.printing import finish
+from superweights.cli.printing import finish, print_table
 
 if TYPE_CHECKING:
     from superweights.record import Record, Score
@@ -76,13 +76,13 @@ def _show(record: Record) -> None:
 
     found, show = record.findings, console.data.print
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("dropped", overflow="fold")
+    table.add_column("dropped", no_wrap=True)
     for name in ("perplexity", "loss, nats/token"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_row("nothing", _number(record.scores[0]), "")
     for said, each in [("", found.effect), *(("at random: ", each) for each in found.controls)]:
         table.add_row(f"{said}{each.dropped}", _number(each.perplexity), _number(each.loss_change))
-    show(table)
+    print_table(table)
     for each in found.carriers:
         verb = "[bold red]dropped[/]" if each.dropped else "kept"
         show(f"{verb}: {each.kind} of layer {each.layer}, which {console.plain(each.reason)}", soft_wrap=True)

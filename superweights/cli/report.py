@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from superweights.cli import console, options
+from superweights.wording import counted
 
 
 def report(
@@ -44,7 +45,7 @@ def report(
         )
     console.write_out(output, made.text)
     if output is not None:
-        said = f"{console.plain(str(output))}: {len(made.records)} records"
+        said = f"{console.plain(str(output))}: {counted(len(made.records), 'record')}"
         console.notes.print(said, highlight=False, soft_wrap=True)
 
 

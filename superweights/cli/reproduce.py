@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from superweights.cli import console, options
-from superweights.cli.printing import bos_words, finish, measured
+from superweights.cli.printing import bos_words, cut_words, finish, measured, print_table
 from superweights.errors import SuperweightsError
+from superweights.wording import counted
 
 if TYPE_CHECKING:
     from superweights.findings import Reproduction
     from superweights.record import Record
-
-# The narrowest that a table is set, where nobody can widen the window: in a pipe.
-_WIDE = 120
 
 Lambada = Annotated[
     Path | None, typer.Option(help="JSON lines with a text each, which ends in the word to predict.")
@@ -124,7 +122,7 @@ def _show(record: Record) -> None:
         table.add_column(console.plain(column.heading), justify=side, style=style, no_wrap=True)
     for row in found.rows:
         table.add_row(*(console.plain(cell(row.get(column.key))) for column in found.columns))
-    console.with_width(max(console.data.width, _WIDE)).print(table)
+    print_table(table)
     for weight in found.weights:
         console.data.print(f"[dim]{console.plain(_weight(weight))}[/]", soft_wrap=True)
     lines = [*found.sentences, *(f"note: {note}" for note in found.notes), *_conditions(found)]
@@ -165,9 +163,9 @@ def _conditions(found: Reproduction) -> list[str]:
     lines = [f"Super weights: {found.chosen}."] if found.weights else []
     if "window" in held:
         lines.append(
-            f"Text: {held['windows']} windows of {held['window']} tokens {bos_words(held)} of {held['text']}, SHA-256 "
-            f"{held['text_sha256'][:12]}; {held['passages']} passages; {held['dtype']} on {held['device']}. "
-            "Errors are standard errors."
+            f"Text: {cut_words(held['windows'], held['window'])} {bos_words(held)} of {held['text']}, "
+            f"SHA-256 {held['text_sha256'][:12]}; {counted(held['passages'], 'passage')}; "
+            f"{held['dtype']} on {held['device']}. Errors are standard errors."
         )
     else:
         lines.append(f"Prompt: {held['prompt']!r}; {held['dtype']} on {held['device']}.")

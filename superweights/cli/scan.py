@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from superweights.cli import console, options
-from superweights.cli.printing import finish
+from superweights.cli.printing import finish, print_table
+from superweights.wording import counted
 
 if TYPE_CHECKING:
     from superweights.findings import Scan, Suspect
@@ -54,7 +55,7 @@ def print_tables(found: Scan, top: int) -> None:
     """The tables, what was skipped or damaged, and what all this does not prove."""
     exact = ("exact norm", "q1") if any(s.spectrum for s in found.suspects) else ()
     _print_table(
-        f"Rows that stand out from their layer, and the entry that carries each ({found.blocks} blocks)",
+        f"Rows that stand out from their layer, and the entry that carries each ({counted(found.blocks, 'block')})",
         ("entry", "value", "z", "|W| rank", "row ratio", "share", *exact),
         [(s.address, *_numbers(s, bool(exact))) for s in found.suspects],
     )
@@ -90,10 +91,11 @@ def _print_table(title: str, heads: tuple[str, ...], rows: list[tuple[Any, ...]]
         return
     table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
     for i, head in enumerate(heads):
-        table.add_column(head, no_wrap=i == 0, justify="right" if i else "left")
+        table.add_column(head, no_wrap=True, justify="right" if i else "left")
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
-    console.data.print(table, "")
+    print_table(table)
+    console.data.print()
 
 
 def _numbers(suspect: Suspect, exact: bool) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
 from superweights.cli import console
-from superweights.cli.printing import bos_words, table, with_error
+from superweights.cli.printing import bos_words, cut_words, print_table, table, with_error
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -52,7 +52,7 @@ def _show_rows(outcomes: Sequence[Outcome], asked: Sequence[str], letters: dict[
         name = f"without {name}" if edits else name
         shown.add_row(console.plain(name), *_cells(outcome, asked, sums))
         failed += [f"{name}: {outcome.sentence}"] if outcome.status == "failed" else []
-    console.data.print(shown)
+    print_table(shown)
     _show_failures(failed)
 
 
@@ -60,7 +60,7 @@ def _show_curve(points: Sequence[Outcome], asked: Sequence[str], words: str) -> 
     shown = _table(words, asked, sums=False)
     for outcome in points:
         shown.add_row(f"{outcome.point.x:,.5g}", *_cells(outcome, asked, sums=False))
-    console.data.print(shown)
+    print_table(shown)
     _show_failures([f"{o.point.x:,.5g} {words}: {o.sentence}" for o in points if o.status == "failed"])
 
 
@@ -73,7 +73,7 @@ def _show_conditions(setup: Setup, sums: bool) -> None:
     cut, name = setup.cut, console.plain(setup.task.name)
     bos = bos_words({"bos": cut.bos})
     console.data.print(
-        f"[dim]{name}: {cut.count} windows of {cut.length} tokens, {bos}, {setup.cells[0].dtype}; SHA-256 of "
+        f"[dim]{name}: {cut_words(cut.count, cut.length)}, {bos}, {setup.cells[0].dtype}; SHA-256 of "
         f"the tokens {cut.tokens_sha256[:12]}. Errors are standard errors over windows; the loss is the rise over "
         "the model as it is.[/]",
         soft_wrap=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,15 @@ def load_tasks(asked: Iterable[str], include_path: str | Path | None = None) -> 
     return loaded
 
 
+def _instead_of(name: str, manager: TaskManager) -> str:
+    """What to ask for where there is no task of this name."""
+    close = difflib.get_close_matches(name, manager.all_tasks, n=5, cutoff=0.7)
+    mine = ", ".join(f"{kind}=FILE" for kind in KINDS)
+    if close:
+        return f"close ones: {', '.join(close)}."
+    return f"lm-eval ls tasks prints all names; a file of yours is asked for as {mine}."
+
+
 class _Known:
     """lm-eval's own tasks: an index of thousands of files, made when first needed."""
 
@@ -76,11 +86,7 @@ class _Known:
         from_file = name.endswith((".yaml", ".yml"))
         manager = self._manager(with_defaults=not from_file)
         if not from_file and name not in manager.all_tasks:
-            close = ", ".join(sorted(manager.match_tasks([f"{name[:4]}*"]))[:5])
-            raise SuperweightsError(
-                f"There is no task {name!r}.",
-                hint=f"close ones: {close}." if close else f"or use {KINDS[0]}=FILE.",
-            )
+            raise SuperweightsError(f"There is no task {name!r}.", hint=_instead_of(name, manager))
         try:
             return manager.load([name])
         except SuperweightsError:

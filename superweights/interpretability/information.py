@@ -25,6 +25,7 @@ from superweights.interpretability.body import Body
 from superweights.picture import Panel, Series, line_chart
 from superweights.record import Score
 from superweights.taps import Site, Tap
+from superweights.wording import counted
 
 # Sequences measured: each costs six singular value decompositions for each layer.
 SEQUENCES = 4
@@ -161,7 +162,8 @@ class Information:
             "noise: dD",
             "noise: MixIG",
         )
-        note = f"Means over {self.sequences} sequences of {self.tokens} tokens, {self.width} channels."
+        where = f"{counted(self.sequences, 'sequence')} of {counted(self.tokens, 'token')}"
+        note = f"Means over {where}, {self.width} channels."
         if self.tokens <= self.width:
             note += " With no more tokens than channels dD is at most 1/2: no update leaves the column space."
         return (Sheet("what sub-layers add", titles, [tuple(vars(e).values()) for e in self.parts], note),)

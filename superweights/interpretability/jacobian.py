@@ -22,6 +22,7 @@ from superweights.picture import Panel, Series, line_chart
 from superweights.record import Score
 from superweights.scoring.error import mean_error
 from superweights.taps.trace import first_tensor, hidden_of, with_hidden
+from superweights.wording import counted
 
 # Random probes of each token, and windows; two tokens of each window are probed, the first and one in its middle.
 PROBES, WINDOWS = 16, 4
@@ -69,8 +70,8 @@ class Jacobian:
             for e in self.layers
         ]
         note = (
-            f"{self.windows} windows, {self.probes} probes. A random map of the same gain would stand "
-            f"{self.control:.4g} from the identity (mean over layers)."
+            f"{counted(self.windows, 'window')}, {counted(self.probes, 'probe')}. A random map of the same gain would "
+            f"stand {self.control:.4g} from the identity (mean over layers)."
         )
         return (Sheet("Jacobian of each block", titles, rows, note),)
 

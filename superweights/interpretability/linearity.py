@@ -26,6 +26,7 @@ from superweights.interpretability.words_of import token_texts
 from superweights.picture import Panel, Series, line_chart
 from superweights.record import Score
 from superweights.taps import Site, Tap
+from superweights.wording import counted
 
 # A token is massive where it stands first, or its norm is so many times the batch's median.
 MASSIVE = 10.0
@@ -238,7 +239,7 @@ def _check_enough(ids: Tensor, held_out: Tensor, width: int) -> None:
         raise SuperweightsError(
             f"Linearity of {width} channels needs {needed} tokens to fit, and {rows * max(tokens, 0)} are given: "
             "with too few, everything looks linear.",
-            hint=f"use {windows} windows of {ids.shape[1]} tokens, or longer ones.",
+            hint=f"use {counted(windows, 'window')} of {counted(ids.shape[1], 'token')}, or longer ones.",
         )
 
 

@@ -8,6 +8,7 @@ from superweights.findings import EffectRow, Effects
 from superweights.record import Record, Score
 from superweights.reports.blocks import Beside, Block, Chart, Series, Table, joined_x, number, over, pair
 from superweights.reports.naming import model_of
+from superweights.wording import counted
 
 _COLUMNS = (
     "edit",
@@ -52,8 +53,8 @@ def edits(records: Sequence[Record]) -> list[Block]:
         ]
         said = found.conditions
         caption = (
-            f"{model_of(record)}: {said.get('windows')} windows of "
-            f"{said.get('window')} tokens of {said.get('text')}"
+            f"{model_of(record)}: {counted(said.get('windows', 0), 'window')} of "
+            f"{counted(said.get('window', 0), 'token')} of {said.get('text')}"
         )
         blocks.append(Table(caption, _COLUMNS, tuple(rows)))
     return blocks
@@ -75,7 +76,7 @@ def shifts(records: Sequence[Record]) -> list[Block]:
         for kind, tokens in (("gained", shift.gained), ("lost", shift.lost), ("leading", shift.leading)):
             rows = tuple((repr(each.text)[1:-1], each.base, each.other, each.ratio) for each in tokens)
             if rows:
-                caption = f"{shift.name}: tokens {kind}; mean over {shift.prompts} prompts"
+                caption = f"{shift.name}: tokens {kind}; mean over {counted(shift.prompts, 'prompt')}"
                 blocks.append(Table(caption, ("token", "before", "after", "times"), rows))
     return blocks
 

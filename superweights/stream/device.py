@@ -21,8 +21,13 @@ def choose_device(name: str) -> torch.device:
         return accelerator or torch.device("cpu")
     try:
         device = torch.device(name)
+    except RuntimeError as error:  # its message lists forty devices
+        raise SuperweightsError(
+            f"There is no device {name!r}.", hint="use auto, cpu, cuda, cuda:1 or mps."
+        ) from error
+    try:
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         raise SuperweightsError(
             f"The device {name!r} cannot be used: {str(error).splitlines()[0]}",
             hint="use auto, cpu, cuda, cuda:1 or mps.",

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from superweights.errors import SuperweightsError
+from superweights.wording import counted
 
 # The first is the prompt of the published code (arXiv 2411.07191), continued so that longer cuts exist; a
 # causal model sees the same first tokens. The others are ours: narration, a list, a question, plain facts.
@@ -166,10 +167,10 @@ def cut(ids: Tensor, length: int, count: int | None = None, stride: int | None =
         )
     available = (len(ids) - length) // stride + 1 if len(ids) >= length else 0
     if available < (count or 1):
-        wanted = f"{count or 1} window{'s' if (count or 1) > 1 else ''} of {length} tokens"
+        wanted = f"{counted(count or 1, 'window')} of {counted(length, 'token')}"
         raise SuperweightsError(
-            f"The text has {len(ids)} tokens, too few for {wanted}.",
-            hint=f"ask for at most {available} windows."
+            f"The text has {counted(len(ids), 'token')}, too few for {wanted}.",
+            hint=f"ask for at most {counted(available, 'window')}."
             if available
             else "give a longer text or a shorter window.",
         )

@@ -1,0 +1,83 @@
+"""Tables of the command line: nothing is cut or broken, in a terminal of any usual width and in a pipe."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import families
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+import superweights
+from superweights.cli import console, run
+from superweights.cli.printing import print_table, table
+
+pytestmark = pytest.mark.tiny
+
+ADDRESS = "model.language_model.layers.117.block_sparse_moe.experts.117.down_proj.weight[16383, 57343]"
+CELLS = ("-123,456.78 ±0.12", "17.83 ±0.44", "+1.2345 ±0.0021", "99.9% ±0.1", "critical", "in packed")
+TITLES = ("perplexity", "loss, nats", "KL, nats", "same top", "verdict", "role")
+# Bare widths are terminals; None is a pipe, which has no width.
+WIDTHS = (40, 80, 120, 160, None)
+
+
+@pytest.fixture(params=WIDTHS)
+def width(request, monkeypatch) -> int | None:
+    """Stdout as a terminal of this width, or as a pipe."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    at = {"width": request.param, "force_terminal": True} if request.param else {"force_terminal": False}
+    monkeypatch.setattr(console, "data", Console(highlight=False, color_system=None, **at))
+    return request.param
+
+
+def test_every_number_and_address_stays_whole(width, capsys):
+    made = table("weight", *TITLES)
+    made.add_row(console.plain(ADDRESS), *CELLS)
+    print_table(made)
+    lines = capsys.readouterr().out.splitlines()
+    for cell in (ADDRESS, *CELLS, *TITLES):
+        assert any(cell in line for line in lines), cell
+    if width is None:  # a row in one line, as programs read it
+        assert any(ADDRESS in line and CELLS[-1] in line for line in lines)
+    else:
+        assert all(len(line.rstrip()) <= width or ADDRESS in line for line in lines)
+
+
+def test_rows_of_bare_numbers_keep_their_title_when_they_are_stacked(monkeypatch, capsys):
+    monkeypatch.setattr(console, "data", Console(width=30, force_terminal=True, color_system=None))
+    made = table("layer", *TITLES, right=True)
+    made.add_row("7", *CELLS)
+    print_table(made)
+    assert capsys.readouterr().out.startswith("layer 7\n")
+
+
+def test_a_title_is_not_wrapped_to_its_table(width, capsys):
+    made = Table(title="Rows that stand out from their layer, and the entry that carries each")
+    made.add_column("n")
+    made.add_row("1")
+    print_table(made)
+    assert capsys.readouterr().out.startswith(
+        "Rows that stand out from their layer, and the entry that carries each\n"
+    )
+
+
+def test_commands_show_whole_addresses_and_numbers(width, capsys, tmp_path):
+    families.save_tiny("llama", tmp_path)
+    for command in (["known"], ["scan", str(tmp_path), "--top", "3", "--spectrum"]):
+        assert run(command) == 0
+        shown = capsys.readouterr().out
+        assert "…" not in shown
+        assert re.search(r"model\.layers\.\d+\.[\w.]+\.weight\[\d+, \d+\]", shown)
+
+
+def test_no_command_prints_a_table_by_itself():
+    """`find` and `lab` fit theirs by rules of their own."""
+    folder = Path(superweights.__file__).parent / "cli"
+    for path in folder.glob("*.py"):
+        if path.stem not in ("find", "lab_table", "printing"):
+            assert not re.search(r"console\.data\.print\((rows|table|shown|profile)\b", path.read_text()), (
+                path
+            )
+            assert 'overflow="' not in path.read_text(), path
