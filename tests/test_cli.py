@@ -88,6 +88,15 @@ def test_every_command_explains_itself(command, capsys):
     assert shown.err == ""
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_keeps_the_brackets_of_its_examples(command, monkeypatch, capsys):
+    """rich takes [words] for markup."""
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run([command, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert not re.search(r"TENSOR(?!\[i, j\])|org/name(?!\[@revision\])|\.weight(?!\[\d)", shown)
+
+
 def test_help_and_the_package_itself_need_neither_torch_nor_transformers():
     """All commands' help in one fresh process: a single import at the top of one of their files would show."""
     code = f"""

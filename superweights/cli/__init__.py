@@ -34,6 +34,7 @@ from superweights.cli.reproduce import reproduce
 from superweights.cli.scale import scale
 from superweights.cli.scan import scan
 from superweights.cli.score import score
+from superweights.cli.show import show
 from superweights.cli.sweep import sweep
 from superweights.errors import SuperweightsError
 
@@ -80,6 +81,7 @@ app.command("attach")(attach)
 app.command("recipe")(recipe)
 app.command("audit")(audit)
 app.command("prune")(prune)
+app.command("show")(show)
 app.command("report")(report)
 app.command("explore")(explore)
 app.command("reproduce")(reproduce)
