@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,15 +23,21 @@ from superweights.lab.designs.keeping import Spread, keep
 from superweights.lab.designs.timing import ratio
 
 
+def shortened(settings, quick: bool, *names: str):
+    """The settings with a quarter of the steps where `quick` asks for it."""
+    return replace(settings, **{name: getattr(settings, name) // 4 for name in names}) if quick else settings
+
+
 def told(label: str, done: int, total: int) -> None:
     print(f"  {label} ({done} of {total})", file=sys.stderr, flush=True)
 
 
-def growth(to: Path, seeds: int) -> None:
+def growth(to: Path, seeds: int, quick: bool) -> None:
     from superweights.lab.designs.rows import library_rows
     from superweights.lab.tokenformer.experiment import ARMS, LONG, GrowthSettings, growth_run
 
-    settings, rows, runs, began = GrowthSettings(), library_rows(), [], time.process_time()
+    settings = shortened(GrowthSettings(), quick, "base_steps", "stage_steps")
+    rows, runs, began = library_rows(), [], time.process_time()
     for seed in range(seeds):
         runs.append(growth_run(rows, settings, seed, told))
         keep(to, "growth", runs, settings, time.process_time() - began)
@@ -48,11 +54,12 @@ def growth(to: Path, seeds: int) -> None:
     print(f"mass of the new slots at the end: {Spread.of([run.new_mass for run in runs])}")
 
 
-def patching(to: Path, seeds: int) -> None:
+def patching(to: Path, seeds: int, quick: bool) -> None:
     from superweights.lab.byte_latent.experiment import ARMS, PatchingSettings, patching_run
     from superweights.lab.designs.rows import library_rows
 
-    settings, rows, runs, began = PatchingSettings(), library_rows(), [], time.process_time()
+    settings = shortened(PatchingSettings(), quick, "steps", "entropy_steps")
+    rows, runs, began = library_rows(), [], time.process_time()
     for seed in range(seeds):
         runs.append(patching_run(rows, settings, seed, told))
         keep(to, "patching", runs, settings, time.process_time() - began)
@@ -72,7 +79,7 @@ def patching(to: Path, seeds: int) -> None:
         print(f"{other} less entropy: {Spread.of(differences)}")
 
 
-def concepts(to: Path, seeds: int) -> None:
+def concepts(to: Path, seeds: int, quick: bool) -> None:
     from superweights.lab.concepts.documents import encoded, manual
     from superweights.lab.concepts.experiment import ARMS, ConceptSettings, concept_run
     from superweights.lab.concepts.splitting import SentenceSplitter
@@ -83,7 +90,8 @@ def concepts(to: Path, seeds: int) -> None:
     documents = encoded(texts, MiniLm, to / "manual_vectors.npz")
     print(f"{len(texts)} documents, {int(documents.lengths.sum())} sentences, vectors in "
           f"{time.process_time() - began:.0f} CPU seconds (0: from the cache)")  # fmt: skip
-    settings, runs, began = ConceptSettings(), [], time.process_time()
+    settings = shortened(ConceptSettings(), quick, "steps", "branch_steps")
+    runs, began = [], time.process_time()
     for seed in range(seeds):
         runs.append(concept_run(documents, settings, seed, told))
         keep(to, "concepts", runs, settings, time.process_time() - began)
@@ -99,7 +107,7 @@ def concepts(to: Path, seeds: int) -> None:
         )
 
 
-def speed(to: Path, turns: int) -> None:
+def speed(to: Path, turns: int, quick: bool) -> None:
     """Ratios of CPU time; `--seeds` is how many turns each gets."""
     rows = [*_speed_of_patches(turns), *_speed_of_slots(turns), *_speed_of_sampling(turns)]
     for what, found, aim in rows:
@@ -191,11 +199,12 @@ def _speed_of_sampling(turns: int) -> list[tuple[str, float, str]]:
     return [("Two-Tower sampler, 16 documents one at a time against all at once", found, ">= 4")]
 
 
-def beside(to: Path, seeds: int) -> None:
+def beside(to: Path, seeds: int, quick: bool) -> None:
     from superweights.lab.designs.beside import BesideSettings, beside_run
     from superweights.lab.designs.rows import library_rows
 
-    settings, rows, runs, began = BesideSettings(), library_rows(), [], time.process_time()
+    settings = shortened(BesideSettings(), quick, "steps")
+    rows, runs, began = library_rows(), [], time.process_time()
     for seed in range(seeds):
         runs += beside_run(rows, settings, seed, to / "models", told)
         keep(to, "beside", runs, settings, time.process_time() - began)
@@ -217,10 +226,11 @@ def main() -> None:
     parser.add_argument("what", choices=list(JOBS))
     parser.add_argument("--to", type=Path, default=Path("build/designs"))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="a quarter of the steps")
     given = parser.parse_args()
     torch.set_num_threads(1)
     began = time.process_time()
-    JOBS[given.what](given.to, given.seeds)
+    JOBS[given.what](given.to, given.seeds, given.quick)
     print(f"{time.process_time() - began:.0f} CPU seconds", file=sys.stderr)
 
 

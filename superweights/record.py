@@ -8,6 +8,7 @@ import math
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import cache
 from html import escape
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Protocol
@@ -43,10 +44,40 @@ class Score:
         """Itself as a notebook shows it."""
         return f"<b>{escape(self.name)}</b> {escape(str(self))} (n = {self.n})"
 
-    def interval(self, z: float = 1.96) -> tuple[float, float]:
-        """The normal confidence interval (95 % by default); a point where no error is known."""
-        half = z * (self.standard_error or 0.0)
+    def interval(self) -> tuple[float, float]:
+        """The 95 % confidence interval by Student's quantile for `n` samples; a point where no error is known."""
+        half = student(self.n - 1) * self.standard_error if self.standard_error and self.n > 1 else 0.0
         return self.value - half, self.value + half
+
+
+@cache
+def student(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t for a whole number of degrees of freedom: 12.7 for 1, 1.96 for many.
+
+    By bisection of the distribution's closed form. Source: Abramowitz and Stegun, 26.7.3 and 26.7.4.
+    """
+    low, high = 1.9, 13.0
+    while high - low > 1e-9:
+        middle = (low + high) / 2
+        low, high = (middle, high) if _student_share(middle, freedom) < 0.95 else (low, middle)
+    return low
+
+
+def _student_share(t: float, freedom: int) -> float:
+    """How much of Student's distribution lies between -t and t."""
+    if freedom > 300:
+        return math.erf(t / math.sqrt(2)) - math.exp(-t * t / 2) * (t + t**3) / (
+            2 * freedom * math.sqrt(2 * math.pi)
+        )
+    angle = math.atan(t / math.sqrt(freedom))
+    cos2, odd = math.cos(angle) ** 2, freedom % 2
+    term = total = math.cos(angle) if odd else 1.0
+    for step in range(2 + odd, freedom - 1, 2):
+        term *= cos2 * (step - 1) / step
+        total += term
+    if odd:
+        return 2 / math.pi * (angle + (math.sin(angle) * total if freedom > 1 else 0.0))
+    return math.sin(angle) * total
 
 
 # The kinds of controls. What a file of schema 1 called each is known to `Control.from_json`.
@@ -61,11 +92,13 @@ class Control:
 
     `kind`: `random tensor`, `random column`, `random row` (drawn from the weight's own tensor, column, row), or
     `largest`: the one largest other weight of the tensor, which may be a super weight itself and acquits nobody.
-    `score.name` says how many were zeroed together.
+    `score.name` says how many were zeroed together. `beyond` is how much more the weight itself costs, window by
+    window (None where both were not measured on the same windows).
     """
 
     kind: str
     score: Score
+    beyond: Score | None = None
 
     @property
     def judges(self) -> bool:
@@ -87,6 +120,10 @@ class Control:
         return {"kind": _KINDS_OF_OLD.get(of_old, RANDOM_TENSOR), "score": data}
 
 
+# The verdicts of super weights, the gravest first. Whoever reads a record asks `SuperWeight.matters`.
+MATTERS = ("critical", "joint", "partial")
+
+
 @dataclass(frozen=True)
 class SuperWeight:
     """A weight that makes a super activation, and what the model loses without it.
@@ -98,11 +135,14 @@ class SuperWeight:
     the same rise for weights that should not matter. `role` says whether the product writes the residual
     spike or erases it. Unknown is None.
 
-    `verdict`: `critical`, `partial` or `benign` (it spikes, and little is lost without it); None before proof.
-    `effect_with_others` is what it adds to the loss when another is gone already (its name says which: the
-    strongest other candidate): far more than `effect` where they mask each other. Source: arXiv 2411.07191 for
-    the coordinates; the verdicts are ours, after arXiv 2503.22329, which found about half of all massive
-    activations harmless.
+    `verdict`: `critical`, `joint` (it is needed in a `group` that is critical together, though none of it is
+    alone), `partial`, `benign` (it spikes, and little is lost without it) or `undecided` (the windows did not tell);
+    None before proof. `adds` is what it adds to the loss of the rest of its group. `effect_with_others` is the
+    rise of the loss where the strongest other weight is gone already (its name says which): far more than `effect`
+    where it backs that one up. `effect_at_mean` is the rise where its contribution is not taken away but held at
+    its mean over other windows at the same position: what is lost of information, not of a constant. Source: arXiv
+    2411.07191 for the coordinates; the verdicts are ours, after arXiv 2503.22329, which found about half of
+    all massive activations harmless, and zero to overstate.
     """
 
     address: Address
@@ -125,6 +165,14 @@ class SuperWeight:
     position: int | None = None
     seen_in: tuple[str, ...] = ()
     round: int | None = None
+    group: str | None = None
+    adds: Score | None = None
+    effect_at_mean: Score | None = None
+
+    @property
+    def matters(self) -> bool:
+        """Whether it is a super weight: something is lost without it, alone or with others."""
+        return self.verdict in MATTERS
 
     def _repr_html_(self) -> str:
         """Itself as a notebook shows it."""
@@ -248,6 +296,39 @@ class Record:
                 hint="run its command again with this version.",
             )
         return shaped(cls, data, where, _HINT)
+
+
+def weights_of(findings: Any, where: str = "the record", hint: str = _HINT) -> list[SuperWeight]:
+    """The super weights in the findings of `superweights find`: alone, with others, or inside a super expert.
+
+    `findings` are a `discovery.Findings`, or its JSON. Raises `SuperweightsError` for findings of something else.
+    """
+    if not isinstance(findings, dict):
+        found = getattr(findings, "super_weights", None)
+        if found is None:
+            raise SuperweightsError(f"{where} is no record of a search.", hint=hint)
+        return list(found)
+    if findings.get("candidates") is None:
+        raise SuperweightsError(f"{where} is no record of a search.", hint=hint)
+    candidates = shaped(tuple[SuperWeight, ...], findings["candidates"], f"{where}, candidates", hint)
+    weights = [weight for weight in candidates if weight.matters]
+    known = {weight.address for weight in weights}
+    inside = shaped(tuple[InExpert, ...], findings.get("experts") or [], f"{where}, experts", hint, "some")
+    more = [
+        SuperWeight(Address.parse(each.inside), each.value, verdict=each.verdict)
+        for each in inside
+        if each.verdict in MATTERS and each.inside is not None
+    ]
+    return [*weights, *(weight for weight in more if weight.address not in known)]
+
+
+@dataclass(frozen=True)
+class InExpert:
+    """Of an expert that a search has found: its verdict, and the weight that makes its output."""
+
+    verdict: str
+    inside: str | None
+    value: float
 
 
 def table_of(weights: Iterable[SuperWeight]) -> str:

@@ -174,3 +174,53 @@ def _edited_logits(model, edits, ids):
         finally:
             for (parameter, edit), value in zip(held, old, strict=True):
                 parameter[edit.address.index] = value
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "gemma3_text", "jamba", "bloom", "blt"])
+def test_edits_by_row_are_as_many_versions_as_rows(model_type, tmp_path):
+    ids = families.token_ids(3, 9)
+    with (
+        opened(model_type, tmp_path) as checkpoint,
+        streaming(checkpoint, dtype="float32", resident=False) as model,
+    ):
+        stored = [n for n in down_projections(model) if n in checkpoint.tensors]
+        name = next(n for n in stored if len(checkpoint.tensors[n].shape) == 2)
+        edits = [Edit(Address(name, (row, 2)), value=20.0 + row) for row in range(3)]
+        together = Branch(by_row=tuple((edit,) for edit in edits))
+        alone = [Branch((edit,)) for edit in edits]
+        with branching(model, [together, *alone]) as run:
+            run.pass_over(ids)
+            found = run.logits(together, slice(0, 3))
+            for row, branch in enumerate(alone):
+                expected = run.logits(branch, slice(row, row + 1))
+                torch.testing.assert_close(found[row : row + 1], expected, rtol=1e-4, atol=1e-5)
+            assert not torch.allclose(found, run.logits(None, slice(0, 3)), atol=1e-3)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "blt"])
+def test_a_branch_may_change_a_block_by_what_is_put_around_it(model_type, tmp_path):
+    from contextlib import contextmanager
+
+    ids = families.token_ids(2, 9)
+    with (
+        opened(model_type, tmp_path) as checkpoint,
+        streaming(checkpoint, dtype="float32", resident=False) as model,
+    ):
+        path, block = list(find_blocks(model).items())[1]
+        module = next(m for m in block.modules() if isinstance(m, torch.nn.Linear))
+
+        @contextmanager
+        def silenced():
+            hook = module.register_forward_hook(lambda _, x, y: y * 0)
+            try:
+                yield
+            finally:
+                hook.remove()
+
+        branch = Branch(at=path, around=silenced)
+        with branching(model, [branch]) as run:
+            run.pass_over(ids)
+            found = run.logits(branch, slice(0, 2))
+        with silenced():
+            torch.testing.assert_close(found, model(ids).logits, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(found, model(ids).logits, atol=1e-3)

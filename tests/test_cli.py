@@ -170,7 +170,7 @@ def test_find_prints_a_line_of_json_for_each_candidate(planted, capsys):
     row = rows[address]
     number = int(address[:-1].split("[")[1].split(",")[0])
     assert row["out_channel"] == number
-    assert row["verdict"] in ("critical", "partial", "benign")
+    assert row["verdict"] in ("critical", "joint", "partial", "benign", "undecided")
     assert row["spike_in"] * row["value"] == pytest.approx(row["dominance"] * row["spike_out"], rel=1e-4)
     assert set(row["effect"]) >= {"value", "unit", "standard_error"}
     assert row["effect"]["unit"] == "nats/token"
@@ -182,14 +182,21 @@ def test_find_prints_a_table_that_names_the_weight_and_the_verdict(planted, caps
     """A pipe has room for every column."""
     folder, address = planted
     monkeypatch.delenv("COLUMNS", raising=False)
-    assert run(["find", str(folder)]) == 0
+    assert run(["find", str(folder), "--all"]) == 0
     out = capsys.readouterr().out
     (line,) = [line for line in out.splitlines() if line.strip().startswith(address)]
-    assert line.split()[-1] in ("critical", "partial", "benign")
+    assert line.split()[-1] in ("critical", "joint", "partial", "benign", "undecided")
     titles = next(line for line in out.splitlines() if line.strip().startswith("weight "))
-    for title in ("value", "spike in", "spike out", "share", "loss", "controls", "beside", "role", "verdict"):
+    for title in (
+        "value",
+        "input spike",
+        "output spike",
+        "share of it",
+        "loss without it",
+        "at its mean",
+        "verdict",
+    ):
         assert title in titles
-    assert "Not shown" not in out
     assert "no tokenizer: searched and judged on random token ids." in out
 
 
@@ -199,14 +206,16 @@ def test_a_narrow_terminal_gets_the_weight_the_loss_and_the_verdict_whole(
 ):
     folder, address = planted
     monkeypatch.setattr(console, "data", Console(width=width, force_terminal=True, no_color=True))
-    assert run(["find", str(folder), "--rounds", "0"]) == 0
+    assert run(["find", str(folder), "--rounds", "0", "--all"]) == 0
     out = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
-    table = [line.rstrip() for line in out.splitlines()[:10]]
+    lines = [line.rstrip() for line in out.splitlines()]
+    first = next(n for n, line in enumerate(lines) if line.strip().startswith("weight"))
+    table = lines[first : lines.index("", first)]
     assert all(len(line) <= width for line in table)
     (line,) = [line for line in table if line.strip().startswith(address[:20])]
-    assert re.search(r"[+-]\d\.\d\d ±\d\.\d\d", line)
-    assert line.split()[-1] in ("critical", "partial", "benign")
-    assert "Not shown, for want of room: role" in out
+    assert re.search(r"[+-]\d\.\d+ ±\d\.\d+", line)
+    assert line.split()[-1] in ("critical", "joint", "partial", "benign", "undecided")
+    assert "role" not in table[0]
 
 
 def test_find_writes_the_whole_record_to_a_file(worded, capsys, tmp_path):

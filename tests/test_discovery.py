@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import families
 import pytest
@@ -13,48 +14,75 @@ from planting import plant
 from small import embedded_folder
 
 from superweights.address import Address
+from superweights.branch import Branch
 from superweights.checkpoint import open_checkpoint
 from superweights.discovery import Findings, Search, find
 from superweights.discovery.proof import Bars, judge
 from superweights.discovery.published import PROMPT, find_as_published
+from superweights.discovery.trials import Trial
 from superweights.errors import SuperweightsError
-from superweights.record import LARGEST, RANDOM_COLUMN, RANDOM_ROW, RANDOM_TENSOR, Control, Score
+from superweights.record import (
+    LARGEST,
+    RANDOM_COLUMN,
+    RANDOM_ROW,
+    RANDOM_TENSOR,
+    Control,
+    Score,
+    student,
+    to_json_line,
+)
 
 FIRST_SUPER_WEIGHT = Address("model.layers.11.mlp.down_proj.weight", (507, 1229))
 
 
-def nats(value, error):
-    return Score("loss", value, "nats/token", 8, error)
-
-
-def control(value, error, kind=RANDOM_TENSOR):
-    return Control(kind, nats(value, error))
-
-
-# --- verdicts, in closed form ---------------------------------------------------------------------------
+def nats(value, error, n=8):
+    return Score("loss", value, "nats/token", n, error)
 
 
 @pytest.mark.unit
 @pytest.mark.parametrize(
-    ("effect", "controls", "verdict"),
+    ("interval", "beyond", "verdict"),
     [
-        (nats(2.0, 0.1), [control(0.01, 0.001)], "critical"),
-        (nats(0.8, 0.1), [], "partial"),  # its interval reaches below ln 2
-        (nats(0.3, 0.05), [control(0.01, 0.01)], "partial"),
-        (nats(0.3, 0.2), [], "benign"),  # cannot be told from nothing
-        (nats(0.3, 0.05), [control(0.25, 0.05, RANDOM_ROW)], "benign"),  # its whole row is like that
-        (nats(0.3, 0.05), [control(0.4, 0.05, LARGEST)], "partial"),  # that may be a super weight too
-        (nats(-1.0, 0.1), [], "benign"),
+        ((1.8, 2.2), [(1.7, 2.1)], "critical"),
+        ((0.6, 1.0), [], "partial"),  # it reaches below ln 2, and certainly matters
+        ((0.2, 0.4), [(0.1, 0.4)], "partial"),
+        ((-0.1, 0.7), [], "undecided"),  # it may cost nothing, or half of what a super weight costs
+        ((0.2, 0.4), [(-0.1, 0.2)], "undecided"),  # its whole row may be like that
+        ((0.2, 0.4), [(-0.4, -0.1)], "benign"),  # others of its row cost more
+        ((-0.1, 0.04), [], "benign"),
+        ((math.inf, math.inf), [], "critical"),  # without it the model gives no number at all
     ],
 )
-def test_a_verdict_needs_its_whole_interval_above_the_bar_and_the_controls(effect, controls, verdict):
-    assert judge(effect, None, controls, Bars()) == verdict
+def test_a_verdict_needs_its_whole_interval_on_one_side_of_the_bar_and_of_the_controls(
+    interval, beyond, verdict
+):
+    assert judge(interval, beyond, Bars()) == verdict
 
 
 @pytest.mark.unit
-def test_a_weight_that_another_backs_up_is_partial():
-    assert judge(nats(0.0, 0.01), nats(2.0, 0.2), [], Bars()) == "partial"
-    assert judge(nats(0.0, 0.01), nats(2.0, 1.5), [], Bars()) == "benign"
+def test_intervals_are_students():
+    low, high = nats(0.0, 1.0, n=8).interval()
+    assert (high, low) == pytest.approx((2.364624, -2.364624), abs=1e-5)  # the tables' quantile for 7
+    assert nats(0.0, 1.0, n=100_000).interval()[1] == pytest.approx(1.96, abs=1e-3)
+    assert [round(student(freedom), 4) for freedom in (1, 2, 3, 31)] == [12.7062, 4.3027, 3.1824, 2.0395]
+
+
+@pytest.mark.unit
+def test_a_trial_is_compared_window_by_window():
+    noisy, same = Trial(Branch), Trial(Branch)
+    noisy.note(range(4), torch.tensor([5.0, 1.0, 3.0, 9.0]))
+    same.note(range(2, 5), torch.tensor([2.0, 8.0, 0.0]))
+    beyond = noisy.beyond(same, "more")
+    assert (beyond.value, beyond.standard_error, beyond.n) == (1.0, 0.0, 2)
+    assert Trial(Branch).interval() == (-math.inf, math.inf)
+
+
+@pytest.mark.unit
+def test_a_model_without_a_number_has_lost_everything():
+    trial = Trial(Branch)
+    trial.note(range(3), torch.tensor([math.nan] * 3))
+    assert judge(trial.interval()) == "critical"
+    assert json.loads(to_json_line(trial.score("loss rise")))["n"] == 3
 
 
 # --- planted super weights ------------------------------------------------------------------------------
@@ -89,8 +117,7 @@ def test_a_masked_super_weight_is_found_when_the_first_are_removed(triggered):
     _, planted, found = triggered
     (masked,) = [c for c in found.candidates if c.address == address_of(planted.masked)]
     assert masked.round > 1
-    assert masked.kl.value < 1e-3  # alone it does nothing: it is silent while the first stand
-    assert masked.effect_with_others is not None
+    assert abs(masked.effect.value) < 1e-2  # alone it does nothing: it is silent while the first stand
 
 
 @pytest.mark.tiny
@@ -106,7 +133,7 @@ def test_without_the_trigger_token_nothing_is_found(triggered):
         found = find(checkpoint, token_ids=trigger.prompts(bos=False))
     planted_ones = {address_of(p) for p in (*planted.first, planted.masked)}
     assert not planted_ones & {c.address for c in found.candidates}
-    assert found.verdict in ("none", "benign")
+    assert found.verdict in ("none", "benign", "undecided")
 
 
 @pytest.mark.tiny

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -18,10 +19,11 @@ import superweights.index as room
 from superweights.address import Address
 from superweights.cli import console, run
 from superweights.errors import SuperweightsError
-from superweights.index import KnownWeight, fingerprint_of, load_known, look_up, verify
+from superweights.index import Architecture, KnownWeight, fingerprint_of, load_known, look_up, verify
+from superweights.index.place import find_place
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
-VERDICTS = {"critical", "partial", "benign", "none", "false_pair", "unknown"}
+VERDICTS = {"joint", "critical", "partial", "benign", "none", "false_pair", "unknown"}
 LLAMA2 = "meta-llama/Llama-2-7b-hf"
 INSTRUCT = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -91,12 +93,13 @@ def test_every_line_round_trips_and_names_its_place_consistently():
     for line, known in zip(lines, load_known(), strict=True):
         assert json.loads(json.dumps(known.to_json())) == json.loads(line)
         assert KnownWeight.from_json(json.loads(line)) == known
-        assert known.index == (known.out_channel, known.in_neuron)
+        plain = known.index[1:] if len(known.index) == 3 else known.index  # experts stacked in one tensor
+        assert plain == ((known.out_channel, known.in_neuron) if len(plain) == 2 else (known.out_channel,))
         assert f".{known.layer}." in known.tensor
         assert known.verdict in VERDICTS
         assert known.sources
         assert known.basis == "as stored"
-        assert all(i < n for i, n in zip(known.index, known.shape, strict=True) if i is not None)
+        assert all(i < n for i, n in zip(plain, known.shape, strict=False) if i is not None)
 
 
 @pytest.mark.unit
@@ -438,3 +441,73 @@ def test_the_documented_output_is_the_real_one(name, capsys, monkeypatch):
 def test_the_documented_counts_are_those_of_the_index():
     page = (Path(__file__).parent.parent / "docs" / "known.md").read_text()
     assert f"{len(load_known())} entries, {len({known.model for known in load_known()})} models" in page
+
+
+# Experts, gains, groups
+
+
+class Held:
+    """A checkpoint that holds these tensors."""
+
+    name, config = "somewhere", {}
+
+    def __init__(self, **tensors):
+        self.held = {name.replace("__", "."): tensor for name, tensor in tensors.items()}
+        self.tensors = {name: Info(tensor.shape, tensor.dtype) for name, tensor in self.held.items()}
+
+    def element(self, name, index):
+        return float(self.held[name][tuple(index)])
+
+    def read_rows(self, name, start, stop):
+        return self.held[name][start:stop]
+
+
+@dataclasses.dataclass
+class Info:
+    shape: tuple
+    dtype: object
+
+
+EXPERT = KnownWeight(
+    "some/moe", "model.layers.1.mlp.experts.2.down_proj.weight", (5, 3), 5, "joint", ("here",),
+    architecture=Architecture(8, 6), in_neuron=3, value=7.0, expert=2,
+)  # fmt: skip
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("turned", [False, True])
+def test_an_experts_weight_is_found_in_the_stack_of_all_experts(turned):
+    stack = torch.randn(4, 8, 6, generator=torch.Generator().manual_seed(0)) * 0.1
+    stack[2, 5, 3] = 7.0
+    if turned:
+        stack = stack.mT.contiguous()
+    place = find_place(EXPERT, Held(model__layers__1__mlp__experts__down_proj=stack))
+    assert place.index == ((2, 3, 5) if turned else (2, 5, 3))
+    assert place.agrees
+
+
+@pytest.mark.unit
+def test_an_experts_weight_is_found_in_a_matrix_of_its_own():
+    matrix = torch.full((8, 6), 0.1)
+    matrix[5, 3] = 7.0
+    place = find_place(EXPERT, Held(model__layers__1__mlp__experts__2__down_proj__weight=matrix))
+    assert (place.index, place.agrees) == ((5, 3), True)
+
+
+@pytest.mark.unit
+def test_a_gain_is_known_by_its_one_number():
+    known = next(known for known in load_known() if known.model == "google/gemma-3-270m")
+    gain = torch.ones(640)
+    gain[97] = 83.0
+    place = find_place(known, Held(model__layers__1__post_attention_layernorm__weight=gain))
+    assert (place.index, place.agrees) == ((97,), True)
+    assert known.conditions == ("windows begin with BOS",)
+
+
+@pytest.mark.unit
+def test_the_weights_of_a_joint_verdict_name_their_group():
+    joint = [known for known in load_known() if known.verdict == "joint"]
+    groups = {(known.model, known.group) for known in joint}
+    assert len(groups) == 4
+    assert all(known.group for known in joint)
+    assert all(sum((k.model, k.group) == group for k in joint) > 1 for group in groups)

@@ -305,11 +305,12 @@ def command(recipe: Recipe, folder: Path, *before: str) -> list[str]:
 
 @pytest.mark.tiny
 def test_two_processes_under_torchrun_end_where_one_does(whole, tmp_path):
-    launch = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-endpoint=localhost:0")
-    line = [*command(small(), tmp_path / "run", *launch)]
-    line.remove("-m") if line[1:3] == ["-m", "-m"] else None
-    done = subprocess.run(line, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    line = command(small(), tmp_path / "run", *launch)
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(line, capture_output=True, text=True, env=env, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("control") == 1, "one process speaks"
     one, two = weights(tmp_path / "run"), weights(whole[0])
     assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
     assert json.loads((tmp_path / "run" / "result.json").read_text())["processes"] == 2

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from superweights.branch.calls import first_tensor, hidden_of, like_output, repeated, same, takes, with_hidden
+from superweights.branch.calls import (
+    first_tensor,
+    hidden_of,
+    like_output,
+    one_row,
+    repeated,
+    same,
+    takes,
+    with_hidden,
+)
 from superweights.editing import Edit, edited
 from superweights.stream.blocks import find_blocks
 from superweights.subject import layout_of, stream_of
@@ -31,10 +40,17 @@ class Branch:
 
     `hidden` is its hidden state after the latest block (None before its first edit); `apart` says that it
     needs a pass of its own; `watched` lets the watch see its products too.
+
+    Two further kinds of change: `by_row[r]` are edits that hold for row r of the batch alone, all of them in
+    one block, so that one branch carries as many versions as there are rows; and `around()` is a context in
+    which the block at path `at` runs (a hook on an expert, say), where the change is no edit of a weight.
     """
 
-    edits: tuple[Edit, ...]
+    edits: tuple[Edit, ...] = ()
     watched: bool = False
+    by_row: tuple[tuple[Edit, ...], ...] = ()
+    at: str | None = None
+    around: Callable[[], AbstractContextManager] | None = None
     hidden: Tensor | None = None
     apart: bool = False
     _own: dict[int, Any] = field(default_factory=dict, repr=False)
@@ -105,9 +121,8 @@ class Branching:
         assert self._ids is not None, "call pass_over first"
         ids = self._ids[rows]
         if self._base is None or (branch is not None and branch.apart):
-            edits = branch.edits if branch is not None else ()
-            with self._unhooked(), edited(self.model, edits, verify=False) if edits else ExitStack():
-                return self._predict(ids, positions)
+            with self._unhooked():
+                return self._apart(branch, rows, positions)
         hidden = self._base if branch is None or branch.hidden is None else branch.hidden
         self._bypass, self._visits_left = hidden[rows], self._visits
         try:
@@ -115,6 +130,21 @@ class Branching:
                 return self._predict(ids, positions)
         finally:
             self._bypass = None
+
+    def _apart(self, branch: Branch | None, rows: slice, positions: slice | None) -> Tensor:
+        """What `branch` predicts in a pass of its own, or as many as it has versions."""
+        assert self._ids is not None, "called from logits"
+        if branch is None:
+            return self._predict(self._ids[rows], positions)
+        with branch.around() if branch.around else nullcontext():
+            if not branch.by_row:
+                with edited(self.model, branch.edits, verify=False) if branch.edits else nullcontext():
+                    return self._predict(self._ids[rows], positions)
+            found = []
+            for row in range(*rows.indices(len(self._ids))):
+                with edited(self.model, (*branch.edits, *branch.by_row[row]), verify=False):
+                    found.append(self._predict(self._ids[row : row + 1], positions))
+            return torch.cat(found)
 
     def _predict(self, ids: Tensor, positions: slice | None) -> Tensor:
         """The logits of the model's forward, at `positions`."""
@@ -141,7 +171,8 @@ class Branching:
 
     def _prepare(self, branch: Branch) -> None:
         branch.hidden, branch._own = None, {}
-        branch.apart = any(self._path_of(edit) is None for edit in branch.edits)
+        every = [*branch.edits, *(edit for row in branch.by_row for edit in row)]
+        branch.apart = any(self._path_of(edit) is None for edit in every)
 
     def _path_of(self, edit: Edit) -> str | None:
         """The block that holds the edited parameter, or None."""
@@ -191,20 +222,46 @@ class Branching:
 
     def _advance(self, branch: Branch, visit: Visit, forward: Callable, args: tuple, kwargs: dict) -> None:
         """Take `branch` through the block that the model has just been through."""
-        here = [edit for edit in branch.edits if self._path_of(edit) == visit.path]
-        waiting = branch.hidden is None and not here and branch.edits
+        changed = self._changes(branch, visit.path)
+        waiting = branch.hidden is None and not changed and (branch.edits or branch.by_row or branch.at)
         if branch.apart or waiting or self.broken_at is not None:
             return
         before = visit.before if branch.hidden is None else branch.hidden
         args, kwargs = with_hidden(args, kwargs, before, branch._own)
         try:
-            with self._showing(branch), edited(self.model, here, verify=False) if here else ExitStack():
-                branch.hidden = first_tensor(forward(*args, **kwargs))
+            with self._showing(branch):
+                branch.hidden = self._run(branch, visit.path, forward, args, kwargs)
         except _CANNOT_RUN:
             self._break(visit.path)  # a block that cannot be run twice in a pass, e.g. one that keeps a cache
             return
         if branch.watched and self._discover is not None:
             self._add(self._discover(Visit(visit.path, visit.number, before, branch.hidden, branch)))
+
+    def _changes(self, branch: Branch, path: str) -> bool:
+        """Whether `branch` does something in the block at `path` that the model does not."""
+        every = (*branch.edits, *(branch.by_row[0] if branch.by_row else ()))
+        return branch.at == path or any(self._path_of(edit) == path for edit in every)
+
+    def _run(self, branch: Branch, path: str, forward: Callable, args: tuple, kwargs: dict) -> Tensor:
+        """The block's forward with what `branch` changes in it."""
+        here = [edit for edit in branch.edits if self._path_of(edit) == path]
+        around = branch.around() if branch.around and self._changes(branch, path) else nullcontext()
+        with around, edited(self.model, here, verify=False) if here else nullcontext():
+            if not branch.by_row or self._path_of(branch.by_row[0][0]) != path:
+                return first_tensor(forward(*args, **kwargs))
+            return torch.cat(
+                [self._run_row(row, edits, forward, args, kwargs) for row, edits in enumerate(branch.by_row)]
+            )
+
+    def _run_row(
+        self, row: int, edits: tuple[Edit, ...], forward: Callable, args: tuple, kwargs: dict
+    ) -> Tensor:
+        """One row of the block's output, with the edits of that row."""
+        with edited(self.model, edits, verify=False):
+            some = one_row(args, kwargs, row)
+            if some is None:  # it is not clear which arguments have a row each
+                return first_tensor(forward(*args, **kwargs))[row : row + 1]
+            return first_tensor(forward(*some[0], **some[1]))
 
     def _advance_abreast(self, visit: Visit, forward: Callable, args: tuple, kwargs: dict) -> list[Branch]:
         """The branches that the block treats alike, taken through it as further rows of one batch."""
@@ -232,7 +289,7 @@ class Branching:
 
     def _is_plain(self, branch: Branch, visit: Visit) -> bool:
         """Whether nothing but its hidden states tells `branch` from the model in this block."""
-        here = any(self._path_of(edit) == visit.path for edit in branch.edits)
+        here = self._changes(branch, visit.path)
         return branch.hidden is not None and not (here or branch.apart or branch.watched or branch._own)
 
     def _is_alone_too(self, branch: Branch, abreast: Tensor, visit: Visit, *call: Any) -> bool:

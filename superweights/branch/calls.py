@@ -59,6 +59,30 @@ def repeated(args: tuple, kwargs: dict, old: Tensor, hidden: Tensor) -> tuple[li
     return [again(a) for a in args], {key: again(value) for key, value in kwargs.items()}
 
 
+def one_row(args: tuple, kwargs: dict, row: int) -> tuple[list, dict] | None:
+    """The same call for one row of the batch; None where it is not clear which arguments have a row each.
+
+    Lists and dictionaries that a block writes into are such arguments.
+    """
+    rows = hidden_of(args, kwargs).shape[0]
+    unclear = False
+
+    def part_of(value: Any) -> Any:
+        nonlocal unclear
+        if type(value) is tuple:
+            return tuple(part_of(part) for part in value)
+        if not isinstance(value, Tensor):
+            unclear |= not (value is None or isinstance(value, bool | int | float | str))
+            return value
+        if value.dim() < 2 or value.shape[0] == 1:
+            return value
+        unclear |= value.shape[0] != rows
+        return value[row : row + 1]
+
+    found = [part_of(a) for a in args], {key: part_of(value) for key, value in kwargs.items()}
+    return None if unclear else found
+
+
 def first_tensor(out: Any) -> Tensor:
     return out if isinstance(out, Tensor) else next(part for part in out if isinstance(part, Tensor))
 

@@ -18,6 +18,7 @@ from superweights.cli.attach import attach
 from superweights.cli.audit import audit
 from superweights.cli.evaluate import evaluate
 from superweights.cli.explore import explore
+from superweights.cli.facts import facts
 from superweights.cli.find import find
 from superweights.cli.known import known
 from superweights.cli.lab import lab
@@ -70,6 +71,7 @@ def _program(
 app.command("find")(find)
 app.command("known")(known)
 app.command("scan")(scan)
+app.command("facts")(facts)
 app.command("score")(score)
 app.command("ablate")(ablate)
 app.command("scale")(scale)

@@ -47,11 +47,8 @@ def compare(
 
     Example: superweights adapt compare embedded --tasks arithmetic --layers 20-29 --rate 0.01 --kept runs.jsonl
     """
-    from superweights.adaptation.comparing import Arms
-    from superweights.adaptation.made_tasks import task_named
-    from superweights.adaptation.training import Manner
     from superweights.address import Address
-    from superweights.verbs.adapt_compare import adapt_compare
+    from superweights.verbs.adapt_compare import Arms, Manner, adapt_compare
 
     console.check_out(out)
     addresses = tuple(Address.several(weights or ()))
@@ -63,7 +60,6 @@ def compare(
         record = adapt_compare(
             *(options.source(model, device=device), tasks.split(","), chosen),
             seeds=seeds, reward=reward, manner=manner, kept=kept, progress=bar,
-            draw=lambda name, seed: task_named(name, seed=seed),
         )  # fmt: skip
     finish(record, as_json, out, show_record)
 

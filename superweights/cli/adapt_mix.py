@@ -37,9 +37,7 @@ def mix(
 
     Example: superweights adapt mix embedded --experts experts --task sums.jsonl --to mixed
     """
-    from superweights.adaptation.evolving import Search
-    from superweights.adaptation.made_tasks import task_named
-    from superweights.verbs.adapt_mix import adapt_mix
+    from superweights.verbs.adapt_mix import Search, adapt_mix, task_named
 
     console.check_out(out)
     asked = task_named(task, new_tokens=new_tokens, stop=stop, seed=seed)

@@ -53,9 +53,7 @@ def train(
 
     Example: superweights adapt train embedded --task arithmetic --layers 20-29 --rate 0.01 --to experts/arithmetic
     """
-    from superweights.adaptation.made_tasks import task_named
-    from superweights.adaptation.training import Manner
-    from superweights.verbs.adapt_train import adapt_train
+    from superweights.verbs.adapt_train import Manner, adapt_train, task_named
 
     console.check_out(out)
     asked = task_named(task, new_tokens=new_tokens, stop=stop, seed=seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -31,18 +32,13 @@ def run(suite: Suite, to: To, quick: Quick = False, workers: Workers = 2, as_jso
 
     Example: superweights lab run prevention --to DIR
     """
-    from superweights.cli.lab_table import show_suite
-    from superweights.lab.page import suite_page
-    from superweights.lab.running import run_suite
-    from superweights.lab.suites import suite_named
+    from superweights.cli.lab_table import show
+    from superweights.verbs.lab_run import lab_run
 
-    chosen = suite_named(suite)
     with console.kept_in(to), console.progress() as bar:
-        done = run_suite(chosen.quick() if quick else chosen, to, workers=workers, progress=bar)
-    page_file = to / "page.html"
-    console.write_out(page_file, suite_page(done))
-    show_suite(done, as_json)
-    console.notes.print(f"page: {console.plain(str(page_file))}", soft_wrap=True)
+        shown = lab_run(suite, to, quick=quick, workers=workers, progress=bar)
+    show(shown, as_json)
+    console.notes.print(f"page: {console.plain(str(to / 'page.html'))}", soft_wrap=True)
 
 
 @lab.command("list")
@@ -53,13 +49,14 @@ def list_(
 
     Example: superweights lab list --toml softmax1
     """
-    from superweights.cli.lab_table import show_list
-    from superweights.lab.suites import recipe_named
+    from superweights.cli.lab_table import show
+    from superweights.verbs.lab_list import lab_list
 
-    if toml is not None:
-        console.print_line(recipe_named(toml).to_toml().rstrip())
-        return
-    show_list()
+    found = lab_list(toml)
+    if isinstance(found, str):
+        console.print_line(found.rstrip())
+    else:
+        show(found, as_json=False)
 
 
 @lab.command("train")
@@ -76,13 +73,14 @@ def train(
 
     Example: superweights lab train softmax1 --to DIR
     """
-    from superweights.cli.lab_table import show_runs
-    from superweights.lab.comparison import compared
+    from superweights.cli.lab_table import show
+    from superweights.verbs.lab_compare import lab_compare
     from superweights.verbs.train import train as through
 
     with console.kept_in(to), console.progress() as bar:
         result = through(recipe, to, seed=seed, tensorboard=tensorboard, progress=bar)
-    show_runs(compared({result.recipe.name: [result]}), as_json)
+    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one speaks
+        show(lab_compare([to]), as_json)
     if result.why is not None:
         raise SuperweightsError(result.why, hint=f"the log is kept in {to}; lower the learning rate.")
 
@@ -93,14 +91,10 @@ def compare(folders: Folders, as_json: AsJson = False) -> None:
 
     Example: superweights lab compare DIR1 DIR2
     """
-    from superweights.cli.lab_table import show_runs, show_suite
-    from superweights.lab.comparison import compare_folders
-    from superweights.lab.running import holds_suite, read_suite
+    from superweights.cli.lab_table import show
+    from superweights.verbs.lab_compare import lab_compare
 
-    if len(folders) == 1 and holds_suite(folders[0]):
-        show_suite(read_suite(folders[0]), as_json)
-        return
-    show_runs(compare_folders(folders), as_json)
+    show(lab_compare(folders), as_json)
 
 
 @lab.command("page")
@@ -112,10 +106,8 @@ def page(
 
     Example: superweights lab page DIR --out lab.html
     """
-    from superweights.lab.page import runs_page, suite_page
-    from superweights.lab.running import holds_suite, read_suite
+    from superweights.verbs.lab_page import lab_page
 
     console.check_out(out)
-    whole = len(folders) == 1 and holds_suite(folders[0])
-    console.write_out(out, suite_page(read_suite(folders[0])) if whole else runs_page(folders))
+    console.write_out(out, lab_page(folders))
     console.notes.print(f"wrote {console.plain(str(out))}", soft_wrap=True)

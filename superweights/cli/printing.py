@@ -75,6 +75,11 @@ def _is_bounded() -> bool:
     return console.data.is_terminal or "COLUMNS" in os.environ
 
 
+def fits(made: Table) -> bool:
+    """Whether stdout has room for `made` with nothing cut: a file or a pipe has room for all."""
+    return not _is_bounded() or _needed(made) <= console.data.width
+
+
 def _needed(made: Table) -> int:
     """The width at which no cell of `made` is cut or wrapped."""
     from rich.measure import Measurement

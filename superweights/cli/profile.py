@@ -12,7 +12,6 @@ from superweights.cli import console, options
 from superweights.cli.printing import finish, print_table
 
 if TYPE_CHECKING:
-    from superweights.lab.profile import Profile
     from superweights.record import Record
 
 
@@ -49,7 +48,7 @@ def profile(
 
 def show_record(record: Record) -> None:
     """Every number under its exact name."""
-    found: Profile = record.findings
+    found = record.findings
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     table.add_column("number", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from superweights.checkpoint import Checkpoint, open_checkpoint
-from superweights.discovery.findings import Findings, Search
+from superweights.discovery.findings import Expert, Findings, Group, Search
 from superweights.discovery.hunt import Hunt
-from superweights.discovery.proof import Bars
+from superweights.discovery.judging import Judging
+from superweights.discovery.protocol import describe, doubt, prompts_for, windows_for
+from superweights.discovery.verdicts import findings_of
 from superweights.errors import SuperweightsError
-from superweights.progress import Progress
+from superweights.progress import Progress, silent
 from superweights.stream import streaming
 from superweights.stream.blocks import find_blocks
-from superweights.subject import context_of, device_of
-from superweights.subject.facts import vocabulary_by_config
-from superweights.subject.text import PROMPTS, Text, embedded_prose, raw_prompts, token_prompts, windows
+from superweights.subject import device_of
+from superweights.subject.bos import resolve_bos
+from superweights.subject.text import Text, embedded_prose
 
-__all__ = ["Findings", "Search", "find"]
+_RANDOM = "no tokenizer: searched and judged on random token ids."
 
-_GRAVITY = ("critical", "partial", "benign")
+__all__ = ["Expert", "Findings", "Group", "Search", "find"]
 
 
 def find(
@@ -37,13 +38,16 @@ def find(
 ) -> Findings:
     """The super weights of `checkpoint` (a name or an open one; None: the embedded model), each with its proof.
 
-    One pass over the weights finds candidates on short prompts and zeroes each in a branch of the same pass;
-    a second confirms on windows of `text` (None: English prose that Python brings along), beside controls,
-    and looks again without the proven ones. `token_ids [rows, tokens]` replaces the prompts where there is
-    no tokenizer. `loading` goes to `stream.streaming`: dtype, device, resident.
+    One pass over the weights finds candidates on short prompts. Further passes prove them on windows of `text` (None:
+    English prose that Python brings along), each with more windows for those whose verdict is not clear: alone,
+    with others of their column and of other layers, beside controls, and again without the strongest. Experts of a
+    mixture are masked. `token_ids [rows, tokens]` replaces prompts and text where there is no tokenizer. `loading`
+    goes to `stream.streaming`: dtype, device, resident. Ctrl-C after the first pass returns what is decided.
 
-    Raises `SuperweightsError` for what is no causal language model, or holds NaN. Source: arXiv 2411.07191,
-    section 3.1; we differ in pairing input and output at one token, in relative thresholds, and in proof.
+    Raises `SuperweightsError` for what is no causal language model, or holds NaN. Where it does not predict the text
+    at all nothing is judged: every verdict is `undecided`, and a note says why.
+    Source: arXiv 2411.07191, section 3.1; we differ in pairing input and output at one token, in relative
+    thresholds, in looking for groups, and in proof.
 
     >>> findings = find()                                                   # doctest: +SKIP
     >>> [str(w.address) for w in findings.super_weights]                    # doctest: +SKIP
@@ -53,63 +57,34 @@ def find(
         with open_checkpoint(checkpoint) as opened:
             return find(opened, search, text=text, token_ids=token_ids, progress=progress, **loading)
     tokenizer = checkpoint.tokenizer() if token_ids is None else None
-    with streaming(checkpoint, **{"resident": False, **loading}) as model:
+    kept = {**loading, "resident": bool(loading.get("resident"))}  # a block at a time unless asked otherwise
+    with streaming(checkpoint, **kept) as model:
         _check_blocks(model, checkpoint)
-        prompts, notes = _prompts(model, tokenizer, token_ids, search)
+        bos = resolve_bos(tokenizer, search.bos) if tokenizer is not None else None
+        prompts = prompts_for(model, tokenizer, search, bool(bos)) if token_ids is None else token_ids
+        prompts = prompts.to(device_of(model))
         batch, read = prompts, None
-        if search.windows and tokenizer is not None:
+        if search.windows and tokenizer is not None:  # before the search, since it may be refused
             read = text or embedded_prose()
-            batch = _windows(model, tokenizer, read, search)  # before the search: it may be refused
-        hunt = Hunt(model, checkpoint, search, progress or (lambda *_: None), _namer(tokenizer))
+            batch = windows_for(model, tokenizer, read, search, bool(bos))
+        hunt = Hunt(model, checkpoint, search, progress or silent)
         hunt.look(prompts)
-        if hunt.candidates:
-            hunt.confirm(batch)
-    conditions = {
-        **checkpoint.origin(),
-        "search": asdict(search),
-        "confirmed_on": read.name if read is not None and hunt.candidates else "the prompts",
-        "text_sha256": read.sha256 if read is not None else None,
-        "dtype": str(model.dtype).removeprefix("torch."),
-    }
-    return _findings(hunt, conditions, (*notes, *hunt.notes), search.bars)
-
-
-def _findings(hunt: Hunt, conditions: dict[str, Any], notes: tuple[str, ...], bars: Bars) -> Findings:
-    assert hunt.base_loss is not None, "a search has looked at least once"
-    candidates = tuple(hunt.verdicts())
-    held = {candidate.verdict for candidate in candidates}
-    if hunt.joint is not None and "critical" not in held and hunt.joint.interval()[0] >= bars.critical:
-        held.add("critical")
-        notes = (
-            *notes,
-            "no single weight is critical, but the strongest together are: they back each other up.",
-        )
-    return Findings(
-        verdict=next((verdict for verdict in _GRAVITY if verdict in held), "none"),
-        candidates=candidates,
-        layers=tuple(hunt.layers),
-        base_loss=hunt.base_loss,
-        joint=hunt.joint,
-        removed=tuple(str(c.address) for c in hunt.removed),
-        conditions=conditions,
-        notes=notes,
-    )
-
-
-def _prompts(model, tokenizer, token_ids: Tensor | None, search: Search) -> tuple[Tensor, tuple[str, ...]]:
-    """The rows to search on, `[rows, tokens]`, and what to say about them."""
-    if token_ids is not None:
-        return token_ids.to(device_of(model)), ()
-    length = min(search.prompt_length, context_of(model) or search.prompt_length)
-    if tokenizer is None:
-        vocabulary = vocabulary_by_config(model.config)
-        ids = raw_prompts(vocabulary, 8, length, search.seed)
-        return ids.to(device_of(model)), ("no tokenizer: searched and judged on random token ids.",)
-    prompts = search.prompts or PROMPTS
-    rows = [token_prompts(tokenizer, length, prompts=prompts)]
-    if tokenizer.bos_token_id is not None:
-        rows.append(token_prompts(tokenizer, rows[0].shape[1], bos=True, prompts=prompts))
-    return torch.cat(rows).to(device_of(model)), ()
+        judging = Judging(hunt, batch)
+        judging.run()
+        notes = [] if tokenizer or token_ids is not None else [_RANDOM]
+        if read is not None and hunt.base.seen:
+            said, judging.fits = doubt(hunt.base_loss, model, read.name)
+            notes += said
+        conditions = {
+            **checkpoint.origin(),
+            "search": asdict(search),
+            "bos": bos,
+            "confirmed_on": read.name if read is not None and hunt.base.seen else "the prompts",
+            "text_sha256": read.sha256 if read is not None else None,
+            "window_tokens": batch.shape[1],
+            "dtype": str(model.dtype).removeprefix("torch."),
+        }
+        return findings_of(judging, conditions, tuple(notes), partial(describe, tokenizer=tokenizer))
 
 
 def _check_blocks(model, checkpoint: Checkpoint) -> None:
@@ -119,20 +94,3 @@ def _check_blocks(model, checkpoint: Checkpoint) -> None:
             f"{checkpoint.name} has no blocks with linear layers, so it has no super weights to find.",
             hint="config.json says how many layers there are: it may be damaged.",
         )
-
-
-def _windows(model, tokenizer, text: Text, search: Search) -> Tensor:
-    longest = context_of(model)
-    if longest is not None and search.length > longest:
-        raise SuperweightsError(
-            f"Windows of {search.length} tokens are longer than the model's context of {longest}.",
-            hint=f"use --length {longest} or less.",
-        )
-    return windows(tokenizer, text, search.length, search.windows).to(device_of(model))
-
-
-def _namer(tokenizer) -> Callable[[int | None], str | None]:
-    """How a token id is shown to a person."""
-    if tokenizer is None:
-        return lambda token: None if token is None else f"id {token}"
-    return lambda token: None if token is None else tokenizer.decode([token])

@@ -6,31 +6,40 @@ from dataclasses import asdict, dataclass, field
 from html import escape
 from typing import Any
 
+from superweights.address import Address
 from superweights.artefacts.shape import shaped
 from superweights.discovery.proof import Bars
 from superweights.discovery.residual import LayerSpike
 from superweights.picture.lines import Series, line_chart
 from superweights.picture.page import svg
-from superweights.record import Score, SuperWeight, SuperWeights, table_of
+from superweights.record import MATTERS, Control, Score, SuperWeight, SuperWeights, table_of
 
 
 @dataclass(frozen=True)
 class Search:
     """How to search; the defaults need no thought.
 
-    `prompts`: short texts to look at (None: a few built-in sentences), cut to `prompt_length` tokens, with
-    and without BOS where the tokenizer has one. `windows` stretches of `length` tokens of the text confirm
-    the effects (0: judge on the prompts alone). `rounds`: how often the proven weights are removed to look
-    for others that they mask. `min_ratio`: an output spikes when it is this many times the median channel's
-    (the accepted ones of 22 published models lie between 10 and 7,124); `min_dominance`: one product must
-    make this share of it. `most` candidates are put to the proof. `controls`: how many weights that should
-    not matter are zeroed together for each comparison. Nothing here is an absolute size of activations.
+    `prompts`: short texts to look at (None: a few built-in sentences), cut to `prompt_length` tokens. Whether texts
+    begin with the beginning-of-sequence token is `bos`: `auto` as the tokenizer does by itself, or `yes`, `no`.
+
+    The first proving pass is on `windows` stretches of `length` tokens of the text (None: 128, or the model's
+    context; 0 windows: judge on the prompts alone); each further pass takes as many again as there were, up to
+    `most_windows`, for what is not decided, in at most `budget` proving passes.
+
+    `rounds`: how often the strongest are removed to look for others that they mask. `min_ratio`: an output spikes
+    when it is this many times the median channel's (the accepted ones of 22 published models lie between 10 and
+    7,124); `min_dominance`: one product must make this share of it. `most` candidates of a kind are put to the
+    proof. `controls`: how many weights that should not matter are zeroed together in each window for comparison.
+    Nothing here is an absolute size of activations.
     """
 
     prompts: tuple[str, ...] | None = None
     prompt_length: int = 12
-    windows: int = 8
-    length: int = 32
+    windows: int = 4
+    length: int | None = None
+    most_windows: int = 32
+    budget: int = 6
+    bos: str = "auto"
     rounds: int = 1
     min_ratio: float = 8.0
     min_dominance: float = 0.5
@@ -39,14 +48,72 @@ class Search:
     bars: Bars = field(default_factory=Bars)
     seed: int = 0
 
+    @classmethod
+    def quick(cls, **settings: Any) -> Search:
+        """A short search on eight windows of 32 tokens, without more where a verdict is close."""
+        return cls(**{"windows": 8, "length": 32, "most_windows": 8, **settings})
+
+
+@dataclass(frozen=True)
+class Group:
+    """Weights that are critical together while none of them is alone.
+
+    `kind`: `column` (what one neuron writes), `layers` (writers of several columns) or `backup` (the last member takes
+    over when the first is gone, which is critical or partial itself). `effect`: the loss rise without all of them,
+    in nats per token; for a backup, what the second adds where the first is gone. `smallest`: no part of it was
+    found to be critical. `controls`: as many other weights of the column.
+    """
+
+    name: str
+    kind: str
+    members: tuple[str, ...]
+    effect: Score
+    smallest: bool = True
+    controls: tuple[Control, ...] = ()
+
+
+@dataclass(frozen=True)
+class Expert:
+    """An expert of a mixture whose output is an outlier, and what the model loses without it.
+
+    `routed` and `forced`: the largest |output| of its down-projection over the `tokens` that the router sent to it, and
+    over all tokens of the prompts; `ratio` the larger of the two over the median expert of the layer. `by_paper`: the
+    rule of arXiv 2507.23279 calls it super. `effect`: the loss rise when no token reaches it and the other gates stay
+    as they are, `renormalised` when these are scaled to the same sum; `control` for another expert of the layer, in
+    nats per token. `verdict`: critical, partial, benign, undecided, or unreached where no token of the text was
+    sent to it. `inside` is the weight that makes its largest output, of which it makes the `share`.
+    """
+
+    module: str
+    layer: int
+    expert: int
+    routed: float
+    forced: float
+    tokens: int
+    ratio: float
+    by_paper: bool
+    verdict: str
+    effect: Score | None
+    renormalised: Score | None
+    control: Score | None
+    inside: str | None
+    value: float
+    share: float
+
+    @property
+    def matters(self) -> bool:
+        """Whether it is a super expert: something is lost without it."""
+        return self.verdict in MATTERS
+
 
 @dataclass(frozen=True)
 class Findings:
     """The super weights of one checkpoint, where its residual spikes are, and how that was found out.
 
-    `verdict` is the gravest of the candidates' (or of the strongest together), or `none` when nothing
-    spikes. `joint` is the loss rise with all weights in `removed` zeroed together. `conditions` says on what
-    it was measured, `notes` what the reader should know.
+    `verdict` is the gravest of the candidates' and experts', or `none` when nothing spikes. `groups` matter together,
+    `experts` are outliers of a mixture. `joint` is the loss rise with all weights in `removed` zeroed together.
+    `conditions` says on what it was measured (how texts begin, how many windows, how many weights were tested),
+    `notes` what the reader should know.
     """
 
     verdict: str
@@ -57,11 +124,25 @@ class Findings:
     removed: tuple[str, ...]
     conditions: dict[str, Any]
     notes: tuple[str, ...] = ()
+    groups: tuple[Group, ...] = ()
+    experts: tuple[Expert, ...] = ()
 
     @property
     def super_weights(self) -> SuperWeights:
-        """The candidates that matter: critical or partial."""
-        return SuperWeights(c for c in self.candidates if c.verdict in ("critical", "partial"))
+        """The candidates that matter: critical, joint or partial; and the weights that make a super expert's output.
+
+        The latter as plain weights, where they are no candidates themselves.
+        """
+        found = [c for c in self.candidates if c.matters]
+        return SuperWeights([*found, *self._inside({c.address for c in found})])
+
+    def _inside(self, known: set[Address]) -> list[SuperWeight]:
+        inside = [(e, Address.parse(e.inside)) for e in self.experts if e.matters and e.inside]
+        return [
+            SuperWeight(a, e.value, verdict=e.verdict, layer=e.layer, group=f"{e.module}, expert {e.expert}")
+            for e, a in inside
+            if a not in known
+        ]
 
     def _repr_html_(self) -> str:
         """The verdict, the candidates and the residual stream's peaks, as a notebook shows them."""

@@ -18,6 +18,8 @@ from superweights.watch import Product
 
 # How many spiking outputs and neurons of one product are looked at; a super neuron has a handful of rows.
 _OUTPUTS, _NEURONS = 8, 4
+# The writers of a neuron are the weights of its column whose product is this share of the largest; so many of them.
+_WRITES, _WRITERS = 0.1, 8
 # A gain counts as an outlier of its norm from this multiple of the median gain.
 _GAIN_RATIO = 3.0
 
@@ -45,21 +47,32 @@ class Spike:
     row: int | None
 
 
+@dataclass(frozen=True)
+class Fan:
+    """What one neuron writes at the token where it spikes: two or more weights of its column, the largest first."""
+
+    writers: tuple[Spike, ...]
+
+
 class SpikeReader:
-    """Collects the spikes of the products that a watch sees, until they are taken."""
+    """Collects the spikes and fans of the products that a watch sees, until they are taken."""
 
     def __init__(self, min_ratio: float):
         self._min_ratio = min_ratio
         self._found: list[Spike] = []
+        self._fans: list[Fan] = []
 
     def see(self, product: Product) -> None:
         read = {"weight": read_weight, "gain": read_gain, "bias": read_bias}[product.kind]
-        self._found += read(product, self._min_ratio)
+        spikes = read(product, self._min_ratio)
+        self._found += spikes
+        if product.kind == "weight" and spikes:
+            self._fans += read_fans(product, spikes, self._min_ratio)
 
-    def take(self) -> list[Spike]:
-        """The spikes since the last taking."""
-        found, self._found = self._found, []
-        return found
+    def take(self) -> tuple[list[Spike], list[Fan]]:
+        """The spikes and the fans since the last taking."""
+        found, fans, self._found, self._fans = self._found, self._fans, [], []
+        return found, fans
 
 
 def read_weight(product: Product, min_ratio: float) -> list[Spike]:
@@ -83,6 +96,22 @@ def read_weight(product: Product, min_ratio: float) -> list[Spike]:
         for j in [j for j in _top(terms.abs(), _OUTPUTS) if own_ratio[j] >= min_ratio]:
             pairs.setdefault((j, k), row)
     return [_weight_spike(product, x, y, j, k, row, _median(peak)) for (j, k), row in pairs.items()]
+
+
+def read_fans(product: Product, spikes: list[Spike], min_ratio: float) -> list[Fan]:
+    """The fans of the neurons that make `spikes`: each with every weight of its column that writes a spike too."""
+    x, y, weight = product.x.float(), product.y.float(), product.operand
+    median = _median(_peaks(y, product.parameter))
+    fans = []
+    for k in dict.fromkeys(spike.in_neuron for spike in spikes):
+        assert k is not None, "spikes of weights have a neuron"
+        row = int(x[:, k].abs().argmax())
+        terms = (x[row, k] * weight[:, k].float()).abs()
+        bar = max(_WRITES * float(terms.max()), min_ratio * float(median))
+        writers = [j for j in _top(terms, _WRITERS) if terms[j] >= bar]
+        if len(writers) > 1:
+            fans.append(Fan(tuple(_weight_spike(product, x, y, j, k, row, median) for j in writers)))
+    return fans
 
 
 def read_gain(product: Product, min_ratio: float) -> list[Spike]:

@@ -37,7 +37,7 @@ _MOST_SESSIONS, _MOST_ADDRESSES, _LARGEST_FORM = 1024, 4096, 4096
 POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; connect-src 'self' data: blob:; "
-    "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+    "frame-ancestors 'none'; base-uri 'self'; form-action 'self'"
 )
 _LOGIN = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Token</title>
 <body style="font-family: system-ui, sans-serif; max-width: 24rem; margin: 20vh auto">

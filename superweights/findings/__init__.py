@@ -30,6 +30,7 @@ from superweights.findings.effects import (
     TokenChange,
     TokenShift,
 )
+from superweights.findings.facts import Facts
 from superweights.findings.protection import (
     Alternative,
     Carrier,
@@ -57,6 +58,7 @@ __all__ = [
     "EditMade",
     "EffectRow",
     "Effects",
+    "Facts",
     "HeldInput",
     "InputPlace",
     "LastWordsRow",
@@ -91,6 +93,7 @@ FORMS: dict[str, Any] = {
     "activations": Activations,
     "anatomy": Anatomy,
     "evaluate": TaskScores,
+    "facts": Facts,
     "scan": Scan,
     "quantize": Quantized,
     "plan": Planned,

@@ -10,6 +10,7 @@ Nothing here needs torch: a name can be looked up on any machine.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +121,18 @@ def look_up(asked: str | Path | CheckpointLike) -> list[Match]:
     names = names_of_checkpoint(asked)
     models = {known.model: None for known in index()}
     matches = [match for model in models for match in _of_model(model, places, names)]
-    return sorted(matches, key=lambda match: -match.agreeing)
+    exact = Counter(match.known.model for match in matches if match.how == "fingerprint")
+    matches.sort(key=lambda match: (-exact[match.known.model], -match.agreeing))
+    return _each_place_once(matches)
+
+
+def _each_place_once(matches: list[Match]) -> list[Match]:
+    """The matches without those at a number that a surer model has already explained: its relatives."""
+    taken: dict[Address, str] = {}
+    for match in matches:
+        if match.address is not None:
+            taken.setdefault(match.address, match.known.model)
+    return [m for m in matches if m.address is None or taken[m.address] == m.known.model]
 
 
 def verify(known: KnownWeight, checkpoint: CheckpointLike) -> Verification:
@@ -132,7 +144,8 @@ def verify(known: KnownWeight, checkpoint: CheckpointLike) -> Verification:
     if place is None:
         return _absent(known, checkpoint)
     if place.index is None:
-        text = f"row {known.out_channel} of {place.tensor} is there; the index knows no column for it."
+        what = f"row {known.out_channel}" if known.out_channel is not None else f"expert {known.expert}"
+        text = f"{what} of {place.tensor} is there; the index knows no column for it."
         return Verification(known, True, True, None, None, None, text)
     mark = fingerprint_of(checkpoint, Address(place.tensor, place.index))
     matches = None if place.moved is None else place.moved <= ROUNDING

@@ -24,10 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from superweights.address import Address
-from superweights.artefacts.shape import shaped
 from superweights.errors import SuperweightsError
 from superweights.index import Match, fingerprint_of, look_up
-from superweights.record import Record, SuperWeight
+from superweights.record import MATTERS, Record, SuperWeight, weights_of
 
 # What is worth keeping exact, removing, pulling: whatever is known to matter here.
 TO_PROTECT = ("given", "record", "proven", "unjudged")
@@ -35,7 +34,6 @@ TO_PROTECT = ("given", "record", "proven", "unjudged")
 TO_REPRODUCE = ("given", "record", "authors", "proven", "search")
 # How the index says that the authors name a weight themselves, in the paper or in the table of their code.
 _AUTHORS = ("arXiv 2411.07191", "mengxiayu/LLMSuperWeight, outliers/model.py")
-_MATTER = ("critical", "joint", "partial")
 _LARGE = 1e-3
 _WRITES_ONE = "make one with superweights find MODEL --out FILE."
 
@@ -118,27 +116,24 @@ def recorded_weights(checkpoint: Any, record: Record | Path | str) -> tuple[Addr
     """The super weights in a record of `superweights find` about this checkpoint; empty where it found none."""
     where = record.command if isinstance(record, Record) else str(record)
     held = record if isinstance(record, Record) else Record.read(record)
-    found = getattr(held.findings, "candidates", None)
-    if found is None and isinstance(held.findings, dict):
-        found = held.findings.get("candidates")
     fingerprint = held.inputs.get("fingerprint")
-    if found is None or fingerprint is None:
+    if fingerprint is None:
         raise SuperweightsError(f"{where} is no record of a search.", hint=_WRITES_ONE)
-    weights = shaped(tuple[SuperWeight, ...], found, f"{where}, candidates", _WRITES_ONE)
+    weights = weights_of(held.findings, where, _WRITES_ONE)
     if fingerprint != checkpoint.fingerprint():
         raise SuperweightsError(
             f"{where} is about another checkpoint (fingerprint {str(fingerprint)[:12]}, and {checkpoint.name} "
             f"has {checkpoint.fingerprint()[:12]}).",
             hint="search this one with superweights find MODEL --out FILE, or name the weights with --weights.",
         )
-    return tuple(weight.address for weight in weights if weight.verdict in _MATTER)
+    return tuple(weight.address for weight in weights)
 
 
 def _known(policy: str, believed: Sequence[Match]) -> list[Address]:
     """The believed weights that a policy takes."""
     takes: dict[str, Callable[[Match], bool]] = {
         "authors": lambda match: any(a in source for source in match.known.sources for a in _AUTHORS),
-        "proven": lambda match: match.known.verdict in _MATTER,
+        "proven": lambda match: match.known.verdict in MATTERS,
         "unjudged": lambda match: match.known.verdict == "unknown",
     }
     take = takes.get(policy, lambda match: False)

@@ -67,14 +67,16 @@ class KnownWeight:
     """One coordinate of the index, with where it is from and what is disputed about it.
 
     `index` follows the file (`basis`: "as stored"), so for these models it is `[out_channel, in_neuron]`;
-    an entry about a whole row has no `in_neuron`. `verdict` is critical, partial, benign, none, false_pair
-    (input and output spikes that do not belong together) or unknown. Unknown values are None.
+    an entry about a whole row has no `in_neuron`, one about a whole `expert` (its number in the layer) neither, and
+    a gain or bias has one number. `verdict` is critical, joint (together with the others of its `group`), partial,
+    benign, none, false_pair (input and output spikes that do not belong together) or unknown. `conditions` say under
+    which it holds (how windows begin). Unknown values are None.
     """
 
     model: str
     tensor: str
     index: tuple[int | None, ...]
-    out_channel: int
+    out_channel: int | None
     verdict: str
     sources: tuple[str, ...]
     aliases: tuple[str, ...] = ()
@@ -89,6 +91,9 @@ class KnownWeight:
     notes: tuple[str, ...] = ()
     fingerprint: Fingerprint | None = None
     schema_version: int = SCHEMA_VERSION
+    group: str | None = None
+    expert: int | None = None
+    conditions: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.tensor}[{', '.join('?' if i is None else str(i) for i in self.index)}]"
@@ -118,6 +123,7 @@ class KnownWeight:
         if mark is not None:
             mark = Fingerprint(**{**mark, "shape": tuple(mark["shape"]), "index": tuple(mark["index"])})
         lists = {key: tuple(data[key]) for key in ("index", "sources", "aliases", "conflicts", "notes")}
+        lists["conditions"] = tuple(data.get("conditions", ()))
         nested = {"architecture": Architecture(**data["architecture"]), "evidence": Evidence(**evidence)}
         return cls(**{**data, **lists, **nested, "fingerprint": mark})
 

@@ -63,7 +63,7 @@ def find_place(known: KnownWeight, checkpoint: CheckpointLike, blocks: Blocks | 
         for name in inside
         if (turn := _turned(known, checkpoint.tensors[name].shape)) is not None
     ]
-    own = [fit for fit in fits if _same_path(known.tensor, fit[0])]
+    own = [fit for fit in fits if _same_path(known, fit[0])]
     others = fits if known.value is not None and known.shape else []
     places = [_look(known, checkpoint, name, turned) for name, turned in own or others]
     return next((place for place in places if place.agrees), places[0] if own else None)
@@ -80,6 +80,10 @@ def by_block(checkpoint: CheckpointLike) -> Blocks:
 def _turned(known: KnownWeight, shape: tuple[int, ...]) -> bool | None:
     """Whether a tensor of `shape` stores `known` transposed (`[in, out]`); None where it cannot hold it."""
     need, shape = known.shape, tuple(shape)
+    if len(known.index) == 1:  # a gain or a bias
+        return False if len(shape) == 1 and (need is None or shape == need[:1]) else None
+    if known.expert is not None and len(shape) == 3 and known.expert < shape[0]:
+        shape = shape[1:]  # experts stacked in one tensor
     if len(shape) != 2:
         return None
     if need is None:
@@ -92,13 +96,20 @@ def _look(known: KnownWeight, checkpoint: CheckpointLike, tensor: str, turned: b
     if address is None:
         return Place(tensor, None)
     index = address.index[::-1] if turned else address.index
+    stacked = len(checkpoint.tensors[tensor].shape) > len(index)
+    if stacked and known.expert is not None:
+        index = (known.expert, *index)
     value = float(checkpoint.element(tensor, index))
     if known.value is None:
         return Place(tensor, index, value)
     moved = abs(value - known.value) / abs(known.value)
     if not moved <= _DRIFT:
         return Place(tensor, index, value, moved)
-    row = checkpoint.read_rows(tensor, index[0], index[0] + 1).float()
+    if len(index) == 1:
+        row = checkpoint.read_rows(tensor, 0, checkpoint.tensors[tensor].shape[0]).float()
+    else:
+        row = checkpoint.read_rows(tensor, index[0], index[0] + 1).float()
+        row = row[0][index[1]] if len(index) > 2 else row
     stands_out = abs(value) > _STANDS_OUT * float(row.abs().median())
     return Place(tensor, index, value, moved, stands_out and _is_long_as(known, float(row.norm()), turned))
 
@@ -110,9 +121,18 @@ def _is_long_as(known: KnownWeight, norm: float, turned: bool) -> bool:
     return measured is None or abs(norm - measured) <= _DRIFT * measured
 
 
-def _same_path(published: str, here: str) -> bool:
-    """Whether two tensor names end in the same path below the model's own prefix."""
-    return f".{here}".endswith("." + published.split(".", 1)[1])
+def _same_path(known: KnownWeight, here: str) -> bool:
+    """Whether two tensor names end in the same path below the model's own prefix.
+
+    An expert's name with its number also fits the stack of all experts without it.
+    """
+    published = known.tensor.split(".", 1)[1]
+    if f".{here}".endswith("." + published):
+        return True
+    if known.expert is None:
+        return False
+    stack = published.replace(f".experts.{known.expert}.", ".experts.", 1)
+    return f".{here}".removesuffix(".weight").endswith("." + stack.removesuffix(".weight"))
 
 
 def _block(name: str) -> str | None:

@@ -56,12 +56,15 @@ def train(
     A run whose loss diverges ends there with the status `diverged`, its log and last checkpoint kept. Raises
     `SuperweightsError` for a folder of another recipe, and for a batch that cannot be divided.
     """
-    held = RunFolder.begin(folder, recipe)
-    done = held.result()
-    if done is not None:
-        return Result.from_json(done)
-    task = open_task(recipe.task, Path(cache) if cache is not None else held.path / "data", progress)
-    run = _Run(recipe, held, task, Accelerator(), Keeper(held, recipe, task, tensorboard, progress))
+    # accelerate counts processes without an accelerator only when it is told that there is none
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    with accelerator.main_process_first():  # one makes the folder and the tokens, the others find them there
+        held = RunFolder.begin(folder, recipe)
+        done = held.result()
+        if done is not None:
+            return Result.from_json(done)
+        task = open_task(recipe.task, Path(cache) if cache is not None else held.path / "data", progress)
+    run = _Run(recipe, held, task, accelerator, Keeper(held, recipe, task, tensorboard, progress))
     return run.through()
 
 
@@ -75,6 +78,7 @@ class _Run:
     accelerator: Accelerator
     keeper: Keeper
     step: int = 0
+    resumed: int = 0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     plain: nn.Module = field(init=False)
@@ -173,14 +177,14 @@ class _Run:
     def _save(self, step: int) -> None:
         """Keep a checkpoint where one is due."""
         every = self.recipe.schedule.checkpoint_every
-        there = self.folder.newest_checkpoint()
-        if not every or step == 0 or step % every or (there is not None and there[0] >= step):
+        if not every or step % every or step <= self.resumed:
             return
         partial = self.folder.path / "checkpoints" / ".partial"
         if self.accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(partial))
+        self.accelerator.wait_for_everyone()  # each process writes its own random state
         if self.accelerator.is_main_process:
             facts = {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
             (partial / "run.json").write_text(json.dumps(facts), encoding="utf-8")
@@ -190,7 +194,8 @@ class _Run:
     def _resume(self) -> None:
         there = self.folder.newest_checkpoint()
         if there is not None:
-            self.step, place = there
+            self.resumed, place = there
+            self.step = self.resumed
             self.accelerator.load_state(str(place))
             facts = json.loads((place / "run.json").read_text(encoding="utf-8"))
             self.seconds, self.cpu_seconds = facts["seconds"], facts["cpu_seconds"]

@@ -6,12 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from superweights.record import Control, Record
+from superweights.record import MATTERS, Control, Record
 from superweights.reports.blocks import Block, Chart, LayerMap, Paragraph, Series, Spot, Table, joined_x, over
 from superweights.reports.naming import model_of
 
 _WORDS = {
     "critical": "falls without a single weight",
+    "joint": "falls without a few weights together, none of which it needs alone",
+    "undecided": "has spikes, and the text did not tell whether their weights matter",
     "partial": "loses something without some weights, and no single one holds it up",
     "benign": "has spikes, and loses little without any of their weights",
     "none": "has no super weight that this search can see",
@@ -32,6 +34,8 @@ def verdicts(records: Sequence[Record]) -> list[Block]:
                 f"token: perplexity is {math.exp(min(_loss(worst), 700)):,.1f} times as high."
             )
         blocks.append(Paragraph(sentence, strong=True))
+        blocks += [Paragraph(_group(group)) for group in found.get("groups", ())]
+        blocks += [Paragraph(_expert(expert)) for expert in found.get("experts", ())]
         joint = found.get("joint")
         if joint and joint.get("value") is not None:
             times = math.exp(min(joint["value"], 700))
@@ -43,6 +47,26 @@ def verdicts(records: Sequence[Record]) -> list[Block]:
             )
         blocks += [Paragraph(str(note)) for note in found.get("notes", ())]
     return blocks
+
+
+def _group(group: dict[str, Any]) -> str:
+    """What a group costs, in a sentence."""
+    rise = group["effect"]["value"]
+    cost = "the model gives no number" if rise is None else f"the loss rises by {rise:.2f} nats per token"
+    if group["kind"] == "backup":
+        return f"{group['name']}: where the first is gone, without the second {cost} more."
+    return f"Without {', '.join(group['members'])} together {cost}."
+
+
+def _expert(expert: dict[str, Any]) -> str:
+    """What an expert costs, in a sentence."""
+    rise = (expert.get("effect") or {}).get("value")
+    cost = "" if rise is None else f"; without it the loss rises by {rise:.2f} nats per token"
+    largest = max(expert["routed"], expert["forced"])
+    return (
+        f"Expert {expert['expert']} of layer {expert['layer']} puts out {largest:,.0f}, "
+        f"{expert['ratio']:,.0f} times the median expert's{cost}: {expert['verdict']}."
+    )
 
 
 def layer_map(records: Sequence[Record]) -> list[Block]:
@@ -71,10 +95,7 @@ def layer_map(records: Sequence[Record]) -> list[Block]:
             )
             for c in candidates
         )
-        says = (
-            "; ".join(spot.label for spot in spots if spot.kind in ("critical", "partial"))
-            or "no weight matters"
-        )
+        says = "; ".join(spot.label for spot in spots if spot.kind in MATTERS) or "no weight matters"
         blocks.append(LayerMap(model_of(record), says, layers, f"output channel, 0 to {top}", spots))
     return blocks
 

@@ -107,7 +107,7 @@ def _table(table: Table) -> str:
 def _kind(cell: object) -> str:
     if isinstance(cell, int | float):
         return " class=number"
-    known = ("critical", "partial", "benign", "intact", "bent", "broken")
+    known = ("critical", "joint", "partial", "benign", "intact", "bent", "broken")
     return f' class="{cell}"' if cell in known else ""
 
 
@@ -139,7 +139,11 @@ def _map(block: LayerMap) -> str:
         place = f'cx="{x:.1f}" cy="{y:.1f}" r="{4 + 12 * spot.weight**0.5:.1f}"'
         told = f"<title>{escape(spot.label)}</title>"
         parts.append(f'<circle {place} class="{escape(spot.kind)}" tabindex="0">{told}</circle>')
-    kinds = [kind for kind in ("critical", "partial", "benign") if any(s.kind == kind for s in block.spots)]
+    kinds = [
+        kind
+        for kind in ("critical", "joint", "partial", "benign")
+        if any(s.kind == kind for s in block.spots)
+    ]
     key = "".join(f'<span><i class="{kind}"></i>{kind}</span>' for kind in kinds)
     words = "layers from left to right; the larger a dot, the more is lost without the weight"
     drawing = f'<svg class="map" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(block.says)}">'

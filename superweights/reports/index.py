@@ -13,13 +13,14 @@ from superweights.reports.html import csv_link, framed
 from superweights.reports.markdown import escaped, shown, table_lines
 
 _TITLE = "Known super weights"
-_ORDER = ("critical", "partial", "benign", "false_pair", "none", "unknown")
+_ORDER = ("critical", "joint", "partial", "benign", "false_pair", "none", "unknown")
 MEANINGS = {
     "model": "hub name",
     "tensor": "name of the tensor in the checkpoint",
     "index": "place in the tensor as stored; null where a source names a row only",
     "out_channel": "output channel (the row of a down-projection)",
-    "verdict": "critical, partial, benign, none, false_pair (input and output spike do not belong together), unknown",
+    "verdict": "critical, joint (with others of its group), partial, benign, none, false_pair (input and output spike "
+    "do not belong together), unknown",
     "sources": "where it is from",
     "aliases": "other names of the model",
     "revision": "commit the number was read at",
@@ -33,6 +34,9 @@ MEANINGS = {
     "notes": "what else the reader should know",
     "fingerprint": "by which it is told in a renamed file: shape, rank of magnitude, norms of its row and column",
     "schema_version": "version of these fields",
+    "group": "the weights that it matters together with",
+    "expert": "number of the expert in its layer, in a mixture; an entry without index is about the whole expert",
+    "conditions": "under which the verdict holds, such as how texts begin",
 }
 
 

@@ -9,13 +9,16 @@ from typing import Any
 
 from superweights.adaptation.bench import benched
 from superweights.adaptation.comparing import Arms, compare, gains
-from superweights.adaptation.made_tasks import made_task
+from superweights.adaptation.made_tasks import task_named
 from superweights.adaptation.tasks import Task, reward_named
 from superweights.adaptation.training import Manner
 from superweights.findings.adaptation import Compared
 from superweights.index.choice import some_weights
 from superweights.progress import Progress, silent
 from superweights.record import Record
+
+# With what its arguments are made of.
+__all__ = ["Arms", "Manner", "adapt_compare"]
 
 
 def adapt_compare(
@@ -27,7 +30,7 @@ def adapt_compare(
     reward: str = "exact",
     manner: Manner = Manner(),  # noqa: B008 - frozen
     kept: Path | None = None,
-    draw: Callable[[str, int], Task] = lambda name, seed: made_task(name, seed=seed),
+    draw: Callable[[str, int], Task] = lambda name, seed: task_named(name, seed=seed),
     progress: Progress = silent,
 ) -> Record:
     """A record of `findings.Compared`. `draw(name, seed)` makes each task; a seed is a split of it and a run.

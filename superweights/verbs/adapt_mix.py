@@ -9,12 +9,16 @@ from superweights.adaptation.applying import turned
 from superweights.adaptation.bench import benched
 from superweights.adaptation.evolving import Search, mix_by_shots
 from superweights.adaptation.expert import Expert, combined, load_experts, save_expert
+from superweights.adaptation.made_tasks import task_named
 from superweights.adaptation.speaking import rewarded
 from superweights.adaptation.tasks import Task, reward_named
 from superweights.artefacts.place import check_new
 from superweights.findings.adaptation import ExpertsMixed
 from superweights.progress import Progress, silent
 from superweights.record import Record
+
+# With what its arguments are made of.
+__all__ = ["Search", "adapt_mix", "task_named"]
 
 
 def adapt_mix(

@@ -9,6 +9,7 @@ from typing import Any
 from superweights.adaptation.bench import Bench, benched, unfinished
 from superweights.adaptation.expert import Expert, save_expert
 from superweights.adaptation.learners import Singular
+from superweights.adaptation.made_tasks import task_named
 from superweights.adaptation.speaking import rewarded
 from superweights.adaptation.tasks import Reward, Task, reward_named
 from superweights.adaptation.training import Manner, Trained, Training
@@ -17,6 +18,9 @@ from superweights.findings.adaptation import ExpertTrained
 from superweights.progress import Progress, silent
 from superweights.record import Record
 from superweights.scoring.error import mean_error
+
+# With what its arguments are made of.
+__all__ = ["Manner", "adapt_train", "task_named"]
 
 
 def adapt_train(

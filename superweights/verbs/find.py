@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from superweights.checkpoint import opened_checkpoint
-from superweights.discovery import Findings, Search
+from superweights.discovery import Expert, Findings, Group, Search
 from superweights.discovery import find as search_for
+from superweights.discovery.published import find_as_published
+from superweights.errors import SuperweightsError
 from superweights.progress import Progress, silent
-from superweights.record import Record
+from superweights.record import Record, SuperWeight
 from superweights.subject import Source, Text, read_text
+
+__all__ = [
+    "Expert", "Findings", "Group", "Search", "find", "find_published", "found_record", "search_of", "searched",
+]  # fmt: skip
 
 
 def find(
@@ -38,6 +45,43 @@ def find(
         return search_for(
             checkpoint, search, text=read, token_ids=token_ids, progress=progress, **source.loading
         )
+
+
+def find_published(model: Any = None, threshold: float = 50.0) -> list[SuperWeight]:
+    """What the published script's procedure gives: coordinates without proof. See `discovery.published`."""
+    source = Source.of(model)
+    with opened_checkpoint(source) as checkpoint:
+        return find_as_published(checkpoint, threshold, dtype=source.dtype, device=source.device)
+
+
+def search_of(quick: bool = False, prompts: Sequence[str] | None = None, **settings: Any) -> Search:
+    """A `Search`, or a quick one; settings that are None are left to its defaults."""
+    given = {key: value for key, value in settings.items() if value is not None}
+    given["prompts"] = tuple(prompts) if prompts else None
+    if quick:
+        most = {"most_windows": given["windows"]} if "windows" in given else {}
+        return Search.quick(**given, **most)
+    return Search(**given)
+
+
+def searched(
+    model: Any,
+    mode: str,
+    threshold: float,
+    search: Search,
+    *,
+    text: Text | Path | str | None = None,
+    progress: Progress = silent,
+) -> Record | list[SuperWeight]:
+    """The record of a search; for `mode` reference what the published procedure gives.
+
+    Raises `SuperweightsError` for another mode than default and reference.
+    """
+    if mode == "reference":
+        return find_published(model, threshold)
+    if mode != "default":
+        raise SuperweightsError(f"There is no mode {mode!r}.", hint="use --mode default or --mode reference.")
+    return found_record(find(model, search, text=text, progress=progress))
 
 
 def found_record(findings: Findings) -> Record:

@@ -27,11 +27,11 @@ def profile(
 ) -> Record:
     """A record of a `lab.profile.Profile`: sinks, outliers in every sense, what rounding costs, super weights.
 
-    `model` is a name, a path, an open checkpoint, or a `Source` that says how to open one. `reading` None is eight
-    windows of 64 tokens of the embedded prose, the length at which sink rates are published (fewer where the model
-    reads no more); a model without a tokenizer reads random tokens. `rounding` also measures what eight to three bits
-    cost, calibrated on four more windows, with the model in memory. `search` also looks for super weights, as `find`
-    does.
+    `model` is a name, a path, an open checkpoint, or a `Source` that says how to open one. `reading` None is
+    eight windows of 64 tokens of the embedded prose, the length at which sink rates are published (fewer where the
+    model reads no more); a model without a tokenizer reads random tokens. `rounding` also measures what eight to three
+    bits cost, calibrated on four more windows, with the model in memory. `search` also looks for super weights, as
+    `find` does.
 
     Raises `SuperweightsError` for a model whose attention cannot be seen, and for a text that is too short.
 

@@ -1,0 +1,283 @@
+"""How what a search has found is told to a person: the answer, the super weights, and what else there is."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+
+from superweights.address import Address
+from superweights.cli import console
+from superweights.cli.printing import finish, fits, print_lines, print_table, with_error
+from superweights.cli.story import times, told
+
+if TYPE_CHECKING:
+    from superweights.record import Record, SuperWeight
+    from superweights.verbs.find import Expert, Findings, Group
+
+_COLOURS = {"critical": "bold red", "joint": "bold magenta", "partial": "yellow", "benign": "green"}
+_BAR = 12
+# The columns that a narrow terminal does without, the first to go in front.
+_LEAST_FIRST = ("role", "windows", "share of it", "beside the strongest", "others like it", "at its mean",
+                "input spike", "value", "output spike", "")  # fmt: skip
+
+
+def teller(everything: bool, explain: str | None) -> Callable[[Record], None]:
+    """How a record is shown: the answer and the table, or the story of the weight `explain`."""
+    address = None if explain is None else Address.parse(explain)
+    return lambda record: show(record.findings, everything, address)
+
+
+def finish_search(
+    made: Record | list[SuperWeight], as_json: bool, out: Path | None, show: Callable[[Record], None]
+) -> None:
+    """Print, and write where asked, what a search has made: a record, or what the published procedure gives."""
+    if isinstance(made, list):
+        print_published(made, as_json)
+    else:
+        finish(made, as_json, out, show, lambda record: (c.to_json() for c in record.findings.candidates))
+
+
+def show(findings: Findings, everything: bool, address: Address | None) -> None:
+    """The answer first, then the super weights; every spike with `everything`; or the story of one weight."""
+    if address is not None:
+        for line in told(findings, address):
+            console.data.print(console.plain(line), soft_wrap=True)
+        return
+    console.data.print(_answer(findings), soft_wrap=True)
+    weights = list(findings.candidates) if everything else list(findings.super_weights)
+    if weights:
+        print_table(_fitting(findings, weights, everything))
+    for expert in findings.experts:
+        console.data.print(_expert(expert), soft_wrap=True)
+    for line in (*_folded(findings, everything), *_context(findings)):
+        console.data.print(f"[dim]{console.plain(line)}[/]", soft_wrap=True)
+    next_step = _next(findings)
+    if next_step:
+        console.data.print(next_step, soft_wrap=True)
+
+
+def _answer(findings: Findings) -> str:
+    """One sentence: how many there are, and what happens without the gravest."""
+    held = [weight for weight in findings.super_weights if weight.effect is not None]
+    if not held and not any(expert.matters for expert in findings.experts):
+        undecided, spikes = (
+            sum(c.verdict == "undecided" for c in findings.candidates),
+            len(findings.candidates),
+        )
+        if undecided:
+            return f"[bold]No super weight is proven;[/] of {spikes} spikes {undecided} are undecided."
+        spikes = "nothing spikes" if not findings.candidates else "what spikes can be removed without loss"
+        return f"[bold]No super weight:[/] {spikes}."
+    kinds = Counter(weight.verdict for weight in held)
+    counted = ", ".join(f"{count} {verdict}" for verdict, count in kinds.most_common())
+    said = f"[bold]{_number(len(held), 'super weight')}[/] ({counted})" if held else ""
+    groups = [group for group in findings.groups if group.kind != "backup"]
+    worst = max(held, key=lambda weight: weight.effect.value if weight.effect else 0.0, default=None)
+    name = "" if worst is None else console.plain(str(worst.address))
+    rise = 0.0 if worst is None or worst.effect is None else worst.effect.value
+    if worst is not None and worst.verdict == "critical":
+        said += f": without {name} alone perplexity is {times(rise)} times as high."
+    elif groups:
+        group = max(groups, key=lambda each: each.effect.value)
+        said += (
+            f": without {console.plain(group.name)}, {_number(len(group.members), 'weight')} together, perplexity is "
+            f"{times(group.effect.value)} times as high, though no single one is critical."
+        )
+    elif worst is not None:
+        said += f": the most costly, {name}, makes perplexity {times(rise)} times as high."
+    experts = [expert for expert in findings.experts if expert.matters]
+    if experts:
+        named = ", ".join(f"{expert.layer}/{expert.expert}" for expert in experts)
+        said += (
+            f"{' ' if said else ''}[bold]{_number(len(experts), 'super expert')}[/] (layer/expert {named})."
+        )
+    return said
+
+
+def _fitting(findings: Findings, weights: Sequence[SuperWeight], everything: bool) -> Table:
+    """The table with as many columns as the terminal has room for; a file or a pipe has room for all."""
+    for dropped in range(len(_LEAST_FIRST) + 1):
+        table = _table(findings, weights, everything)
+        table.columns = [c for c in table.columns if c.header not in _LEAST_FIRST[:dropped]]
+        if fits(table):
+            break
+    return table
+
+
+def _table(findings: Findings, weights: Sequence[SuperWeight], everything: bool) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    titles = ["super weight" if not everything else "weight", "value", "input spike", "output spike"]
+    titles += ["share of it"] if everything else []
+    titles += ["loss without it", "", "at its mean"]
+    titles += ["others like it", "beside the strongest", "windows", "role"] if everything else []
+    for title in [*titles, "verdict"]:
+        words = title in ("super weight", "weight", "", "role", "verdict")
+        address = title in ("super weight", "weight")
+        table.add_column(title, justify="left" if words else "right", no_wrap=not address, overflow="fold")
+    most = max((w.effect.value for w in weights if w.effect and math.isfinite(w.effect.value)), default=1.0)
+    for group, members in _grouped(findings, weights):
+        if group is not None:
+            kind = "one neuron" if group.kind == "column" else "several neurons"
+            name = f"[bold]{_number(len(group.members), 'weight')} together[/], writers of {kind}"
+            bar = _bar(group.effect.value, max(most, group.effect.value))
+            cells = [name, *[""] * (len(titles) - 1)]
+            cells[titles.index("loss without it")] = with_error(group.effect, "+")
+            cells[titles.index("")] = bar
+            table.add_row(*cells, "")
+        for weight in members:
+            table.add_row(*_cells(weight, most, everything, group is not None))
+    return table
+
+
+def _grouped(
+    findings: Findings, weights: Sequence[SuperWeight]
+) -> Iterator[tuple[Group | None, list[SuperWeight]]]:
+    """The weights of each group, then those in none."""
+    left = list(weights)
+    for group in findings.groups:
+        members = [weight for weight in left if weight.group == group.name]
+        if group.kind != "backup" and members:
+            left = [weight for weight in left if weight not in members]
+            yield group, members
+    yield None, left
+
+
+def _cells(w: SuperWeight, most: float, everything: bool, in_group: bool) -> list[str]:
+    cells = [
+        ("  " if in_group else "") + console.plain(str(w.address)),
+        f"{w.value:.3f}",
+        _activation(w.spike_in),
+        _activation(w.spike_out),
+    ]
+    if everything:
+        cells.append("" if w.dominance is None else f"{w.dominance:.2f}")
+    cells += [with_error(w.effect, "+"), _bar(w.effect.value if w.effect else 0.0, most)]
+    cells.append(with_error(w.effect_at_mean, "+"))
+    if everything:
+        cells += [
+            _strongest(w),
+            with_error(w.effect_with_others, "+"),
+            str(w.effect.n if w.effect else 0),
+            w.role or "",
+        ]
+    colour = _COLOURS.get(w.verdict or "", "dim")
+    backs = " (backs up)" if w.verdict == "joint" and " backed up by " in (w.group or "") else ""
+    return [*cells, f"[{colour}]{w.verdict or ''}[/]{backs}"]
+
+
+def _bar(value: float, most: float) -> str:
+    """The loss as a bar; full for the largest of the table, and for what leaves no number."""
+    share = 1.0 if not math.isfinite(value) else max(0.0, value) / max(most, 1e-9)
+    return "█" * min(_BAR, round(_BAR * share)) or "▏"
+
+
+def _expert(e: Expert) -> str:
+    colour = _COLOURS.get(e.verdict, "dim")
+    parts = [
+        f"expert {e.layer}/{e.expert}: output up to {e.routed:,.4g} routed ({e.tokens} tokens), {e.forced:,.4g} "
+        f"forced, {e.ratio:,.0f} times the median expert's"
+    ]
+    if e.effect is not None:
+        parts.append(
+            f"loss without it {with_error(e.effect, '+')}, gates renormalised {with_error(e.renormalised, '+')}"
+        )
+    if e.control is not None:
+        parts.append(f"without another expert {with_error(e.control, '+')}")
+    if e.inside:
+        parts.append(f"inside: {console.plain(e.inside)} = {e.value:.3g} (share {e.share:.2f})")
+    return f"{'; '.join(parts)}: [{colour}]{e.verdict}[/]"
+
+
+def _activation(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"
+
+
+def _strongest(w: SuperWeight) -> str:
+    """The control that cost most, of those that could acquit the weight."""
+    judged = [control.score.value for control in w.controls if control.judges]
+    return f"{max(judged):+.4f}" if judged else ""
+
+
+def _folded(findings: Findings, everything: bool) -> Iterator[str]:
+    """What is not in the table."""
+    counted = Counter(c.verdict for c in findings.candidates)
+    if not everything and counted["benign"]:
+        plural = "s" if counted["benign"] > 1 else ""
+        yield f"{counted['benign']} more spike{plural}, removable without loss: --all"
+    for c in findings.candidates:
+        if c.verdict == "undecided" and not everything and c.effect is not None:
+            yield f"undecided: {c.address}, loss without it {with_error(c.effect, '+')} ({c.effect.n} windows)"
+
+
+def _context(findings: Findings) -> Iterator[str]:
+    """On what this rests."""
+    said = findings.conditions
+    bos = {True: ", each begun with BOS", False: ", without BOS", None: ""}[said.get("bos")]
+    yield (
+        f"loss: nats/token, up to {said.get('windows')} windows of {said.get('window_tokens')} tokens of "
+        f"{said.get('confirmed_on')}{bos}; the model's own: {findings.base_loss}. Verdicts by 95 % intervals: critical "
+        "above ln 2 (perplexity doubles), partial above 0.05."
+    )
+    yield (
+        f"tested: {_number(said.get('tested', 0), 'weight')} and {_number(said.get('columns_tested', 0), 'column')} as "
+        f"a whole, against {said.get('null_weights', 0):,} random weights of the same tensors, columns and rows."
+    )
+    if findings.joint is not None and len(findings.removed) > 1:
+        yield f"without the {len(findings.removed)} strongest together: perplexity times {times(findings.joint.value)}."
+    yield _phases(findings)
+    yield from (f"note: {note}" for note in findings.notes)
+
+
+def _phases(findings: Findings) -> str:
+    """Where the residual spike steps up, and where it steps down."""
+    up = [str(layer.layer) for layer in findings.layers if layer.phase == "step_up"]
+    down = [str(layer.layer) for layer in findings.layers if layer.phase == "step_down"]
+    if not up and not down:
+        return "residual stream: no massive activation."
+    top = max(findings.layers, key=lambda layer: layer.peak)
+    return (
+        f"residual stream: steps up in layer {', '.join(up) or '-'}, down in {', '.join(down) or '-'}; largest "
+        f"{top.peak:,.0f} ({top.ratio:,.0f} times the median), channel {top.channel}, after layer {top.layer}."
+    )
+
+
+def _next(findings: Findings) -> str:
+    held = [weight for weight in findings.super_weights if weight.effect is not None]
+    if not held:
+        return ""
+    worst = max(held, key=lambda weight: weight.effect.value if weight.effect else 0.0)
+    model = console.plain(str(findings.conditions.get("name") or "embedded"))
+    return (
+        "Next: keep these exact when you quantize; "
+        f"[bold]superweights find {model} --explain '{console.plain(str(worst.address))}'[/] tells one's story."
+    )
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def print_published(found: Sequence[SuperWeight], as_json: bool) -> None:
+    """What the published procedure gives, for comparison."""
+    if as_json:
+        print_lines([each.to_json() for each in found])
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for title in ("weight", "value", "spike in", "spike out", "share"):
+        table.add_column(title, justify="left" if title == "weight" else "right", no_wrap=title == "weight")
+    for c in found:
+        numbers = f"{c.value:.3f}", f"{c.spike_in:,.1f}", f"{c.spike_out:,.1f}", f"{c.dominance:.2f}"
+        table.add_row(console.plain(str(c.address)), *numbers)
+    console.data.print(table)
+    console.data.print(
+        f"The published procedure: {len(found)} layers pass the threshold in both. A share far from 1 is a false "
+        "pair, and nothing here is proven: run superweights find without --mode reference."
+    )

@@ -1,0 +1,26 @@
+"""`superweights.lab_run`: a whole suite trained, measured alike, and judged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from superweights.lab.folder import write
+from superweights.lab.page import suite_page
+from superweights.lab.running import run_suite
+from superweights.lab.sheets import Shown, suite_shown
+from superweights.lab.suites import suite_named
+from superweights.progress import Progress, silent
+
+
+def lab_run(
+    suite: str, to: Path | str, *, quick: bool = False, workers: int = 1, progress: Progress = silent
+) -> Shown:
+    """The tables of a suite, trained in the folder `to`; `to/page.html` is its page.
+
+    Killed at any moment and called again it goes on where it was. `quick` is a few steps and arms with one seed, to
+    see that everything works; `workers` processes share the runs, one thread each.
+    """
+    chosen = suite_named(suite)
+    done = run_suite(chosen.quick() if quick else chosen, to, workers=workers, progress=progress)
+    write(Path(to) / "page.html", suite_page(done))
+    return suite_shown(done)
