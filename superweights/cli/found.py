@@ -15,6 +15,7 @@ from superweights.address import Address
 from superweights.cli import console
 from superweights.cli.printing import finish, fits, print_lines, print_table, with_error
 from superweights.cli.story import times, told
+from superweights.wording import counted
 
 if TYPE_CHECKING:
     from superweights.record import Record, SuperWeight
@@ -276,8 +277,8 @@ def print_published(found: Sequence[SuperWeight], as_json: bool) -> None:
     for c in found:
         numbers = f"{c.value:.3f}", f"{c.spike_in:,.1f}", f"{c.spike_out:,.1f}", f"{c.dominance:.2f}"
         table.add_row(console.plain(str(c.address)), *numbers)
-    console.data.print(table)
+    print_table(table)
     console.data.print(
-        f"The published procedure: {len(found)} layers pass the threshold in both. A share far from 1 is a false "
+        f"The published procedure: {counted(len(found), 'layer')} with a spike in both. A share far from 1 is a false "
         "pair, and nothing here is proven: run superweights find without --mode reference."
     )

@@ -39,9 +39,9 @@ def show(
 def _show_any(record: Record) -> None:
     """As its command shows it; the scores of a record whose command is not known here."""
     if record.command == "find":
-        from superweights.cli.find import _print_table
+        from superweights.cli.found import teller
 
-        _print_table(record.findings)
+        teller(False, None)(record)
         return
     words = record.command.split(" ")
     word = "_".join(words) if words[0] == "adapt" else words[0]

@@ -14,6 +14,7 @@ from superweights.record import Record, Score
 # The findings that need torch, or that no report reads: by the command's words, where their class lives.
 _FURTHER = {
     "find": ("superweights.discovery", "Findings"),
+    "facts": ("superweights.findings.facts", "Facts"),
     "audit": ("superweights.audits", "Audit"),
     "profile": ("superweights.lab.profile", "Profile"),
     "drift": ("superweights.findings.adaptation", "Drifted"),
