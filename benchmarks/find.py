@@ -100,10 +100,11 @@ def first_proof(checkpoint: Any, ids: Any) -> dict[str, Any]:
     """The first pass of `find`, alone."""
     from superweights.discovery import Search
     from superweights.discovery.hunt import Hunt
+    from superweights.progress import silent
     from superweights.stream import streaming
 
     with streaming(checkpoint, resident=False) as model:
-        hunt = Hunt(model, checkpoint, Search(), lambda *_: None, str)
+        hunt = Hunt(model, checkpoint, Search(), silent)
         hunt.look(ids)
     return {"found": {str(a): c.effect.value for a, c in hunt.candidates.items() if c.effect}}
 

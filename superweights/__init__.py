@@ -12,7 +12,7 @@ __version__ = "0.1.0.dev0"
 # The verbs: each lives in a file of its name.
 _VERBS = (
     "ablate", "activations", "anatomy", "attach", "audit", "evaluate", "explore", "find", "known", "peel", "plan",
-    "prune", "quantize", "recipe", "report", "reproduce", "scale", "scan", "score", "sweep",
+    "profile", "prune", "quantize", "recipe", "report", "reproduce", "scale", "scan", "score", "sweep", "train",
 )  # fmt: skip
 # Where each public name lives; `__init__.pyi` says the same to type checkers. Nothing is imported until it is asked
 # for, so that `import superweights` costs milliseconds and brings neither torch nor transformers.

@@ -33,6 +33,7 @@ from superweights.verbs.find import find as find
 from superweights.verbs.known import known as known
 from superweights.verbs.peel import peel as peel
 from superweights.verbs.plan import plan as plan
+from superweights.verbs.profile import profile as profile
 from superweights.verbs.prune import Dropping as Dropping
 from superweights.verbs.prune import prune as prune
 from superweights.verbs.quantize import quantize as quantize
@@ -44,6 +45,7 @@ from superweights.verbs.scan import scan as scan
 from superweights.verbs.score import score as score
 from superweights.verbs.sweep import Grids as Grids
 from superweights.verbs.sweep import sweep as sweep
+from superweights.verbs.train import train as train
 from superweights.watch import watching as watching
 
 __version__: str

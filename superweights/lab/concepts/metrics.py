@@ -25,12 +25,16 @@ def contrastive_accuracy(found: Tensor, true: Tensor, documents: Tensor) -> floa
 
 
 def paraphrasing(found: Tensor, true: Tensor, before: list[Tensor]) -> float:
-    """PAR: the largest cosine of each prediction to what came before, over the truth's own; mean. 1: as the text."""
-    ratios = [
-        float(_cosines(x, past).max() / _cosines(y, past).max().clamp_min(1e-6))
-        for x, y, past in zip(found, true, before, strict=True)
+    """PAR: how near the predictions come to what was said before, over how near the truth does. 1: as the text.
+
+    The largest cosine to a sentence before, averaged over predictions, over the same of the truth. The paper averages
+    the ratios; with an encoder whose cosines reach zero that average is whatever the smallest one makes of it.
+    """
+    near = [
+        sum(float(_cosines(x, past).max()) for x, past in zip(vectors, before, strict=True))
+        for vectors in (found, true)
     ]
-    return sum(ratios) / len(ratios)
+    return near[0] / near[1]
 
 
 def _cosines(vector: Tensor, others: Tensor) -> Tensor:
