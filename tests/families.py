@@ -146,7 +146,7 @@ def tiny_model(
     """A random model of `model_type` in eval mode, under a million parameters, the same for the same seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _built(tiny_config(model_type, **sizes))
+        model = built(tiny_config(model_type, **sizes))
         _enliven(model)
     size = sum(parameter.numel() for parameter in model.parameters())
     assert size < LARGEST, f"{model_type} has {size} parameters"
@@ -174,7 +174,7 @@ def token_ids(rows: int = 2, length: int = 12, seed: int = 0) -> torch.Tensor:
     return torch.randint(8, VOCABULARY - 8, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
-def _built(config: PreTrainedConfig) -> PreTrainedModel:
+def built(config: PreTrainedConfig) -> PreTrainedModel:
     """The causal language model of `config`, from the part of a composite configuration that is its own."""
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     parts = [config, *(part for part in vars(config).values() if isinstance(part, PreTrainedConfig))]

@@ -64,7 +64,7 @@ def test_a_plain_score_is_the_librarys(folder, model_and_tokenizer, capsys):
     assert perplexity_here.standard_error == pytest.approx(wanted.standard_error, rel=1e-5)
     bits_wanted = torch.tensor(wanted.value).log2().item()  # one token is one byte here
     assert bits.value == pytest.approx(bits_wanted, rel=1e-6)
-    assert record.inputs["model"] == str(folder)
+    assert record.inputs["name"] == str(folder)
     assert record.inputs["text_sha256"] == embedded_prose().sha256
     assert record.findings["rows"] == []
     assert record.findings["conditions"]["tokens_scored"] == 45

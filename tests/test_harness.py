@@ -359,7 +359,7 @@ def test_a_task_that_nobody_knows_or_that_is_out_of_reach_is_refused(model, toke
         "doc_to_text: a\ndoc_to_target: b\n"
     )
     conditions = Conditions(include_path=tmp_path)
-    for asked, hint in [("nothing", "lm-eval ls tasks"), ("helaswag", "close ones: hellaswag")]:
+    for asked, hint in [("nothing", "lm-eval ls tasks"), ("remoet", "close ones: remote")]:
         with pytest.raises(SuperweightsError, match=f"There is no task '{asked}'") as refused:
             accuracy(model, tokenizer, [asked], conditions=conditions)
         assert hint in refused.value.hint

@@ -110,9 +110,8 @@ def find_repository(name: str, revision: str | None) -> Repository | Path:
             raise
         if folder is None:
             said = error.message.replace("The hub", "the hub", 1)
-            raise SuperweightsError(
-                f"There is no file or folder {name}, and {said}", hint=error.hint
-            ) from error
+            hint = f"check the path; for a model of the hub, {error.hint}"
+            raise SuperweightsError(f"There is no file or folder {name}, and {said}", hint=hint) from error
         return folder
     return Repository(name, info.sha or "main", tuple(file.rfilename for file in info.siblings or ()))
 

@@ -35,6 +35,7 @@ from superweights.cli.reproduce import reproduce
 from superweights.cli.scale import scale
 from superweights.cli.scan import scan
 from superweights.cli.score import score
+from superweights.cli.show import show
 from superweights.cli.sweep import sweep
 from superweights.errors import SuperweightsError
 
@@ -82,6 +83,7 @@ app.command("attach")(attach)
 app.command("recipe")(recipe)
 app.command("audit")(audit)
 app.command("prune")(prune)
+app.command("show")(show)
 app.command("report")(report)
 app.command("explore")(explore)
 app.command("reproduce")(reproduce)

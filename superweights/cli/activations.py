@@ -60,10 +60,10 @@ def activations(
     ways = Ways(scale or Ways.scales, weights, bits, held, alpha, calibrate_on, layers)
     with console.progress() as bar:
         record = verb(source, reading, ways, seed=seed, progress=bar)
-    finish(record, as_json, out, _show)
+    finish(record, as_json, out, show_record)
 
 
-def _show(record: Record) -> None:
+def show_record(record: Record) -> None:
     """The table, the layers that gain most, and the conditions."""
     found: Activations = record.findings
     rows = table("inputs rounded", "perplexity", "KL, nats", "same top", "held out")

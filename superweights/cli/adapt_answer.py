@@ -44,10 +44,10 @@ def answer(
             *(source, experts, prompt),
             classifier=classifier, expert=expert, new_tokens=new_tokens, stop=stop, chat=chat, progress=bar,
         )  # fmt: skip
-    finish(record, as_json, out, _show)
+    finish(record, as_json, out, show_record)
 
 
-def _show(record: Record) -> None:
+def show_record(record: Record) -> None:
     show = console.data.print
     for each in record.findings.answers:
         chances = ", ".join(f"{name} {chance:.2f}" for name, chance in each["choice"]["chances"].items())

@@ -61,10 +61,10 @@ def compare(
             *(options.source(model, device=device), tasks.split(","), chosen),
             seeds=seeds, reward=reward, manner=manner, kept=kept, progress=bar,
         )  # fmt: skip
-    finish(record, as_json, out, _show)
+    finish(record, as_json, out, show_record)
 
 
-def _show(record: Record) -> None:
+def show_record(record: Record) -> None:
     from superweights.cli.printing import percent
 
     rows = table("task", "arm", "numbers", "right", "rise over the base", "seeds")

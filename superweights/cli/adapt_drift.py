@@ -32,10 +32,10 @@ def drift(
     console.check_out(out)
     with console.progress() as bar:
         record = verb(model, against, weights or (), record=from_, progress=bar)
-    finish(record, as_json, out, _show)
+    finish(record, as_json, out, show_record)
 
 
-def _show(record: Record) -> None:
+def show_record(record: Record) -> None:
     found = record.findings.drift
     moved = sorted((t for t in found["tensors"] if t["share"]), key=lambda t: -t["changed"])
     console.data.print(f"{len(moved)} of {len(found['tensors'])} tensors changed.")

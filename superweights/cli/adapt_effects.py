@@ -38,10 +38,10 @@ def effects(
     source = options.source(model, device=device)
     with console.progress() as bar:
         record = adapt_effects(source, expert, weights or (), reading, record=from_, seed=seed, progress=bar)
-    finish(record, as_json, out, _show)
+    finish(record, as_json, out, show_record)
 
 
-def _show(record: Record) -> None:
+def show_record(record: Record) -> None:
     found = record.findings
     rows = table("weight", "before", "after", "moved", "loss without it", "under the expert")
     for each in found.consequences["weights"]:

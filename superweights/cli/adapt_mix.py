@@ -47,10 +47,10 @@ def mix(
             *(options.source(model, dtype, device), experts, asked, to),
             shots=shots, reward=reward, search=search, about=about, chat=chat, progress=bar,
         )  # fmt: skip
-    finish(record, as_json, out, _show)
+    finish(record, as_json, out, show_record)
 
 
-def _show(record: Record) -> None:
+def show_record(record: Record) -> None:
     found = record.findings
     for name, alpha in zip(found.experts, found.alpha, strict=True):
         console.data.print(f"{alpha:.3f} of [bold]{console.plain(name)}[/]")

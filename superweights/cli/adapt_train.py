@@ -68,10 +68,10 @@ def train(
     }
     with console.progress() as bar:
         record = adapt_train(source, asked, to, reward=reward, manner=manner, progress=bar, **how)
-    finish(record, as_json, out, _show)
+    finish(record, as_json, out, show_record)
 
 
-def _show(record: Record) -> None:
+def show_record(record: Record) -> None:
     found, show = record.findings, console.data.print
     error = "" if found.rise_error is None else f" ±{found.rise_error:.2f}"
     show(

@@ -33,7 +33,7 @@ def merge(
     source = options.source(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
     with console.progress() as bar:
         record = adapt_write(source, expert, to, "dense", progress=bar)
-    finish(record, as_json, out, _show)
+    finish(record, as_json, out, show_record)
 
 
 def export(
@@ -59,10 +59,10 @@ def export(
     source = options.source(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
     with console.progress() as bar:
         record = adapt_write(source, expert, to, form, rank=rank, progress=bar)
-    finish(record, as_json, out, _show)
+    finish(record, as_json, out, show_record)
 
 
-def _show(record: Record) -> None:
+def show_record(record: Record) -> None:
     found = record.findings
     for folder in found.folders:
         console.data.print(f"[bold]{console.plain(folder)}[/] ({found.form})", soft_wrap=True)

@@ -64,7 +64,7 @@ def anatomy(
         made = verb(question, source, reading, **further, seed=seed, progress=bar)
     if picture is not None:
         console.write_out(picture, made.findings.picture())
-    finish(made, as_json, out, _show)
+    finish(made, as_json, out, show_record)
 
 
 # The list of questions stands below the options of --help.
@@ -73,7 +73,7 @@ anatomy.__doc__ = (
 )
 
 
-def _show(record: Record) -> None:
+def show_record(record: Record) -> None:
     """Each answer's tables and scores, what was refused, and the conditions."""
     found: Anatomy = record.findings
     for answer in found.answers.values():

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def audit(
     quantized: options.Model,
     against: Annotated[
-        str, typer.Option(help="The original: folder, file, org/name[@revision], or 'embedded'.")
+        str, typer.Option(help="The original: folder, file, org/name\\[@revision], or 'embedded'.")
     ],
     weights: options.NamedWeights = None,
     from_: options.FromRecord = None,
@@ -45,10 +45,10 @@ def audit(
     reading = None if weights_only else Reading(text, window, windows, bos=bos)
     with console.progress() as bar:
         record = verb(subject, original, weights or (), reading, record=from_, seed=seed, progress=bar)
-    finish(record, as_json, out, _show)
+    finish(record, as_json, out, show_record)
 
 
-def _show(record: Record) -> None:
+def show_record(record: Record) -> None:
     from rich import box
     from rich.table import Table
 

@@ -52,7 +52,7 @@ def evaluate(
     source = Source(model, dtype, device, allow_pickle, trust_remote_code)
     settings = {"limit": limit, "fewshot": fewshot, "max_length": max_length, "batch_size": batch_size}
     record = verb(source, _separate(tasks), edit or (), include_path=include_path, **settings)
-    finish(record, as_json, out, _show)
+    finish(record, as_json, out, show_record)
 
 
 def _separate(tasks: Sequence[str]) -> list[str]:
@@ -60,7 +60,7 @@ def _separate(tasks: Sequence[str]) -> list[str]:
     return [part for each in tasks for part in ([each] if "=" in each else each.split(",")) if part]
 
 
-def _show(record: Record) -> None:
+def show_record(record: Record) -> None:
     """A table for people: one row for each task and metric."""
     found: TaskScores = record.findings
     columns = [found.base, *([] if found.edited is None else [found.edited])]

@@ -43,7 +43,7 @@ def facts(
     source = options.source(model, dtype, device, allow_pickle, trust_remote_code)
     with console.progress() as bar:
         record = verb(source, Reading(text, window, windows, bos=bos), progress=bar)
-    finish(record, as_json, out, _show)
+    finish(record, as_json, out, show_record)
 
 
 def _print_schema() -> None:
@@ -53,7 +53,7 @@ def _print_schema() -> None:
     console.print_line(to_json_line(json_schema()))
 
 
-def _show(record: Record) -> None:
+def show_record(record: Record) -> None:
     found = record.findings
     show = lambda text: console.data.print(console.plain(text), soft_wrap=True)  # noqa: E731
     massive = [layer for layer in found.massive if layer.channels]

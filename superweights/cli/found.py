@@ -13,8 +13,9 @@ from rich.table import Table
 
 from superweights.address import Address
 from superweights.cli import console
-from superweights.cli.printing import finish, fits, print_lines, print_table, with_error
+from superweights.cli.printing import cut_words, finish, fits, print_lines, print_table, with_error
 from superweights.cli.story import times, told
+from superweights.wording import counted
 
 if TYPE_CHECKING:
     from superweights.record import Record, SuperWeight
@@ -75,8 +76,8 @@ def _answer(findings: Findings) -> str:
         spikes = "nothing spikes" if not findings.candidates else "what spikes can be removed without loss"
         return f"[bold]No super weight:[/] {spikes}."
     kinds = Counter(weight.verdict for weight in held)
-    counted = ", ".join(f"{count} {verdict}" for verdict, count in kinds.most_common())
-    said = f"[bold]{_number(len(held), 'super weight')}[/] ({counted})" if held else ""
+    each = ", ".join(f"{count} {verdict}" for verdict, count in kinds.most_common())
+    said = f"[bold]{_number(len(held), 'super weight')}[/] ({each})" if held else ""
     groups = [group for group in findings.groups if group.kind != "backup"]
     worst = max(held, key=lambda weight: weight.effect.value if weight.effect else 0.0, default=None)
     name = "" if worst is None else console.plain(str(worst.address))
@@ -118,8 +119,7 @@ def _table(findings: Findings, weights: Sequence[SuperWeight], everything: bool)
     titles += ["others like it", "beside the strongest", "windows", "role"] if everything else []
     for title in [*titles, "verdict"]:
         words = title in ("super weight", "weight", "", "role", "verdict")
-        address = title in ("super weight", "weight")
-        table.add_column(title, justify="left" if words else "right", no_wrap=not address, overflow="fold")
+        table.add_column(title, justify="left" if words else "right", no_wrap=True)
     most = max((w.effect.value for w in weights if w.effect and math.isfinite(w.effect.value)), default=1.0)
     for group, members in _grouped(findings, weights):
         if group is not None:
@@ -208,13 +208,13 @@ def _strongest(w: SuperWeight) -> str:
 
 def _folded(findings: Findings, everything: bool) -> Iterator[str]:
     """What is not in the table."""
-    counted = Counter(c.verdict for c in findings.candidates)
-    if not everything and counted["benign"]:
-        plural = "s" if counted["benign"] > 1 else ""
-        yield f"{counted['benign']} more spike{plural}, removable without loss: --all"
+    benign = sum(c.verdict == "benign" for c in findings.candidates)
+    if not everything and benign:
+        yield f"{counted(benign, 'more spike')}, removable without loss: --all"
     for c in findings.candidates:
         if c.verdict == "undecided" and not everything and c.effect is not None:
-            yield f"undecided: {c.address}, loss without it {with_error(c.effect, '+')} ({c.effect.n} windows)"
+            over = counted(c.effect.n, "window")
+            yield f"undecided: {c.address}, loss without it {with_error(c.effect, '+')} ({over})"
 
 
 def _context(findings: Findings) -> Iterator[str]:
@@ -222,7 +222,7 @@ def _context(findings: Findings) -> Iterator[str]:
     said = findings.conditions
     bos = {True: ", each begun with BOS", False: ", without BOS", None: ""}[said.get("bos")]
     yield (
-        f"loss: nats/token, up to {said.get('windows')} windows of {said.get('window_tokens')} tokens of "
+        f"loss: nats/token, up to {cut_words(said.get('windows', 0), said.get('window_tokens', 0))} of "
         f"{said.get('confirmed_on')}{bos}; the model's own: {findings.base_loss}. Verdicts by 95 % intervals: critical "
         "above ln 2 (perplexity doubles), partial above 0.05."
     )
@@ -276,8 +276,8 @@ def print_published(found: Sequence[SuperWeight], as_json: bool) -> None:
     for c in found:
         numbers = f"{c.value:.3f}", f"{c.spike_in:,.1f}", f"{c.spike_out:,.1f}", f"{c.dominance:.2f}"
         table.add_row(console.plain(str(c.address)), *numbers)
-    console.data.print(table)
+    print_table(table)
     console.data.print(
-        f"The published procedure: {len(found)} layers pass the threshold in both. A share far from 1 is a false "
+        f"The published procedure: {counted(len(found), 'layer')} with a spike in both. A share far from 1 is a false "
         "pair, and nothing here is proven: run superweights find without --mode reference."
     )

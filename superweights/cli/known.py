@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from superweights.cli import console
-from superweights.cli.printing import print_lines, print_table, with_error
+from superweights.cli.printing import fits, print_lines, print_table, with_error
 from superweights.errors import SuperweightsError
 from superweights.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from rich.table import Table
 
     from superweights.verbs.known import KnownWeight, Match
 
@@ -92,10 +94,17 @@ def _tell(entry: KnownWeight, check: str | None) -> None:
 
 def _show(matches: Sequence[Match], recognised: bool = False) -> None:
     """A table, model by model; an empty cell is unknown."""
+    titles = ["weight", "value", "spike in → out", "verdict", *(["found by"] if recognised else [])]
+    made = _table(matches, titles)
+    if not fits(made):
+        made = _table(matches, [title for title in titles if title != "spike in → out"])
+    print_table(made)
+
+
+def _table(matches: Sequence[Match], titles: Sequence[str]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    titles = ["weight", "value", "spike in → out", "verdict", *(["found by"] if recognised else [])]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in titles:
         table.add_column(title, no_wrap=True, justify="right" if title == "value" else "left")
@@ -112,7 +121,7 @@ def _show(matches: Sequence[Match], recognised: bool = False) -> None:
             "found by": how,
         }
         table.add_row(*(cells[title] for title in titles))
-    print_table(table)
+    return table
 
 
 def _spikes(entry: KnownWeight) -> str:

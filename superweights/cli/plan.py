@@ -59,10 +59,10 @@ def plan(
         record = verb(
             source, bits, reading, format=format_, save=save, plot=plot, seed=seed, progress=bar, **kept
         )
-    finish(record, as_json, out, _show)
+    finish(record, as_json, out, show_record)
 
 
-def _show(record: Record) -> None:
+def show_record(record: Record) -> None:
     from rich import box
     from rich.table import Table
 

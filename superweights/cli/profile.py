@@ -43,10 +43,10 @@ def profile(
     reading = Reading(text, window, windows, bos=bos)
     with console.progress() as bar:
         record = measure(source, reading, rounding=rounding, search=search, seed=seed, progress=bar)
-    finish(record, as_json, out, _show)
+    finish(record, as_json, out, show_record)
 
 
-def _show(record: Record) -> None:
+def show_record(record: Record) -> None:
     """Every number under its exact name."""
     found = record.findings
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")

@@ -67,10 +67,10 @@ def prune(
     held = {"weights": weights or (), "record": from_}
     with console.progress() as bar:
         record = verb(source, dropping, reading, to=to, seed=seed, progress=bar, **held)
-    finish(record, as_json, out, _show)
+    finish(record, as_json, out, show_record)
 
 
-def _show(record: Record) -> None:
+def show_record(record: Record) -> None:
     from rich import box
     from rich.table import Table
 

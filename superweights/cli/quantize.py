@@ -71,10 +71,10 @@ def quantize(
         record = verb(
             source, to, rounding, format=format_, rest=rest, save_plan=save_plan, progress=bar, **kept
         )
-    finish(record, as_json, out, _show)
+    finish(record, as_json, out, show_record)
 
 
-def _show(record: Record) -> None:
+def show_record(record: Record) -> None:
     found = record.findings
     console.data.print(f"[bold]{console.plain(found.to)}[/]: {found.format}", soft_wrap=True)
     for scheme in found.schemes:

@@ -84,7 +84,7 @@ def reproduce(
         made = verb(experiment, source, reading, progress=bar, **about, **further)
     if svg is not None:
         console.write_out(svg, draw(made.findings))
-    finish(made, as_json, out, _show, _lines)
+    finish(made, as_json, out, show_record, _lines)
 
 
 def _factors(written: str | None) -> tuple[float, ...] | None:
@@ -108,7 +108,7 @@ def _lines(record: Record) -> Iterator[dict[str, Any]]:
     yield from ({"kind": "row", "experiment": whole["experiment"], **row} for row in rows)
 
 
-def _show(record: Record) -> None:
+def show_record(record: Record) -> None:
     from rich.table import Table
 
     found: Reproduction = record.findings

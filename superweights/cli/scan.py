@@ -38,7 +38,7 @@ def scan(
     console.check_out(out)
     with console.progress("scanning") as bar:
         record = verb(Source(model, allow_pickle=allow_pickle), top=top, spectrum=spectrum, progress=bar)
-    finish(record, as_json, out, lambda made: print_tables(made.findings, top), _lines)
+    finish(record, as_json, out, show_record, _lines)
 
 
 def _lines(record: Record) -> Iterator[dict[str, Any]]:
@@ -49,6 +49,11 @@ def _lines(record: Record) -> Iterator[dict[str, Any]]:
     for kind in ("suspects", "neurons", "tensors", "skipped"):
         yield from ({"finding": kind.removesuffix("s"), **row} for row in data.pop(kind))
     yield {"finding": "summary", **data}
+
+
+def show_record(record: Record) -> None:
+    """Its tables, as many rows as were asked for."""
+    print_tables(record.findings, record.findings.conditions.get("top", 10))
 
 
 def print_tables(found: Scan, top: int) -> None:

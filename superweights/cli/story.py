@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from superweights.cli.printing import with_error
 from superweights.errors import SuperweightsError
+from superweights.wording import counted
 
 if TYPE_CHECKING:
     from superweights.address import Address
@@ -73,7 +74,7 @@ def _measured(findings: Findings, w: SuperWeight) -> Iterator[str]:
     low, high = w.effect.interval()
     yield (
         f"without it the loss rises by {with_error(w.effect, '+')} nats/token (95 %: {low:+.3f} to {high:+.3f}, "
-        f"{w.effect.n} windows): perplexity times {times(w.effect.value)}."
+        f"{counted(w.effect.n, 'window')}): perplexity times {times(w.effect.value)}."
     )
     if w.effect_at_mean is not None:
         yield (
