@@ -13,7 +13,7 @@ from transformers import GPT2Config, LlamaConfig
 
 from superweights.errors import SuperweightsError
 from superweights.quantization import Blocks, Scheme
-from superweights.quantization.activation_scheme import ActivationScheme, Hold, Place, Smooth
+from superweights.quantization.activation_scheme import ActivationScheme, HeldPlace, Hold, Smooth
 from superweights.quantization.activations import held_out, product, round_input, round_weight
 from superweights.quantization.calibration import calibrate
 from superweights.quantization.held_places import activation_report, coverage, locate
@@ -25,7 +25,7 @@ SCHEMES = [
     ActivationScheme(4, "tensor", Hold("top", 3), clip=20.0),
     ActivationScheme(8, "static", Hold("deviations", 12.5), skip=("*.q_proj",)),
     ActivationScheme(smooth=Smooth(0.85, everywhere=True), weights=None),
-    ActivationScheme(hold=Hold("places", places=(Place("*.down_proj", 3, None), Place("a", 1, 2)))),
+    ActivationScheme(hold=Hold("places", places=(HeldPlace("*.down_proj", 3, None), HeldPlace("a", 1, 2)))),
     ActivationScheme(weights=Scheme("int4", fit="centred")),
 ]
 DOWN = "model.layers.1.mlp.down_proj"
@@ -78,7 +78,7 @@ def test_schemes_survive_json(scheme):
         lambda: Hold("deviations", -1),
         lambda: Hold("places"),
         lambda: Hold("none", 3),
-        lambda: Place("layer", -1),
+        lambda: HeldPlace("layer", -1),
         lambda: Smooth(1.5),
         lambda: ActivationScheme(scale="static", hold=Hold("deviations", 3, per="token")),
     ],
@@ -358,7 +358,7 @@ def test_a_planted_spike_is_reported_located_and_covered():
     assert f"{found.held} of" in str(found)
 
     places = locate(model, ids(), scheme)
-    assert Place(DOWN, 7, None) in places
+    assert HeldPlace(DOWN, 7, None) in places
     covered = coverage(model, ids(2, 5), scheme, places)
     assert covered.share_of_squares > 0.99
     assert coverage(model, ids(), scheme, ()).share_of_scalars == 0
@@ -377,11 +377,11 @@ def test_what_cannot_be_done_is_said():
     for scheme in (
         ActivationScheme(skip=("no.such.*",)),
         ActivationScheme(skip=("*",)),
-        ActivationScheme(hold=Hold("places", places=(Place("no.such", 1),))),
+        ActivationScheme(hold=Hold("places", places=(HeldPlace("no.such", 1),))),
     ):
         with pytest.raises(SuperweightsError):
             linears_of(model, scheme)
-    outside = ActivationScheme(hold=Hold("places", places=(Place(DOWN, 48),)))
+    outside = ActivationScheme(hold=Hold("places", places=(HeldPlace(DOWN, 48),)))
     with pytest.raises(SuperweightsError, match="48 channels"), rounding_activations(model, outside):
         logits(model, ids())
     with pytest.raises(SuperweightsError, match="finds no places"):
@@ -423,7 +423,7 @@ def test_the_super_activation_of_the_embedded_model_decides_per_tensor_rounding(
     own = perplexity(model, rows).value
     scheme = ActivationScheme(scale="tensor", hold=Hold("deviations", 12))
     (layer,) = [r for r in activation_report(model, rows[:1], scheme) if ".11.mlp.down_proj" in r.module]
-    assert layer.examples[0].place == Place("model.layers.11.mlp.down_proj", 1229, 0)
+    assert layer.examples[0].place == HeldPlace("model.layers.11.mlp.down_proj", 1229, 0)
     assert layer.error_held < layer.error_plain / 5
     with rounding_activations(model, replace(scheme, hold=Hold())):
         plain = perplexity(model, rows).value

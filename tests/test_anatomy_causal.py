@@ -14,7 +14,7 @@ from superweights.errors import SuperweightsError
 from superweights.interpretability import SinkReduction, Study, ask
 from superweights.interpretability.contributions import interventions as contributions
 from superweights.interpretability.contributions.interventions import CONTROL, compared
-from superweights.interpretability.interventions import Bench, random_weights, silenced, tapped
+from superweights.interpretability.interventions import Trials, random_weights, silenced, tapped
 from superweights.interpretability.massive import interventions as massive
 from superweights.interpretability.massive.interventions import _capped
 from superweights.interpretability.massive.wemask import masked_sink
@@ -176,7 +176,7 @@ def test_zero_destroys_the_embedded_model_and_the_mean_does_not():
     model, scored, others = study().model, prose()[:3], prose()[16:24]
     here = [SuperActivation(11, 507), SuperActivation(11, 247)]
     means = record_activations(model, here, others).mean()
-    bench = Bench(model, scored)
+    bench = Trials(model, scored)
     gone = bench.outcome("zero", tapped(model, zeroed(here)))
     mean = bench.outcome("mean", tapped(model, assigned(here, means)))
     control = bench.outcome("others", tapped(model, zeroed([SuperActivation(11, 3), SuperActivation(11, 4)])))

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 from superweights.address import Address
 from superweights.cli import run
 from superweights.errors import SuperweightsError
-from superweights.explorer import Explorer, Reading, State
+from superweights.explorer import Explorer, PassSummary, State
 
 pytestmark = pytest.mark.tiny
 
@@ -145,7 +145,7 @@ def test_what_a_model_writes_is_escaped():
     from superweights.explorer.page import note, shown
 
     hostile = "<script>alert(1)</script><img src=x onerror=alert(2)>"
-    reading = Reading(((hostile, 0.9),), (1.0, 2.0), (0.1, 0.2))
+    reading = PassSummary(((hostile, 0.9),), (1.0, 2.0), (0.1, 0.2))
     state = State(hostile, 0.5, 1.0, hostile, reading, reading, hostile)
     for part in (*shown(state, state), note(hostile)):
         assert "<script" not in part

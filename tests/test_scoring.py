@@ -16,7 +16,7 @@ from transformers import (
     MixtralConfig,
 )
 
-import superweights.scoring.head as head
+import superweights.scoring.predictions as head
 from superweights.address import Address
 from superweights.checkpoint import open_checkpoint
 from superweights.editing import Edit, edited, zero

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import GPT2Config, LlamaConfig, PreTrainedTokenizerFast
 
-import superweights.scoring.head as head
+import superweights.scoring.predictions as head
 from superweights.address import Address
 from superweights.editing import Edit, edited
 from superweights.errors import SuperweightsError

@@ -7,7 +7,7 @@
 """
 
 from superweights.adaptation.applying import turned
-from superweights.adaptation.bench import Bench, benched
+from superweights.adaptation.bench import ExpertBench, benched
 from superweights.adaptation.cache import decompose_streamed, decompositions
 from superweights.adaptation.consequences import Consequences, consequences
 from superweights.adaptation.dispatch import OTHER, Answer, Choice, Experts, classification_examples
@@ -35,12 +35,12 @@ from superweights.adaptation.training import Manner, Trained, Training
 __all__ = [
     "OTHER",
     "Answer",
-    "Bench",
     "Choice",
     "Consequences",
     "Drift",
     "Example",
     "Expert",
+    "ExpertBench",
     "Experts",
     "Factors",
     "Found",

@@ -23,7 +23,7 @@ from superweights.subject import Source
 
 
 @dataclass(frozen=True, eq=False)
-class Bench:
+class ExpertBench:
     """An open checkpoint, its model in memory, and the reader of its prompts. Factors are found once and kept."""
 
     checkpoint: Checkpoint
@@ -71,7 +71,7 @@ class Bench:
 
 
 @contextmanager
-def benched(model: Any = None, *, chat: bool = False, progress: Progress = silent) -> Iterator[Bench]:
+def benched(model: Any = None, *, chat: bool = False, progress: Progress = silent) -> Iterator[ExpertBench]:
     """The bench of a model: a name, a path, an open checkpoint, or a `Source`; its weights stay in memory.
 
     Raises `SuperweightsError` for one without a tokenizer: tasks are text.
@@ -79,7 +79,7 @@ def benched(model: Any = None, *, chat: bool = False, progress: Progress = silen
     source = replace(Source.of(model), resident=True)
     progress("opening", 0, 1)
     with opening(source) as opened:
-        yield Bench(opened.checkpoint, opened.model, Reader(opened.tokenizer, chat), progress)
+        yield ExpertBench(opened.checkpoint, opened.model, Reader(opened.tokenizer, chat), progress)
 
 
 def unfinished(to: Path) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from superweights.adaptation.bench import Bench
+from superweights.adaptation.bench import ExpertBench
 from superweights.adaptation.expert import random_like, shuffled
 from superweights.adaptation.factors import Factors
 from superweights.adaptation.learners import Learner, LowRank, Singular, Sparse, lora_like
@@ -86,7 +86,7 @@ class Result:
 
 
 def compare(
-    bench: Bench,
+    bench: ExpertBench,
     tasks: Callable[[str, int], Task],
     names: Sequence[str],
     seeds: Sequence[int],
@@ -126,7 +126,7 @@ class _Run:
 
     def __init__(
         self,
-        bench: Bench,
+        bench: ExpertBench,
         name: str,
         task: Task,
         seed: int,
@@ -222,7 +222,7 @@ def over_seeds(name: str, values: Sequence[float]) -> Score:
     return Score(name, mean, "of answers", len(values), math.sqrt(variance / len(values)))
 
 
-def _circumstances(bench: Bench, arms: Arms, manner: Manner) -> str:
+def _circumstances(bench: ExpertBench, arms: Arms, manner: Manner) -> str:
     """A hash of what every result of a comparison depends on but its task, arm and seed."""
     told = {**asdict(arms), "arms": None, "addresses": [str(address) for address in arms.addresses]}
     held = json.dumps([bench.checkpoint.fingerprint(), told, asdict(replace(manner, seed=0))], sort_keys=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from superweights.address import Address
 from superweights.editing.kinds import Edit
 from superweights.editing.place import (
-    Place,
+    ParameterPlace,
     kind_of,
     refuse_duplicates,
     refuse_storage,
@@ -56,7 +56,7 @@ def edited(model: nn.Module, edits: Edit | Iterable[Edit], *, verify: bool = Tru
     to fall on (absent tensor, index outside), two edits share a weight, the tensor is quantized storage,
     or its type cannot hold the result. Not for use by two threads at once.
     """
-    places = [Place.find(model, edit) for edit in _each_edit(edits)]
+    places = [ParameterPlace.find(model, edit) for edit in _each_edit(edits)]
     refuse_duplicates(places)
     changes: list[Change] = []
     with ExitStack() as stack:
@@ -73,7 +73,7 @@ def weight_value(model: nn.Module, address: Address) -> float:
     Raises `SuperweightsError` where the model has no such weight, or has it on disk (streamed models: ask
     the checkpoint's `element`).
     """
-    place = Place.find(model, Edit(address, factor=1.0))
+    place = ParameterPlace.find(model, Edit(address, factor=1.0))
     if place.tensor.is_meta:
         raise SuperweightsError(
             f"{address} is not in memory.", hint="read it with the checkpoint's element(name, index)."
@@ -82,10 +82,12 @@ def weight_value(model: nn.Module, address: Address) -> float:
 
 
 @contextmanager
-def _in_place(model: nn.Module, places: list[Place], changes: list[Change], verify: bool) -> Iterator[None]:
+def _in_place(
+    model: nn.Module, places: list[ParameterPlace], changes: list[Change], verify: bool
+) -> Iterator[None]:
     """Resident tensors: written now, put back at the end, both checked."""
     hashes = {id(p.tensor): tensor_hash(p.tensor) for p in places} if verify else {}
-    saved: list[tuple[Place, Tensor]] = []
+    saved: list[tuple[ParameterPlace, Tensor]] = []
     try:
         for place in places:
             saved.append((place, place.tensor[place.index].detach().clone()))
@@ -102,7 +104,9 @@ def _in_place(model: nn.Module, places: list[Place], changes: list[Change], veri
             raise SuperweightsError(problem, hint="change an edited tensor only through edited().")
 
 
-def _put_back(model: nn.Module, saved: list[tuple[Place, Tensor]], hashes: dict[int, str]) -> str | None:
+def _put_back(
+    model: nn.Module, saved: list[tuple[ParameterPlace, Tensor]], hashes: dict[int, str]
+) -> str | None:
     """Write the saved bits again; what is wrong afterwards, or None."""
     try:
         _write_saved(saved)
@@ -120,13 +124,13 @@ def _put_back(model: nn.Module, saved: list[tuple[Place, Tensor]], hashes: dict[
     return f"{', '.join(sorted(changed))} was changed by something else while it was edited."
 
 
-def _write_saved(saved: list[tuple[Place, Tensor]]) -> None:
+def _write_saved(saved: list[tuple[ParameterPlace, Tensor]]) -> None:
     for place, bits in reversed(saved):
         set_element(place.tensor, place.index, bits)
 
 
 @contextmanager
-def _on_each_load(model: nn.Module, places: list[Place], changes: list[Change]) -> Iterator[None]:
+def _on_each_load(model: nn.Module, places: list[ParameterPlace], changes: list[Change]) -> Iterator[None]:
     """Streamed tensors: written each time they are read, on a private copy that the stream then drops."""
     stream = stream_of(model)
     if stream is None:
@@ -153,11 +157,11 @@ def _on_each_load(model: nn.Module, places: list[Place], changes: list[Change]) 
 class _Loads:
     """The edits of one streamed model, and the weights that they met."""
 
-    def __init__(self, model: nn.Module, places: list[Place], changes: list[Change]):
+    def __init__(self, model: nn.Module, places: list[ParameterPlace], changes: list[Change]):
         self.forwards = self.count = 0
         self.originals: dict[Edit, Tensor] = {}
         self._changes = changes
-        self._by_name: dict[str, list[Place]] = {}
+        self._by_name: dict[str, list[ParameterPlace]] = {}
         for name, tensor in model.named_parameters(remove_duplicate=False):
             here = [p for p in places if p.parameter == name or p.tensor is tensor]
             if here:
@@ -177,7 +181,7 @@ class _Loads:
         for place in places:
             self._apply_one(place, parameter)
 
-    def _apply_one(self, place: Place, parameter: nn.Parameter) -> None:
+    def _apply_one(self, place: ParameterPlace, parameter: nn.Parameter) -> None:
         bits = parameter[place.index].detach().clone()
         first = place.edit not in self.originals
         original = self.originals.setdefault(place.edit, bits)
@@ -188,7 +192,7 @@ class _Loads:
             self._changes.append(change)
 
 
-def _write(place: Place, tensor: Tensor) -> Change:
+def _write(place: ParameterPlace, tensor: Tensor) -> Change:
     """Make one edit and read it back."""
     before = tensor[place.index].item()
     wanted = place.edit.applied_to(before)

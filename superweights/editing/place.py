@@ -21,7 +21,7 @@ _HASH_BYTES = 1 << 24
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
+class ParameterPlace:
     """Where in a model one edit falls: the parameter, the index in it, and the tensor itself."""
 
     edit: Edit
@@ -30,7 +30,7 @@ class Place:
     tensor: Tensor
 
     @classmethod
-    def find(cls, model: nn.Module, edit: Edit) -> Place:
+    def find(cls, model: nn.Module, edit: Edit) -> ParameterPlace:
         """The place of `edit`; raises `SuperweightsError` where `model` has no such plain weight."""
         layout = layout_of(model)
         parameter, index = layout.parameter_of(edit.address)
@@ -43,9 +43,9 @@ class Place:
         return cls(edit, parameter, index, tensor)
 
 
-def refuse_duplicates(places: list[Place]) -> None:
+def refuse_duplicates(places: list[ParameterPlace]) -> None:
     """Raise when two edits fall on one number, be it under two names (tied weights)."""
-    seen: dict[tuple[int, object], Place] = {}
+    seen: dict[tuple[int, object], ParameterPlace] = {}
     for place in places:
         meta = place.tensor.is_meta
         key = (id(place.tensor), place.index) if meta else (place.tensor[place.index].data_ptr(), None)

@@ -27,7 +27,7 @@ _TOP = 10
 
 
 @dataclass(frozen=True)
-class Reading:
+class PassSummary:
     """What one pass over the prompt shows: the likeliest next tokens, the residual channel of the weight after each
     block (largest |value| over tokens), and each layer's mean attention on the first token."""
 
@@ -44,8 +44,8 @@ class State:
     factor: float
     value: float
     prompt: str
-    reading: Reading
-    base: Reading
+    reading: PassSummary
+    base: PassSummary
     text: str = ""
     done: bool = False
 
@@ -120,11 +120,11 @@ class Explorer:
         context = context_of(self.model) or 2048
         return self.weights[name], encode(self.tokenizer, prompt)[-(context - MOST_TOKENS) :]
 
-    def _base_reading(self, address: Address, ids: tuple[int, ...]) -> Reading:
+    def _base_reading(self, address: Address, ids: tuple[int, ...]) -> PassSummary:
         return self._read(list(ids), address, 1.0)
 
     @torch.no_grad()
-    def _read(self, ids: Sequence[int], address: Address, factor: float) -> Reading:
+    def _read(self, ids: Sequence[int], address: Address, factor: float) -> PassSummary:
         """One pass with eyes open."""
         channel = self._channel(address)
         residual: dict[int, float] = {}
@@ -146,7 +146,7 @@ class Explorer:
             (self.tokenizer.decode([i]), p)
             for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         )
-        return Reading(
+        return PassSummary(
             tokens, tuple(residual[n] for n in sorted(residual)), tuple(sinks[n] for n in sorted(sinks))
         )
 

@@ -28,7 +28,7 @@ from superweights.index.entry import (
     names_known,
 )
 from superweights.index.names import names_in, names_of, names_of_checkpoint
-from superweights.index.place import ROUNDING, CheckpointLike, Place, by_block, find_place
+from superweights.index.place import ROUNDING, CheckpointLike, KnownPlace, by_block, find_place
 
 __all__ = [
     "Architecture",
@@ -201,7 +201,7 @@ def _cross(rows: Any, start: int, at: tuple[int, ...]) -> tuple[float, float]:
     return along, float(rows[:, rest[0]].square().sum())
 
 
-def _of_model(model: str, places: dict[KnownWeight, Place], names: set[str]) -> Iterator[Match]:
+def _of_model(model: str, places: dict[KnownWeight, KnownPlace], names: set[str]) -> Iterator[Match]:
     """The matches of one model: its coordinates are judged together, since they stand or fall together."""
     entries = [known for known in index() if known.model == model]
     valued = [places[known] for known in entries if known in places and places[known].moved is not None]
@@ -218,7 +218,7 @@ def _of_model(model: str, places: dict[KnownWeight, Place], names: set[str]) -> 
             yield Match(known, how, agreeing, len(valued), at, value, agrees)
 
 
-def _how(place: Place | None, model_agrees: bool, named: bool) -> str | None:
+def _how(place: KnownPlace | None, model_agrees: bool, named: bool) -> str | None:
     """The sentence for one coordinate."""
     if place is not None and place.agrees and place.moved is not None:
         if place.moved <= ROUNDING:

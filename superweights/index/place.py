@@ -36,7 +36,7 @@ class CheckpointLike(Protocol):
 
 
 @dataclass(frozen=True)
-class Place:
+class KnownPlace:
     """Where a known weight lies in a checkpoint, what stands there, and how far it moved, as a share.
 
     `like_the_known` says that the number stands out from its row, and that its row is as long as it was.
@@ -55,7 +55,9 @@ class Place:
         return self.like_the_known and self.moved is not None and self.moved <= _DRIFT
 
 
-def find_place(known: KnownWeight, checkpoint: CheckpointLike, blocks: Blocks | None = None) -> Place | None:
+def find_place(
+    known: KnownWeight, checkpoint: CheckpointLike, blocks: Blocks | None = None
+) -> KnownPlace | None:
     """The best place for `known`: a tensor of its path, else one of its shape and block if its value agrees."""
     inside = (blocks or by_block(checkpoint)).get(_block(known.tensor), [])
     fits = [
@@ -91,27 +93,29 @@ def _turned(known: KnownWeight, shape: tuple[int, ...]) -> bool | None:
     return shape != need if shape in (need, need[::-1]) else None
 
 
-def _look(known: KnownWeight, checkpoint: CheckpointLike, tensor: str, turned: bool) -> Place:
+def _look(known: KnownWeight, checkpoint: CheckpointLike, tensor: str, turned: bool) -> KnownPlace:
     address = known.address
     if address is None:
-        return Place(tensor, None)
+        return KnownPlace(tensor, None)
     index = address.index[::-1] if turned else address.index
     stacked = len(checkpoint.tensors[tensor].shape) > len(index)
     if stacked and known.expert is not None:
         index = (known.expert, *index)
     value = float(checkpoint.element(tensor, index))
     if known.value is None:
-        return Place(tensor, index, value)
+        return KnownPlace(tensor, index, value)
     moved = abs(value - known.value) / abs(known.value)
     if not moved <= _DRIFT:
-        return Place(tensor, index, value, moved)
+        return KnownPlace(tensor, index, value, moved)
     if len(index) == 1:
         row = checkpoint.read_rows(tensor, 0, checkpoint.tensors[tensor].shape[0]).float()
     else:
         row = checkpoint.read_rows(tensor, index[0], index[0] + 1).float()
         row = row[0][index[1]] if len(index) > 2 else row
     stands_out = abs(value) > _STANDS_OUT * float(row.abs().median())
-    return Place(tensor, index, value, moved, stands_out and _is_long_as(known, float(row.norm()), turned))
+    return KnownPlace(
+        tensor, index, value, moved, stands_out and _is_long_as(known, float(row.norm()), turned)
+    )
 
 
 def _is_long_as(known: KnownWeight, norm: float, turned: bool) -> bool:

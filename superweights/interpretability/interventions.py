@@ -40,7 +40,7 @@ class Outcome:
     measured: dict[str, float] | None = None
 
 
-class Bench:
+class Trials:
     """The model and the windows that changes are judged on."""
 
     def __init__(

@@ -16,7 +16,7 @@ _ROWS, _TOKENS, _FIRST = 2, 24, 17
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class ProbeLogits:
     """Logits `[rows, tokens, V]` of one text, read at once and in two pieces (None where that cannot be done)."""
 
     whole: Tensor
@@ -29,7 +29,7 @@ def probe(vocabulary: int) -> Tensor:
 
 
 @torch.no_grad()
-def read(model: nn.Module, ids: Tensor) -> Reading:
+def read(model: nn.Module, ids: Tensor) -> ProbeLogits:
     """The logits of `model` for `ids`, with and without cache."""
     whole = model(input_ids=ids, use_cache=False).logits
     try:
@@ -37,11 +37,11 @@ def read(model: nn.Module, ids: Tensor) -> Reading:
         then = model(input_ids=ids[:, _FIRST:], past_key_values=first.past_key_values, use_cache=True)
         pieces = torch.cat([first.logits, then.logits], 1)
     except (*CANNOT_RUN, AssertionError):
-        return Reading(whole, None)
-    return Reading(whole, pieces)
+        return ProbeLogits(whole, None)
+    return ProbeLogits(whole, pieces)
 
 
-def check(original: Reading, written: Reading) -> float:
+def check(original: ProbeLogits, written: ProbeLogits) -> float:
     """The largest difference of the logits, as a share of the largest.
 
     Raises `SuperweightsError` where the written model predicts something else than the original without the same

@@ -16,7 +16,7 @@ from superweights.errors import SuperweightsError
 from superweights.formats.writing import Form, write_folder, write_settings
 from superweights.progress import Progress
 from superweights.pruning.absent import Gaps
-from superweights.pruning.checking import Reading, check, probe, read
+from superweights.pruning.checking import ProbeLogits, check, probe, read
 from superweights.pruning.dropped import Dropped
 from superweights.pruning.leaving_out import without
 from superweights.pruning.mark import GAPS, marked
@@ -63,7 +63,7 @@ class _Cut:
     left_out: frozenset[str]
     names: Mapping[str, str]
     config: Callable[[dict[str, Any]], None]
-    expected: Reading
+    expected: ProbeLogits
     ids: torch.Tensor
 
 
@@ -113,7 +113,7 @@ def prune(
     return Pruned(done.folder, dropped, done.nbytes, whole, difference[0])
 
 
-def _read_back(folder: Path, ids: torch.Tensor, device: str) -> Reading:
+def _read_back(folder: Path, ids: torch.Tensor, device: str) -> ProbeLogits:
     """The written model's logits. Raises `SuperweightsError` where it cannot be opened or run."""
     hint = "this architecture needs what was dropped; drop other layers."
     try:

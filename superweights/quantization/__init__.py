@@ -5,7 +5,13 @@ kept weight what rounding did to it and whether keeping it changed anything. Tha
 `rounding_activations(model, ActivationScheme(...))` rounds the inputs of linear layers, super activations held out.
 """
 
-from superweights.quantization.activation_scheme import INT8_WEIGHTS, ActivationScheme, Hold, Place, Smooth
+from superweights.quantization.activation_scheme import (
+    INT8_WEIGHTS,
+    ActivationScheme,
+    HeldPlace,
+    Hold,
+    Smooth,
+)
 from superweights.quantization.calibration import Calibration, calibrate
 from superweights.quantization.held_places import (
     Coverage,
@@ -33,10 +39,10 @@ __all__ = [
     "Calibration",
     "Clip",
     "Coverage",
+    "HeldPlace",
     "HeldScalar",
     "Hold",
     "LayerReport",
-    "Place",
     "Protected",
     "Quantized",
     "Rounding",

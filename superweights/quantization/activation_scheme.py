@@ -27,7 +27,7 @@ def _one_of(what: str, given: object, allowed: tuple[str, ...]) -> None:
 
 
 @dataclass(frozen=True, order=True)
-class Place:
+class HeldPlace:
     """Where a super activation enters a product: input `channel` of `module` at token `position` of a sequence.
 
     `module` may be a pattern, which is how a range of layers is named: `model.layers.[2-9].mlp.*`. Position None
@@ -43,7 +43,7 @@ class Place:
         if not self.module or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in numbers):
             raise SuperweightsError(
                 f"No place: module {self.module!r}, channel {self.channel!r}, position {self.position!r}.",
-                hint='for example Place("model.layers.11.mlp.down_proj", channel=1229, position=0).',
+                hint='for example HeldPlace("model.layers.11.mlp.down_proj", channel=1229, position=0).',
             )
 
     def __str__(self) -> str:
@@ -67,7 +67,7 @@ class Hold:
     rule: HoldRule = "none"
     amount: float | None = None
     per: Literal["token", "tensor"] = "tensor"
-    places: tuple[Place, ...] = ()
+    places: tuple[HeldPlace, ...] = ()
 
     def __post_init__(self) -> None:
         _one_of("rule of what to hold out", self.rule, get_args(HoldRule))
@@ -79,7 +79,7 @@ class Hold:
         if not fits:
             raise SuperweightsError(
                 f"The rule {self.rule!r} cannot take amount {self.amount!r} and {len(self.places)} places.",
-                hint='for example Hold("top", 4), Hold("deviations", 20), Hold("places", places=(Place(...),)).',
+                hint='for example Hold("top", 4), Hold("deviations", 20), Hold("places", places=(HeldPlace(...),)).',
             )
 
     def __str__(self) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from superweights.errors import SuperweightsError
-from superweights.quantization.activation_scheme import ActivationScheme, Hold, Place
+from superweights.quantization.activation_scheme import ActivationScheme, HeldPlace, Hold
 from superweights.quantization.scheme import Scheme
 from superweights.quantization.tensor import quantize_tensor
 
@@ -83,7 +83,7 @@ class RoundedWeight:
 
 
 def held_out(
-    x: Tensor, hold: Hold, sequences: int, *, limits: Limits | None = None, places: Sequence[Place] = ()
+    x: Tensor, hold: Hold, sequences: int, *, limits: Limits | None = None, places: Sequence[HeldPlace] = ()
 ) -> Tensor:
     """True for each scalar of `x` that `hold` holds out, `[tokens, channels]`.
 
@@ -99,7 +99,7 @@ def round_input(
     sequences: int,
     *,
     limits: Limits | None = None,
-    places: Sequence[Place] = (),
+    places: Sequence[HeldPlace] = (),
 ) -> RoundedInput:
     """`x` as the integers of `scheme`, what is held out aside. A static scale takes `limits`."""
     largest = _largest(x)
@@ -207,7 +207,7 @@ def _search(
     sequences: int,
     largest: Tensor,
     limits: Limits | None,
-    places: Sequence[Place],
+    places: Sequence[HeldPlace],
 ) -> tuple[Tensor, Tensor]:
     """The tokens `[n]` where scalars may be held out, each once, and which of theirs are: `[n, channels]`.
 
@@ -244,7 +244,7 @@ def _largest_of(size: Tensor, amount: int) -> Tensor:
     return torch.zeros_like(size, dtype=torch.bool).scatter_(1, indices, True)
 
 
-def _mask_of(x: Tensor, places: Sequence[Place], sequences: int) -> Tensor:
+def _mask_of(x: Tensor, places: Sequence[HeldPlace], sequences: int) -> Tensor:
     mask = torch.zeros_like(x, dtype=torch.bool)
     by_sequence = mask.view(sequences, -1, x.shape[1])
     for place in places:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from superweights.errors import SuperweightsError
 from superweights.progress import Progress
-from superweights.quantization.activation_scheme import ActivationScheme, Hold, Place
+from superweights.quantization.activation_scheme import ActivationScheme, HeldPlace, Hold
 from superweights.quantization.calibration import Calibration, run_windows
 from superweights.quantization.linears import Linear, observed, tokens_of
 from superweights.quantization.rounding import Rounding
@@ -24,7 +24,7 @@ _EXAMPLES = 3
 class HeldScalar:
     """One held scalar: its place, the largest value it had, and in what share of the sequences it was held out."""
 
-    place: Place
+    place: HeldPlace
     value: float
     share: float
 
@@ -113,22 +113,22 @@ def locate(
     share: float = 0.5,
     batch_size: int = 4,
     progress: Progress | None = None,
-) -> tuple[Place, ...]:
+) -> tuple[HeldPlace, ...]:
     """The places that `scheme` holds out in at least `share` of the sequences of `windows [n, length]`.
 
     A channel that is held out at this share of all tokens is listed once, at any token. `Hold("places",
     places=...)` holds them out without looking at sizes, in any runtime that can read a list.
     """
-    found: list[Place] = []
+    found: list[HeldPlace] = []
     length = windows.shape[1]
     for name, seen in _held(model, windows, scheme, calibration, batch_size, progress).items():
         channels: Counter[int] = Counter()
         for (_, channel), number in seen.times.items():
             channels[channel] += number
         always = {c for c, number in channels.items() if number >= share * length * len(windows)}
-        found += [Place(name, channel, None) for channel in sorted(always)]
+        found += [HeldPlace(name, channel, None) for channel in sorted(always)]
         often = [at for at, number in seen.times.items() if number >= share * len(windows)]
-        found += [Place(name, c, position) for position, c in sorted(often) if c not in always]
+        found += [HeldPlace(name, c, position) for position, c in sorted(often) if c not in always]
     return tuple(found)
 
 
@@ -147,7 +147,7 @@ def coverage(
     model: nn.Module,
     windows: Tensor,
     scheme: ActivationScheme,
-    places: Sequence[Place],
+    places: Sequence[HeldPlace],
     calibration: Calibration | None = None,
     *,
     batch_size: int = 4,
@@ -189,7 +189,7 @@ class _Seen:
         """The places of the largest scalars."""
         first = sorted(self.largest, key=lambda at: -abs(self.largest[at]))[:_EXAMPLES]
         return tuple(
-            HeldScalar(Place(name, at[1], at[0]), self.largest[at], self.times[at] / sequences)
+            HeldScalar(HeldPlace(name, at[1], at[0]), self.largest[at], self.times[at] / sequences)
             for at in first
         )
 

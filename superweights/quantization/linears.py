@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from superweights.errors import SuperweightsError
-from superweights.quantization.activation_scheme import ActivationScheme, Place
+from superweights.quantization.activation_scheme import ActivationScheme, HeldPlace
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ def linears_of(model: nn.Module, scheme: ActivationScheme | None = None) -> tupl
     return tuple(found)
 
 
-def places_in(module: str, scheme: ActivationScheme) -> tuple[Place, ...]:
+def places_in(module: str, scheme: ActivationScheme) -> tuple[HeldPlace, ...]:
     """The listed places of one layer."""
     return tuple(place for place in scheme.hold.places if place.is_in(module))
 

@@ -11,8 +11,8 @@ from torch.nn import functional
 from superweights.branch import Branch, Branching, branching
 from superweights.editing import Edit
 from superweights.progress import Progress
-from superweights.scoring.head import PIECE_BYTES
 from superweights.scoring.loss import batches
+from superweights.scoring.predictions import PIECE_BYTES
 from superweights.subject import check_windows, device_of, vocabulary_of
 
 

@@ -8,7 +8,6 @@
 from superweights.scoring.compare import Comparison, compare, compare_all, kl_and_agreement
 from superweights.scoring.control import Matched, match_damage
 from superweights.scoring.generate import Continuation, continue_beside
-from superweights.scoring.head import Variant
 from superweights.scoring.loss import (
     bits_per_byte,
     loss_change,
@@ -17,6 +16,7 @@ from superweights.scoring.loss import (
     perplexity_of,
     token_losses,
 )
+from superweights.scoring.predictions import Variant
 from superweights.scoring.shift import STOP_WORDS, TokenChange, TokenShift, token_shift
 from superweights.scoring.words import LastWords, predict_last_words
 

@@ -12,13 +12,13 @@ from torch.nn import functional
 from superweights.progress import Progress
 from superweights.record import Score
 from superweights.scoring.error import mean_error
-from superweights.scoring.head import Predictions, Variant
 from superweights.scoring.loss import (
     as_variant,
     batches,
     loss_change,
     perplexity_of,
 )
+from superweights.scoring.predictions import Predictions, Variant
 from superweights.subject import NextToken, check_windows
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from superweights.errors import SuperweightsError
-from superweights.scoring.head import Variant
 from superweights.scoring.loss import loss_per_window
+from superweights.scoring.predictions import Variant
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,8 +17,8 @@ from superweights.progress import Progress, labelled, silent
 from superweights.record import Score
 from superweights.scoring.compare import Comparison, compare_all
 from superweights.scoring.generate import continue_beside
-from superweights.scoring.head import Variant
 from superweights.scoring.loss import bits_per_byte, loss_per_window, perplexity_of
+from superweights.scoring.predictions import Variant
 from superweights.scoring.shift import token_shift
 from superweights.scoring.words import predict_last_words
 from superweights.subject import Reading, resolve_bos

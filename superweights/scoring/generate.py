@@ -10,8 +10,8 @@ from torch import nn
 
 from superweights.errors import SuperweightsError
 from superweights.findings import Continuation
-from superweights.scoring.head import Variant
 from superweights.scoring.loss import as_variant
+from superweights.scoring.predictions import Variant
 from superweights.subject import check_windows, device_of
 from superweights.subject.text import encode
 

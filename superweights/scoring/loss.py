@@ -13,7 +13,7 @@ from superweights.errors import SuperweightsError
 from superweights.progress import Progress
 from superweights.record import Score
 from superweights.scoring.error import bootstrap_error, mean_error
-from superweights.scoring.head import Predictions, Variant
+from superweights.scoring.predictions import Predictions, Variant
 from superweights.subject import NextToken, check_windows, is_streamed
 from superweights.subject.objective import check_first
 

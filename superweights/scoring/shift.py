@@ -15,8 +15,8 @@ from superweights.progress import Progress
 from superweights.record import Score
 from superweights.scoring.compare import kl_nats
 from superweights.scoring.error import bootstrap, mean_error
-from superweights.scoring.head import Predictions, Variant
 from superweights.scoring.loss import as_variant
+from superweights.scoring.predictions import Predictions, Variant
 from superweights.scoring.words import pad_right
 from superweights.subject import check_windows, vocabulary_of
 

@@ -14,8 +14,8 @@ from superweights.errors import SuperweightsError
 from superweights.progress import Progress
 from superweights.record import Score
 from superweights.scoring.error import mean_error
-from superweights.scoring.head import Predictions, Variant
 from superweights.scoring.loss import as_variant, exp_of_mean
+from superweights.scoring.predictions import Predictions, Variant
 from superweights.subject import check_windows, context_of
 from superweights.subject.text import encode, without_last_word
 

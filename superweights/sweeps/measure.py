@@ -20,7 +20,7 @@ from superweights.editing import Edit, edited
 from superweights.errors import SuperweightsError
 from superweights.scoring import Variant
 from superweights.scoring.compare import kl_nats
-from superweights.scoring.head import Predictions
+from superweights.scoring.predictions import Predictions
 from superweights.stream.device import available_memory
 from superweights.subject import NextToken, check_windows, device_of, is_streamed, vocabulary_of
 from superweights.sweeps.cell import Numbers

@@ -20,15 +20,15 @@ from superweights.taps.activations import (
     zeroed,
 )
 from superweights.taps.resolve import sites_of
-from superweights.taps.site import KINDS, Place, Site, SiteMap, Tap
+from superweights.taps.site import KINDS, Site, SiteMap, SitePlace, Tap
 from superweights.taps.tapping import tapping
 
 __all__ = [
     "KINDS",
-    "Place",
     "Recording",
     "Site",
     "SiteMap",
+    "SitePlace",
     "SuperActivation",
     "Tap",
     "assigned",

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from superweights.taps.site import KINDS, WITHOUT_LAYER, Place
+from superweights.taps.site import KINDS, WITHOUT_LAYER, SitePlace
 from superweights.taps.trace import BlockTrace, Call
 
 # How many roundings apart two computations of one sum may be.
@@ -39,9 +39,9 @@ class _Write:
     value: Tensor
 
 
-def places_in(trace: BlockTrace) -> tuple[dict[str, Place], dict[str, str]]:
+def places_in(trace: BlockTrace) -> tuple[dict[str, SitePlace], dict[str, str]]:
     """The places of one block's sites by kind, and the reasons for those it has not."""
-    places = {"block_in": Place(trace.path, "input"), "block_out": Place(trace.path, "output")}
+    places = {"block_in": SitePlace(trace.path, "input"), "block_out": SitePlace(trace.path, "output")}
     refused: dict[str, str] = {}
     for part in (_inside_attention, _writes_and_projections):
         found, missing = part(trace)
@@ -52,20 +52,20 @@ def places_in(trace: BlockTrace) -> tuple[dict[str, Place], dict[str, str]]:
     return places, refused
 
 
-def _inside_attention(trace: BlockTrace) -> tuple[dict[str, Place], dict[str, str]]:
+def _inside_attention(trace: BlockTrace) -> tuple[dict[str, SitePlace], dict[str, str]]:
     """q, k, v where attention goes through transformers' interface, logits and weights where it has one softmax."""
-    places: dict[str, Place] = {}
+    places: dict[str, SitePlace] = {}
     refused: dict[str, str] = {}
     calls, softmaxes = trace.interface, trace.softmaxes
     if len(calls) == 1:
-        place = Place(calls[0][0], "attention", heads=calls[0][1], through_interface=True)
+        place = SitePlace(calls[0][0], "attention", heads=calls[0][1], through_interface=True)
         places |= dict.fromkeys(("q", "k", "v"), place)
     else:
         own = "its attention does not go through transformers' attention interface"
         reason = _NO_ATTENTION if not softmaxes else own
         refused |= dict.fromkeys(("q", "k", "v"), _several(len(calls)) if calls else reason)
     if len(softmaxes) == 1 and len(calls) <= 1:
-        place = Place(softmaxes[0][0], "attention", heads=softmaxes[0][1], through_interface=bool(calls))
+        place = SitePlace(softmaxes[0][0], "attention", heads=softmaxes[0][1], through_interface=bool(calls))
         places |= dict.fromkeys(("logits", "weights"), place)
     else:
         none = "no softmax over the tokens was seen" if calls else _NO_ATTENTION
@@ -74,7 +74,7 @@ def _inside_attention(trace: BlockTrace) -> tuple[dict[str, Place], dict[str, st
     return places, refused
 
 
-def _writes_and_projections(trace: BlockTrace) -> tuple[dict[str, Place], dict[str, str]]:
+def _writes_and_projections(trace: BlockTrace) -> tuple[dict[str, SitePlace], dict[str, str]]:
     """The two writes, the stream between them, what is read, and the inputs of the two projections."""
     kinds = ("attn_norm_in", "head_out", "attn_write", "mid", "mlp_norm_in", "mlp_act", "mlp_write")
     writes = _find_writes(trace)
@@ -83,17 +83,17 @@ def _writes_and_projections(trace: BlockTrace) -> tuple[dict[str, Place], dict[s
     attention, mlp = _tell_apart(trace, writes)
     if attention is mlp is None:
         return {}, dict.fromkeys(kinds, _UNTOLD)
-    places: dict[str, Place] = {}
+    places: dict[str, SitePlace] = {}
     refused: dict[str, str] = {}
 
-    def settle(kind: str, place: Place | None, reason: str) -> None:
+    def settle(kind: str, place: SitePlace | None, reason: str) -> None:
         if place is not None:
             places[kind] = place
         else:
             refused[kind] = reason
 
     for kind, write, absent in (("attn_write", attention, _NO_ATTENTION), ("mlp_write", mlp, _NO_MLP)):
-        settle(kind, write and Place(write.call.path, "output", write.scale), absent)
+        settle(kind, write and SitePlace(write.call.path, "output", write.scale), absent)
     settle("head_out", _head_out(trace, attention), _why_no_heads(trace, attention))
     mid = None if attention is None or mlp is None else _mid(trace, attention)
     settle("mid", mid, _PARALLEL if attention and mlp else _NO_MLP if attention else _NO_ATTENTION)
@@ -229,12 +229,12 @@ def _projection(trace: BlockTrace, write: _Write | None) -> Call | None:
     )
 
 
-def _input_of_projection(trace: BlockTrace, write: _Write | None) -> Place | None:
+def _input_of_projection(trace: BlockTrace, write: _Write | None) -> SitePlace | None:
     found = _projection(trace, write)
-    return None if found is None else Place(found.path, "input")
+    return None if found is None else SitePlace(found.path, "input")
 
 
-def _head_out(trace: BlockTrace, attention: _Write | None) -> Place | None:
+def _head_out(trace: BlockTrace, attention: _Write | None) -> SitePlace | None:
     found, seen = _projection(trace, attention), trace.interface or trace.softmaxes
     if found is None or len(seen) != 1:
         return None
@@ -244,7 +244,7 @@ def _head_out(trace: BlockTrace, attention: _Write | None) -> Place | None:
     if width % heads:
         return None
     ours, attended = (path.removeprefix(trace.path).split(".")[1:2] for path in (found.path, seen[0][0]))
-    return Place(found.path, "input", heads=heads) if ours == attended or not attended else None
+    return SitePlace(found.path, "input", heads=heads) if ours == attended or not attended else None
 
 
 def _why_no_heads(trace: BlockTrace, attention: _Write | None) -> str:
@@ -258,16 +258,18 @@ def _why_no_projection(mlp: _Write | None) -> str:
     return "no single linear module makes what the MLP writes (experts?)" if mlp else _NO_MLP
 
 
-def _mid(trace: BlockTrace, attention: _Write) -> Place | None:
+def _mid(trace: BlockTrace, attention: _Write) -> SitePlace | None:
     """The place of the sum `block_in + attn_write`, if some later module reads it."""
     stream = trace.before + attention.value
     later = (c for c in trace.calls if c.start > attention.call.end)
     if any(_close(given, stream) for c in later for given in c.inputs[:1]):
-        return Place(attention.call.path, "sum", attention.scale)
+        return SitePlace(attention.call.path, "sum", attention.scale)
     return None
 
 
-def _norm_before(trace: BlockTrace, stream: Tensor, branch: tuple[str, ...], inside: bool) -> Place | None:
+def _norm_before(
+    trace: BlockTrace, stream: Tensor, branch: tuple[str, ...], inside: bool
+) -> SitePlace | None:
     """The input of the first norm that reads `stream` and is read inside (or outside) the attention branch."""
     for call in _once(trace):
         if not (_is_norm(call) and _close(call.inputs[0], stream)):
@@ -276,7 +278,7 @@ def _norm_before(trace: BlockTrace, stream: Tensor, branch: tuple[str, ...], ins
         within = [c for c in readers if any(_within(c.path, b) for b in branch)]
         around = [c for c in readers if any(_related(c.path, b) for b in branch)]
         if within if inside else len(around) < len(readers):
-            return Place(call.path, "input")
+            return SitePlace(call.path, "input")
     return None
 
 

@@ -15,7 +15,7 @@ from superweights.subject import device_of
 from superweights.subject.blocks import find_blocks
 from superweights.taps.attention import opened_attention
 from superweights.taps.identities import places_in
-from superweights.taps.site import INSIDE_ATTENTION, Place, Site, SiteMap
+from superweights.taps.site import INSIDE_ATTENTION, Site, SiteMap, SitePlace
 from superweights.taps.trace import CANNOT_RUN, BlockTrace, Recorder
 
 # A prime number of tokens, which no other dimension of a model is likely to have.
@@ -70,7 +70,7 @@ class _Search:
     def __init__(self, model: nn.Module, blocks: dict[str, nn.Module]):
         self.model = model
         self.order: list[str] = []
-        self.places: dict[Site, Place] = {}
+        self.places: dict[Site, SitePlace] = {}
         self.refused: dict[Site, str] = {}
         self._ids: Tensor | None = None
         self.recorder = Recorder(model, blocks, self._note)
@@ -84,7 +84,7 @@ class _Search:
                 logits = self.model(input_ids=ids, use_cache=False).logits
         self._settle("embed", embedded.place, "its input embedding gives no row of numbers for each token")
         self._settle("final_norm_in", self._final_norm(), "no norm reads the last block's output")
-        self.places[Site("head_logits")] = Place("", "logits")
+        self.places[Site("head_logits")] = SitePlace("", "logits")
         return logits
 
     def site_map(self, disagreement: str | None) -> SiteMap:
@@ -107,20 +107,20 @@ class _Search:
         self.places |= {Site(kind, layer): place for kind, place in places.items()}
         self.refused |= {Site(kind, layer): reason for kind, reason in refused.items()}
 
-    def _settle(self, kind: str, place: Place | None, reason: str) -> None:
+    def _settle(self, kind: str, place: SitePlace | None, reason: str) -> None:
         if place is not None:
             self.places[Site(kind)] = place
         else:
             self.refused[Site(kind)] = reason
 
-    def _final_norm(self) -> Place | None:
+    def _final_norm(self) -> SitePlace | None:
         last = self.recorder.last
         for call in self.recorder.outside:
             given, out = call.inputs[:1], call.output
             if last is None or out is None or not given or out.shape != last.shape:
                 continue
             if torch.equal(given[0], last) and not torch.equal(out, last):
-                return Place(call.path, "input")
+                return SitePlace(call.path, "input")
         return None
 
 
@@ -134,7 +134,7 @@ class _Embedded:
             found = None
         self._paths = {id(module): path for path, module in model.named_modules()}
         self._module: nn.Module | None = found if id(found) in self._paths else None
-        self.place: Place | None = None
+        self.place: SitePlace | None = None
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
@@ -146,7 +146,7 @@ class _Embedded:
 
     def _note(self, module: nn.Module, args: tuple, out: Any) -> None:
         if isinstance(out, Tensor) and out.shape[:-1] == (_ROWS, _TOKENS):
-            self.place = Place(self._paths[id(module)], "output")
+            self.place = SitePlace(self._paths[id(module)], "output")
 
 
 class _Listening:

@@ -64,7 +64,7 @@ class Site:
 
 
 @dataclass(frozen=True)
-class Place:
+class SitePlace:
     """Where a model has a site: a module and one of its edges.
 
     `edge`: `input`, `output`, `logits` (of the model's output), `attention` (inside the attention of module
@@ -87,10 +87,10 @@ class SiteMap:
     """
 
     blocks: tuple[str, ...]
-    places: Mapping[Site, Place] = field(repr=False)
+    places: Mapping[Site, SitePlace] = field(repr=False)
     refused: Mapping[Site, str] = field(repr=False)
 
-    def place(self, site: Site) -> Place:
+    def place(self, site: Site) -> SitePlace:
         """Where `site` is. Raises `SuperweightsError` with the reason where this model has no such place."""
         found = self.places.get(site)
         if found is not None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from superweights.errors import SuperweightsError
 from superweights.taps.attention import opened_attention
 from superweights.taps.resolve import sites_of
-from superweights.taps.site import INSIDE_ATTENTION, KINDS, Place, Site, SiteMap, Tap
+from superweights.taps.site import INSIDE_ATTENTION, KINDS, Site, SiteMap, SitePlace, Tap
 from superweights.taps.trace import first_tensor, hidden_of, like_output, with_hidden
 
 
@@ -42,7 +42,7 @@ def tapping(model: nn.Module, taps: Mapping[Site, Tap]) -> Iterator[SiteMap]:
 class _Run:
     """The taps of one `with`, and which layer is running. Implements `attention.Listener`."""
 
-    def __init__(self, model: nn.Module, sites: SiteMap, taps: dict[Site, tuple[Place, Tap]]):
+    def __init__(self, model: nn.Module, sites: SiteMap, taps: dict[Site, tuple[SitePlace, Tap]]):
         self.model = model
         self.sites = sites
         self.taps = taps
@@ -83,7 +83,7 @@ class _Run:
                 hint="the model's forward pass skips that place.",
             )
 
-    def _hooks(self, site: Site, place: Place) -> list[Any]:
+    def _hooks(self, site: Site, place: SitePlace) -> list[Any]:
         module = self.model.get_submodule(place.path)
         if place.edge == "input":
             return [module.register_forward_pre_hook(self._on_input(site), with_kwargs=True)]
@@ -176,7 +176,7 @@ class _Run:
             )
         return changed.to(tensor.device, tensor.dtype).reshape(tensor.shape)
 
-    def _shaped(self, tensor: Tensor, place: Place, site: Site) -> Tensor:
+    def _shaped(self, tensor: Tensor, place: SitePlace, site: Site) -> Tensor:
         """The tensor in the shape that `KINDS` promises."""
         if site.kind == "head_out":
             return tensor.reshape(*self._lead, place.heads or 1, -1)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from superweights.adaptation.bench import Bench, benched, unfinished
+from superweights.adaptation.bench import ExpertBench, benched, unfinished
 from superweights.adaptation.expert import Expert, save_expert
 from superweights.adaptation.learners import Singular
 from superweights.adaptation.made_tasks import task_named
@@ -74,7 +74,7 @@ def adapt_train(
 
 
 def _found(
-    bench: Bench, task: Task, judge: Reward, name: str, learner: Singular, trained: Trained
+    bench: ExpertBench, task: Task, judge: Reward, name: str, learner: Singular, trained: Trained
 ) -> ExpertTrained:
     """What the expert is worth on the test split."""
     before = rewarded(bench.model, bench.reader, task, task.test, judge)

@@ -21,7 +21,7 @@ from superweights.errors import SuperweightsError
 from superweights.interpretability.answer import Sheet
 from superweights.interpretability.asking import ask
 from superweights.interpretability.body import Body
-from superweights.interpretability.interventions import DRAWS, Bench, Change, Outcome, sheet_of, tapped
+from superweights.interpretability.interventions import DRAWS, Change, Outcome, Trials, sheet_of, tapped
 from superweights.interpretability.massive.answer import Massive
 from superweights.interpretability.massive.question import MassiveReduction
 from superweights.interpretability.massive.wemask import masked_sink
@@ -87,7 +87,7 @@ def investigate(study: Study, position: int = 0) -> MassiveTested:
             "One window cannot give the means and be scored too.", hint="use two windows or more."
         )
     half = (len(study.ids) + 1) // 2
-    bench = Bench(
+    bench = Trials(
         study.model,
         study.ids[:half],
         study.batch_size,
@@ -103,7 +103,7 @@ def investigate(study: Study, position: int = 0) -> MassiveTested:
     )
 
 
-def _activations(study: Study, bench: Bench, massive: Massive, others: Tensor) -> Iterator[Outcome]:
+def _activations(study: Study, bench: Trials, massive: Massive, others: Tensor) -> Iterator[Outcome]:
     """The largest channels at zero, at their mean, and as many random ones at zero."""
     layer, place = massive.emergence, massive.position
     assert layer is not None
@@ -126,7 +126,7 @@ def _activations(study: Study, bench: Bench, massive: Massive, others: Tensor) -
         yield bench.outcome(f"{count} random channels to zero", *changes, control=True)
 
 
-def _making(study: Study, bench: Bench, massive: Massive) -> tuple[list[Outcome], float | None]:
+def _making(study: Study, bench: Trials, massive: Massive) -> tuple[list[Outcome], float | None]:
     """The emergence layer with a flat norm gain and with capped neurons, and another layer likewise."""
     layer = massive.emergence
     assert layer is not None
@@ -150,7 +150,7 @@ def _making(study: Study, bench: Bench, massive: Massive) -> tuple[list[Outcome]
     return found, share
 
 
-def _masking(study: Study, bench: Bench, massive: Massive) -> Iterator[Outcome]:
+def _masking(study: Study, bench: Trials, massive: Massive) -> Iterator[Outcome]:
     layer, place = massive.emergence, massive.position
     assert layer is not None
     if Site("attn_norm_in", layer) not in Body.of(study.model).sites.places or layer + 1 >= len(

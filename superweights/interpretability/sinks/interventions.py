@@ -10,8 +10,8 @@ from superweights.errors import SuperweightsError
 from superweights.interpretability.answer import Sheet
 from superweights.interpretability.interventions import (
     DRAWS,
-    Bench,
     Outcome,
+    Trials,
     random_weights,
     sheet_of,
     silenced,
@@ -77,7 +77,7 @@ def investigate(study: Study) -> SinksWithout:
             "No super weight of this model is known, so none can be removed.",
             hint="name some with --weights 'TENSOR[i, j]', or give a record of superweights find with --from.",
         )
-    bench = Bench(study.model, study.ids, study.batch_size, labelled(study.progress, "losses"))
+    bench = Trials(study.model, study.ids, study.batch_size, labelled(study.progress, "losses"))
     sets: list[tuple[str, list[tuple[Address, ...]], bool]] = [("as it is", [()], False)]
     if len(study.weights) > 1:
         sets += [(f"without {weight}", [(weight,)], False) for weight in study.weights[:_MOST]]
@@ -94,7 +94,7 @@ def investigate(study: Study) -> SinksWithout:
     return SinksWithout(sinks[0], tuple(removals), tuple(sinks), tuple(_silence(study, bench, sinks[0])))
 
 
-def _silence(study: Study, bench: Bench, sinks: Sinks) -> list[Outcome]:
+def _silence(study: Study, bench: Trials, sinks: Sinks) -> list[Outcome]:
     """A tenth of the heads set to zero: the quietest by AHON(LN), the most sunk by AWFT, and random ones."""
     import random
 
