@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import weakref
 
 import families
 import pytest
@@ -208,3 +209,11 @@ def test_an_opening_for_training_predicts_what_transformers_does(saved):
         opened(checkpoint, trainable=True, dtype="float32") as model,
     ):
         assert torch.equal(model.eval()(ids).logits.detach(), whole_logits(folder, ids))
+
+
+def test_a_model_that_nobody_holds_any_more_is_gone(saved):
+    with open_checkpoint(str(saved("llama"))) as checkpoint, streaming(checkpoint, resident=False) as model:
+        gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None

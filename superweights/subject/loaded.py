@@ -1,6 +1,6 @@
 """What is known of a model that was opened here: where the checkpoint's scalars are in it, and how its weights come.
 
-The room that opens a model announces it; everyone else asks. Nothing is hung on the model itself.
+The room that opens a model announces it; everyone else asks here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -34,24 +33,30 @@ class _Known:
     layout: Layout | None
     stream: Any
 
+    def __deepcopy__(self, memo: Any) -> _Known:
+        """A copy of the model has the same names, and its weights no other home."""
+        return self
 
-_ANNOUNCED: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()
+
+# Where it stands: in the model's own dictionary, so that it goes when the model goes. A table beside the models would
+# keep them for ever, since a layout knows its model.
+_PLACE = "_superweights_known"
 
 
 def announce(model: nn.Module, layout: Layout | None = None, stream: WeightStream | None = None) -> None:
     """Remember, as long as `model` lives, where its scalars are and (while it is streamed) how its weights come."""
-    _ANNOUNCED[model] = _Known(layout, stream)
+    vars(model)[_PLACE] = _Known(layout, stream)
 
 
 def layout_of(model: nn.Module) -> Layout:
     """Where the checkpoint's scalars are in `model`; a model opened elsewhere keeps its own names."""
-    known = _ANNOUNCED.get(model)
+    known = vars(model).get(_PLACE)
     return SameNames() if known is None or known.layout is None else known.layout
 
 
 def stream_of(model: nn.Module) -> Any:
     """The `WeightStream` of a model whose weights come block by block; None where they stay in memory."""
-    known = _ANNOUNCED.get(model)
+    known = vars(model).get(_PLACE)
     return None if known is None else known.stream
 
 
