@@ -123,11 +123,16 @@ def test_the_pairs_that_do_not_belong_together_are_marked():
     assert {known.evidence.dominance for known in false} == {0.256, 0.085, 0.272}
 
 
+def of_another(known) -> bool:
+    """An entry of one student's runs: some are published places measured again, with numbers of their own."""
+    return all("arctos" in source for source in known.sources)
+
+
 @needs_shared
 @pytest.mark.unit
 def test_every_published_coordinate_is_in_the_index():
     tables = json.loads((SHARED / "super_weight_index.json").read_text())
-    here = {(known.layer, *known.index) for known in load_known()}
+    here = {(known.layer, *known.index) for known in load_known() if not of_another(known)}
     published = {
         tuple(place)
         for part in ("paper_table2", "reference_code_only", "third_party")
@@ -136,7 +141,7 @@ def test_every_published_coordinate_is_in_the_index():
     }
     # Table 2's layer for this one is a slip that the index corrects and reports.
     assert published - here == {(1, 1764, 8041)}
-    corrected = next(known for known in load_known() if known.index == (1764, 8041))
+    corrected = next(known for known in load_known() if known.index == (1764, 8041) and not of_another(known))
     assert corrected.layer == 2
     assert "layer 1" in corrected.conflicts[0]
 
@@ -148,7 +153,7 @@ def test_third_party_values_and_spikes_are_in_the_index():
     here = {
         (known.layer, *known.index): (known.value, known.evidence.spike_in, known.evidence.spike_out)
         for known in load_known()
-        if known.value is not None
+        if known.value is not None and not of_another(known)
     }
     for row in found:
         assert here[row["layer"], row["row"], row["col"]] == (row["w"], row["x"], row["y"])

@@ -22,7 +22,7 @@ def test_the_example_of_the_page_runs(capsys):
 
 @pytest.mark.tiny
 def test_the_example_of_the_page_on_activations_runs(capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.with_name("activations.md").read_text(), re.DOTALL)
+    code, *_ = re.findall(r"```python\n(.*?)```", PAGE.with_name("activations.md").read_text(), re.DOTALL)
     exec(compile(code, "activations.md", "exec"), {})
     said = capsys.readouterr().out
     assert "activations int8 static; beyond 5 deviations of each tensor held out" in said

@@ -334,7 +334,7 @@ def test_the_weights_come_from_a_record_of_a_search_of_the_same_checkpoint(folde
     assert "is about another checkpoint" in said.err
     record.write_text("{}")
     assert command(folder, *words, "--store", tmp_path / "s.sqlite") == 1
-    assert "no record of a search" in capsys.readouterr().err
+    assert "holds no record" in capsys.readouterr().err
 
 
 @pytest.mark.tiny
@@ -345,7 +345,7 @@ def test_the_weights_come_from_a_record_of_a_search_of_the_same_checkpoint(folde
         (["--plot", "curve.png"], "Cannot draw into curve.png"),
         (["--plot", "nowhere/curve.svg"], "Cannot write nowhere/curve.svg"),
         (["--weights", "not an address"], "'not an address' is not an address"),
-        (["--from", "nowhere.json"], "There is no file nowhere.json"),
+        (["--from", "nowhere.json"], "Cannot read nowhere.json: No such file"),
         (["--score", "taste", "--weights", "a.0.b[1, 2]"], "no score called 'taste'"),
         ([], "No super weight of"),
     ],

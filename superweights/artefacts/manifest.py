@@ -117,13 +117,14 @@ def read_manifest(folder: Path) -> Manifest | None:
     return read_noun(Manifest, path, hint=_HINT) if os.path.lexists(path) else None
 
 
-def verify(folder: Path, *names: str, thoroughly: bool = False) -> Manifest | None:
+def verify(folder: Path | str, *names: str, thoroughly: bool = False) -> Manifest | None:
     """The manifest of a folder that holds what it says; None for a folder without one.
 
     Sizes of all files (or of those of `names`), hashes of those up to one MiB and of the first MiB of the others are
     compared; with `thoroughly` every byte, which takes as long as reading them. Files beside those are no fault.
     Raises `SuperweightsError` naming the first file that is missing or is another.
     """
+    folder = Path(folder)
     manifest = read_manifest(folder)
     files = {} if manifest is None else manifest.files
     for name, kept in ((name, kept) for name, kept in files.items() if not names or name in names):
