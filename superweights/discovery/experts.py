@@ -193,10 +193,10 @@ def masked(model: nn.Module, expert: ExpertSeen, number: int, *, renormalise: bo
 
 @contextmanager
 def _masking(model: nn.Module, path: str, number: int, renormalise: bool) -> Iterator[None]:
-    def mask(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def mask(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         call = choice_of(args, kwargs)
         assert call is not None, "it was called with a choice when it was read"
-        _, index, gates = call
+        index, gates = call[1], call[2]
         left = gates.masked_fill(index == number, 0.0)
         if renormalise:
             rest = left.sum(-1, keepdim=True)

@@ -130,7 +130,8 @@ def _q3_k(quantized: Quantized) -> np.ndarray:
 def _iq4_xs(quantized: Quantized) -> np.ndarray:
     codes, bases, multiples = _parts(quantized, 0)
     scale = (multiples[:, :, 0] + 32).astype(np.uint16)
-    high = sum((scale[:, block] >> 4) << (2 * block) for block in range(8)).astype(np.uint16)
+    shifts = 2 * np.arange(8, dtype=np.uint16)
+    high = ((scale[:, :8] >> 4) << shifts).sum(axis=1).astype(np.uint16)
     low = ((scale[:, ::2] & 15) | ((scale[:, 1::2] & 15) << 4)).astype(np.uint8)
     nibbles = _halves(codes.reshape(-1, 32)).reshape(len(codes), 128)
     return np.hstack([bases, high[:, None].view(np.uint8), low, nibbles])
