@@ -55,7 +55,7 @@ def test_the_example_runs_from_top_to_bottom(monkeypatch):
     nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     notebook = nbformat.read(ROOT / "examples" / "first_look.ipynb", as_version=4)
-    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    nbclient.NotebookClient(notebook, timeout=1500, kernel_name="python3").execute()
     shown = [o["data"] for cell in notebook.cells for o in cell.get("outputs", ()) if "data" in o]
     assert [next(k for k in ("text/html", "image/svg+xml", "text/plain") if k in each) for each in shown] == [
         *("text/html", "text/html", "image/svg+xml", "text/html", "text/plain")
