@@ -27,6 +27,10 @@ Quick = Annotated[
 Prompt = Annotated[
     list[str] | None, typer.Option(help="A prompt to search on (repeatable), instead of the built-in ones.")
 ]
+Greedy = Annotated[
+    int,
+    typer.Option(min=0, help="Write so many tokens without each super weight: does the text repeat itself?"),
+]
 Rounds = Annotated[int, typer.Option(min=0, help="How often to look again without the proven ones.")]
 All = Annotated[bool, typer.Option("--all", help="Every spike and every number.")]
 Explain = Annotated[
@@ -46,6 +50,7 @@ def find(
     bos: options.Bos = "auto",
     prompt: Prompt = None,
     rounds: Rounds = 1,
+    greedy: Greedy = 0,
     everything: All = False,
     explain: Explain = None,
     mode: Mode = "default",
@@ -68,7 +73,7 @@ def find(
     show = found.teller(everything, explain)
     console.check_out(out)
     source = options.source(model, dtype, device, allow_pickle, trust_remote_code)
-    asked = {"budget": budget, "bos": bos, "rounds": rounds, "seed": seed}
+    asked = {"budget": budget, "bos": bos, "rounds": rounds, "greedy": greedy, "seed": seed}
     search = search_of(quick, prompt, windows=windows, length=length, **asked)
     with console.progress() as bar:
         made = searched(source, mode, threshold, search, text=text, progress=bar)

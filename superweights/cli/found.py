@@ -232,8 +232,21 @@ def _context(findings: Findings) -> Iterator[str]:
     )
     if findings.joint is not None and len(findings.removed) > 1:
         yield f"without the {len(findings.removed)} strongest together: perplexity times {times(findings.joint.value)}."
+    yield from _repetition(findings)
     yield _phases(findings)
     yield from (f"note: {note}" for note in findings.notes)
+
+
+def _repetition(findings: Findings) -> Iterator[str]:
+    """Whether greedy text repeats itself without what matters, where it was asked for."""
+    if findings.repetition is None:
+        return
+    yield f"greedy text that repeats itself (runs of four tokens): {findings.repetition.value:.0%} as the model is;"
+    without = [(str(w.address), w.repetition) for w in findings.super_weights]
+    without += [(group.name, group.repetition) for group in findings.groups]
+    for name, rate in without:
+        if rate is not None:
+            yield f"  {rate} without {name}"
 
 
 def _phases(findings: Findings) -> str:

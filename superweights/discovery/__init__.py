@@ -14,6 +14,7 @@ from superweights.discovery.hunt import Hunt
 from superweights.discovery.judging import Judging
 from superweights.discovery.protocol import describe, doubt, prompts_for, windows_for
 from superweights.discovery.verdicts import findings_of
+from superweights.discovery.writing import with_repetition
 from superweights.errors import SuperweightsError
 from superweights.progress import Progress, silent
 from superweights.stream import streaming
@@ -39,10 +40,11 @@ def find(
     """The super weights of `checkpoint` (a name or an open one; None: the embedded model), each with its proof.
 
     One pass over the weights finds candidates on short prompts. Further passes prove them on windows of `text` (None:
-    English prose that Python brings along), each with more windows for those whose verdict is not clear: alone,
-    with others of their column and of other layers, beside controls, and again without the strongest. Experts of a
-    mixture are masked. `token_ids [rows, tokens]` replaces prompts and text where there is no tokenizer. `loading`
-    goes to `stream.streaming`: dtype, device, resident. Ctrl-C after the first pass returns what is decided.
+    English prose that Python brings along), each with more windows for those whose verdict is not clear: alone, with
+    others of their column and of other layers, beside controls, and again without the strongest. Experts of a
+    mixture are masked; with `search.greedy` text is written without each. `token_ids [rows, tokens]` replaces
+    prompts and text where there is no tokenizer. `loading` goes to `stream.streaming`: dtype, device, resident.
+    Ctrl-C after the first pass returns what is decided.
 
     Raises `SuperweightsError` for what is no causal language model, or holds NaN. Where it does not predict the text
     at all nothing is judged: every verdict is `undecided`, and a note says why.
@@ -75,16 +77,23 @@ def find(
         if read is not None and hunt.base.seen:
             said, judging.fits = doubt(hunt.base_loss, model, read.name)
             notes += said
-        conditions = {
-            **checkpoint.origin(),
-            "search": asdict(search),
-            "bos": bos,
-            "confirmed_on": read.name if read is not None and hunt.base.seen else "the prompts",
-            "text_sha256": read.sha256 if read is not None else None,
-            "window_tokens": batch.shape[1],
-            "dtype": str(model.dtype).removeprefix("torch."),
-        }
-        return findings_of(judging, conditions, tuple(notes), partial(describe, tokenizer=tokenizer))
+        conditions = {**_conditions(hunt, batch, read), "bos": bos}
+        found = findings_of(judging, conditions, tuple(notes), partial(describe, tokenizer=tokenizer))
+    if search.greedy and not judging.interrupted:
+        return with_repetition(found, checkpoint, batch, search.greedy, progress or silent, **loading)
+    return found
+
+
+def _conditions(hunt: Hunt, ids: Tensor, read: Text | None) -> dict[str, Any]:
+    """On what was judged: the checkpoint, the settings, and the windows `ids [windows, tokens]` of the text `read`."""
+    return {
+        **hunt.checkpoint.origin(),
+        "search": asdict(hunt.search),
+        "confirmed_on": read.name if read is not None and hunt.base.seen else "the prompts",
+        "text_sha256": read.sha256 if read is not None else None,
+        "window_tokens": ids.shape[1],
+        "dtype": str(hunt.model.dtype).removeprefix("torch."),
+    }
 
 
 def _check_blocks(model, checkpoint: Checkpoint) -> None:

@@ -30,6 +30,8 @@ class Search:
     when it is this many times the median channel's (the accepted ones of 22 published models lie between 10 and
     7,124); `min_dominance`: one product must make this share of it. `most` candidates of a kind are put to the
     proof. `controls`: how many weights that should not matter are zeroed together in each window for comparison.
+    `greedy`: so many tokens are written after the beginnings of some windows, with and without each super weight, to
+    see whether the text repeats itself (0: none; the whole model is in memory for it).
     Nothing here is an absolute size of activations.
     """
 
@@ -45,6 +47,7 @@ class Search:
     min_dominance: float = 0.5
     most: int = 32
     controls: int = 8
+    greedy: int = 0
     bars: Bars = field(default_factory=Bars)
     seed: int = 0
 
@@ -61,7 +64,8 @@ class Group:
     `kind`: `column` (what one neuron writes), `layers` (writers of several columns) or `backup` (the last member takes
     over when the first is gone, which is critical or partial itself). `effect`: the loss rise without all of them,
     in nats per token; for a backup, what the second adds where the first is gone. `smallest`: no part of it was
-    found to be critical. `controls`: as many other weights of the column.
+    found to be critical. `controls`: as many other weights of the column. `repetition`: the repetition rate of greedy
+    text without all of them, where it was asked for.
     """
 
     name: str
@@ -70,6 +74,7 @@ class Group:
     effect: Score
     smallest: bool = True
     controls: tuple[Control, ...] = ()
+    repetition: Score | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,8 @@ class Findings:
     `verdict` is the gravest of the candidates' and experts', or `none` when nothing spikes. `groups` matter together,
     `experts` are outliers of a mixture. `joint` is the loss rise with all weights in `removed` zeroed together.
     `conditions` says on what it was measured (how texts begin, how many windows, how many weights were tested),
-    `notes` what the reader should know.
+    `notes` what the reader should know. `repetition` is the repetition rate of the unedited model's greedy text, where
+    it was asked for.
     """
 
     verdict: str
@@ -126,6 +132,7 @@ class Findings:
     notes: tuple[str, ...] = ()
     groups: tuple[Group, ...] = ()
     experts: tuple[Expert, ...] = ()
+    repetition: Score | None = None
 
     @property
     def super_weights(self) -> SuperWeights:
