@@ -57,12 +57,17 @@ def loss(model: nn.Module, ids: Tensor) -> Tensor:
 
 def is_above(cost: Tensor) -> bool:
     """Whether the mean over rows is critical beyond doubt: by three standard errors."""
-    return not bool(cost.mean() - 3 * cost.std() / math.sqrt(len(cost)) <= math.log(2))  # nan is ruin
+    return not bool(_low(cost) <= math.log(2))  # nan is ruin
 
 
 def is_below(cost: Tensor) -> bool:
     """Whether the mean over rows is not critical, beyond doubt."""
     return bool(cost.mean() + 3 * cost.std() / math.sqrt(len(cost)) < math.log(2))
+
+
+def _low(cost: Tensor) -> Tensor:
+    """The mean over rows, less three standard errors."""
+    return cost.mean() - 3 * cost.std() / math.sqrt(len(cost))
 
 
 @contextmanager
@@ -98,7 +103,8 @@ def planted_gain(model_type: str, seed: int) -> Ground | None:
 
 
 def planted_expert(model_type: str, seed: int) -> Ground | None:
-    """An expert of a mixture that is critical, through one weight of its down-projection."""
+    """An expert of a mixture that is critical, through one weight of its down-projection, and costs more than any
+    other expert, by three standard errors."""
     ground = planted_together(model_type, seed, 1)
     if ground is None:
         return None
@@ -106,10 +112,15 @@ def planted_expert(model_type: str, seed: int) -> Ground | None:
     if len(index) < 3:
         return None
     base = loss(ground.model, ground.ids)
-    with zeroed(ground.model, [(name, index[0])]):
-        cost = loss(ground.model, ground.ids) - base
+    costs = []
+    for expert in range(len(ground.model.get_parameter(name))):
+        with zeroed(ground.model, [(name, expert)]):
+            costs.append(loss(ground.model, ground.ids) - base)
+    own = costs.pop(index[0])
+    # in some tiny mixtures every expert is critical: then none is super
+    apart = all(not bool(_low(own - other) <= 0) for other in costs)
     found = Ground(ground.model, ground.ids, ground.members, (name.rpartition(".")[0], index[0]))
-    return found if is_above(cost) else None
+    return found if is_above(own) and apart else None
 
 
 def planted_together(model_type: str, seed: int, count: int) -> Ground | None:

@@ -188,7 +188,7 @@ def _expert(e: Expert) -> str:
             f"loss without it {with_error(e.effect, '+')}, gates renormalised {with_error(e.renormalised, '+')}"
         )
     if e.control is not None:
-        parts.append(f"without another expert {with_error(e.control, '+')}")
+        parts.append(f"without another expert (mean of a few) {with_error(e.control, '+')}")
     if e.inside:
         parts.append(f"inside: {console.plain(e.inside)} = {e.value:.3g} (share {e.share:.2f})")
     return f"{'; '.join(parts)}: [{colour}]{e.verdict}[/]"

@@ -41,6 +41,9 @@ class ExpertSeen:
     `routed` and `forced` are the largest |output| of its down-projection over the tokens that the router sent to it
     (`tokens` of them) and over all; `inside` is the index, in its parameter, of the weight that makes the larger
     of the two, with its `value`, output and share of that output.
+
+    Its trials: no token reaches it, the other gates `as_was` or `renormalised`; and `others`, each of which masks
+    another expert of the module, the controls.
     """
 
     module: str
@@ -58,11 +61,16 @@ class ExpertSeen:
     share: float = 0.0
     as_was: Trial | None = None
     renormalised: Trial | None = None
-    other: Trial | None = None
+    others: list[Trial] = field(default_factory=list)
 
     @property
     def largest(self) -> float:
         return max(self.routed, self.forced)
+
+    @property
+    def control(self) -> Trial | None:
+        """What another expert costs, the mean over those that were masked; None before any was."""
+        return Trial.mean_of(self.others) if self.others and all(t.seen for t in self.others) else None
 
     def note(self, product: Product, forced: bool) -> None:
         """Take over the largest output of one product with its down-projection."""

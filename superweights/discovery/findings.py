@@ -84,9 +84,10 @@ class Expert:
     `routed` and `forced`: the largest |output| of its down-projection over the `tokens` that the router sent to it, and
     over all tokens of the prompts; `ratio` the larger of the two over the median expert of the layer. `by_paper`: the
     rule of arXiv 2507.23279 calls it super. `effect`: the loss rise when no token reaches it and the other gates stay
-    as they are, `renormalised` when these are scaled to the same sum; `control` for another expert of the layer, in
-    nats per token. `verdict`: critical, partial, benign, undecided, or unreached where no token of the text was
-    sent to it. `inside` is the weight that makes its largest output, of which it makes the `share`.
+    as they are, `renormalised` when these are scaled to the same sum; `control` the mean for up to three other
+    experts of the layer, in nats per token. `verdict`: critical, partial, benign, undecided, or unreached where no
+    token of the text was sent to it. `inside` is the weight that makes its largest output, of which it makes the
+    `share`.
     """
 
     module: str

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from random import Random
 
 from torch import Tensor
 
@@ -28,6 +29,8 @@ from superweights.record import LARGEST
 
 # So many columns are removed two by two, so many all at once, and so many are tried beside the strongest weight.
 _PAIRED, _AT_ONCE, _BESIDE = 3, 6, 3
+# So many other experts are masked, each by itself, to compare a suspected one with.
+_OTHER_EXPERTS = 3
 # After so many windows it is left at that what a weight adds beside another was not decided.
 _ENOUGH = 8
 
@@ -175,20 +178,27 @@ class Judging:
                 model = self.hunt.model
                 expert.as_was = masked(model, expert, expert.expert, renormalise=False)
                 expert.renormalised = masked(model, expert, expert.expert, renormalise=True)
-                expert.other = masked(model, expert, self._another(expert), renormalise=False)
-            trials = [t for t in (expert.as_was, expert.renormalised, expert.other) if t is not None]
-            excess = trials[0].excess(trials[-1]) if trials[0].seen else None
-            if excess is None or is_open(trials[0].interval(), self.bars) or _straddles_score(excess, 0.0):
+                expert.others = [
+                    masked(model, expert, other, renormalise=False) for other in self._others(expert)
+                ]
+            trials = [t for t in (expert.as_was, expert.renormalised, *expert.others) if t is not None]
+            control = expert.control
+            excess = trials[0].excess(control) if trials[0].seen and control is not None else None
+            missing = not trials[0].seen or (expert.others and excess is None)
+            unclear = excess is not None and _straddles_score(excess, 0.0)
+            if missing or is_open(trials[0].interval(), self.bars) or unclear:
                 yield from trials
 
-    def _another(self, expert: ExpertSeen) -> int:
-        """The busiest other expert of the layer that is not under suspicion: the control."""
+    def _others(self, expert: ExpertSeen) -> list[int]:
+        """A few experts of the layer that are not under suspicion and were sent tokens, the controls; drawn by the
+        seed, since the busiest is no fair one: where there are few experts it matters by itself."""
         reader = self.hunt.experts
         assert reader is not None, "an expert was seen"
         suspected = {e.expert for e in self.experts if e.module == expert.module}
         others = [e for e in reader.seen.values() if e.module == expert.module and e.expert not in suspected]
-        busiest = max(others, key=lambda e: e.tokens, default=None)
-        return busiest.expert if busiest else (expert.expert + 1) % expert.of
+        others = [e for e in others if e.tokens] or others
+        drawn = Random(self.search.seed).sample(others, min(_OTHER_EXPERTS, len(others)))
+        return [e.expert for e in drawn] or [(expert.expert + 1) % expert.of]
 
     def _joined(self) -> Iterator[Trial]:
         """Sets that may matter together: columns that do as wholes, columns two by two, the strongest at once."""

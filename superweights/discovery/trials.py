@@ -32,6 +32,13 @@ class Trial:
         edits = tuple(Edit(address, factor=0.0) for address in addresses)
         return cls(lambda windows: Branch(edits))
 
+    @classmethod
+    def mean_of(cls, trials: Sequence[Trial]) -> Trial:
+        """What several trials cost on average, window by window, on the windows that all of them have seen."""
+        shared = set.intersection(*(set(trial.rises) for trial in trials))
+        rises = {window: sum(trial.rises[window] for trial in trials) / len(trials) for window in shared}
+        return cls(trials[0].branch, dict(sorted(rises.items())))
+
     @property
     def seen(self) -> bool:
         return bool(self.rises)

@@ -199,7 +199,7 @@ def _expert(judging: Judging, seen: ExpertSeen) -> Expert:
         verdict=_expert_verdict(judging, seen),
         effect=_scored(seen.as_was, "loss rise, other gates as they were"),
         renormalised=_scored(seen.renormalised, "loss rise, other gates renormalised"),
-        control=_scored(seen.other, "loss rise without another expert"),
+        control=_scored(seen.control, f"mean loss rise without one of {len(seen.others)} other experts"),
         inside=str(inside) if inside else None,
         value=seen.value,
         share=seen.share,
@@ -215,7 +215,8 @@ def _expert_verdict(judging: Judging, seen: ExpertSeen) -> str:
         return "undecided"
     if not any(seen.as_was.rises.values()):
         return "unreached"
-    excess = seen.as_was.excess(seen.other) if seen.other is not None else None
+    control = seen.control
+    excess = seen.as_was.excess(control) if control is not None else None
     return judge(seen.as_was.interval(), [excess] if excess else [], judging.bars)
 
 
