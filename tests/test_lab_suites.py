@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import re
+import signal
 import struct
 import zlib
 from dataclasses import replace
@@ -12,8 +15,8 @@ import pytest
 
 from superweights.cli import run as superweights
 from superweights.errors import SuperweightsError
-from superweights.lab import cells
-from superweights.lab.cells import Work, work_through
+from superweights.jobs import Store
+from superweights.lab.cells import TRAINING, Training, work_through
 from superweights.lab.comparison import compare_folders
 from superweights.lab.page import suite_page
 from superweights.lab.running import read_suite, run_suite
@@ -134,23 +137,45 @@ def test_damaged_results_are_told_with_what_to_do(tmp_path):
     assert "remove that file" in told.value.hint
 
 
+@pytest.mark.tiny
+def test_a_killed_worker_costs_nothing_and_several_train_what_one_trains(quick, tmp_path, monkeypatch):
+    suite = suite_named("prevention").quick()
+    alone = read_suite(quick)
+    killed = []
+
+    def kill_the_first(label, done, total):
+        if not killed:  # the workers have been started by now
+            (child, *_) = multiprocessing.active_children()
+            assert child.pid is not None
+            os.kill(child.pid, signal.SIGKILL)
+            killed.append(child.pid)
+
+    together = run_suite(suite, tmp_path, workers=2, progress=kill_the_first)
+    assert killed
+    assert {key: result.end.loss for key, result in together.results.items()} == {
+        key: result.end.loss for key, result in alone.results.items()
+    }
+
+
+@pytest.mark.tiny
+def test_runs_are_jobs_that_any_worker_can_read(quick):
+    entries = {}
+    with Store(quick / "jobs.sqlite", {"prevention": "prevention"}, TRAINING) as store:
+        for line in store.export():
+            held = json.loads(line)
+            entries[held["cell"]["cell"]] = held["numbers"]["status"]
+            assert Training.from_json(json.dumps(held["cell"])).key == held["key"]
+    runs = {str(file.parent.relative_to(quick / "runs")) for file in quick.rglob("result.json")}
+    assert entries == dict.fromkeys(runs, "done")
+
+
 @pytest.mark.unit
-def test_workers_that_were_killed_are_replaced_and_those_that_die_again_and_again_are_told(
-    monkeypatch, tmp_path
-):
-    works = [
-        Work(PREVENTION.recipe(arm), str(tmp_path / arm), "") for arm in ("control", "softmax1", "sigmoid")
-    ]
-    tried = []
-
-    def dying(left, workers, told):
-        tried.append([work.recipe.name for work in left])
-        raise cells._PoolBrokenError(list(left[1:]) or list(left))
-
-    monkeypatch.setattr(cells, "_in_pool", dying)
-    with pytest.raises(SuperweightsError, match="killed 3 times, the last while sigmoid"):
-        work_through(works, 2, lambda label, done: None, lambda label, done, total: None)
-    assert tried == [["control", "softmax1", "sigmoid"], ["softmax1", "sigmoid"], ["sigmoid"]]
+def test_a_run_that_cannot_be_trained_is_told_by_its_folder(tmp_path):
+    (tmp_path / "runs" / "there").mkdir(parents=True)
+    (tmp_path / "runs" / "there" / "letter.txt").write_text("x")
+    work = Training.of("prevention", "there", PREVENTION.control)
+    with pytest.raises(SuperweightsError, match=r"^there: .*holds no run"):
+        work_through([work], tmp_path, 1, lambda label, done: None)
 
 
 @pytest.mark.unit

@@ -80,7 +80,7 @@ def test_a_result_that_is_there_is_not_replaced(store):
 @pytest.mark.unit
 def test_failed_cells_are_tried_again_when_asked(store):
     store.finish({KEYS[0]: RESULT, KEYS[1]: SuperweightsError("It broke.", hint="-")})
-    store.reopen_failed(KEYS)
+    store.reopen(KEYS)
     assert store.count(KEYS)["done"] == 1
     assert CELLS[1] in store.claim(KEYS, new_owner(), 10)
 

@@ -21,13 +21,23 @@ Suite = Annotated[str, typer.Argument(help="A suite that 'superweights lab list'
 To = Annotated[Path, typer.Option(help="Folder for all that is made; the same one goes on where it was.")]
 Quick = Annotated[bool, typer.Option("--quick", help="A few steps and arms, to see that everything works.")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that share the runs, one thread each.")]
+Ray = Annotated[
+    bool, typer.Option("--ray", help="Let actors of a Ray cluster train, on machines that share DIR.")
+]
 RecipeName = Annotated[str, typer.Argument(help="A TOML file, or the name of an arm.")]
 Folders = Annotated[list[Path], typer.Argument(help="Folders of runs, or of one suite.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON lines instead of a table.")]
 
 
 @lab.command("run")
-def run(suite: Suite, to: To, quick: Quick = False, workers: Workers = 2, as_json: AsJson = False) -> None:
+def run(
+    suite: Suite,
+    to: To,
+    quick: Quick = False,
+    workers: Workers = 2,
+    ray: Ray = False,
+    as_json: AsJson = False,
+) -> None:
     """Train and judge a whole suite: one table, and the page DIR/page.html.
 
     Example: superweights lab run prevention --to DIR
@@ -36,7 +46,7 @@ def run(suite: Suite, to: To, quick: Quick = False, workers: Workers = 2, as_jso
     from superweights.verbs.lab_run import lab_run
 
     with console.kept_in(to), console.progress() as bar:
-        shown = lab_run(suite, to, quick=quick, workers=workers, progress=bar)
+        shown = lab_run(suite, to, quick=quick, workers=workers, ray=ray, progress=bar)
     show(shown, as_json)
     console.notes.print(f"page: {console.plain(str(to / 'page.html'))}", soft_wrap=True)
 

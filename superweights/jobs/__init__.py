@@ -28,13 +28,16 @@ def run_jobs(
     workers: int = 1,
     ray: bool = False,
     retry_failed: bool = False,
+    anew: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Entry]:
     """What became of every job of `tasks`, by key, done now or found in the file `store`.
 
     `workers` above 1 are processes of this machine, or with `ray` actors of a Ray cluster (extra `ray`). A job that
-    fails is an entry with a sentence and stops nothing. Raises `SuperweightsError` for a store of other subjects, of
-    another kind or version, and for a damaged one.
+    fails is an entry with a sentence and stops nothing. `retry_failed` tries those again, `anew` does all of them
+    again: for jobs whose results lie elsewhere, and are gone.
+
+    Raises `SuperweightsError` for a store of other subjects, of another kind or version, and for a damaged one.
     """
     if workers < 1 or not tasks:
         raise SuperweightsError(
@@ -44,8 +47,8 @@ def run_jobs(
     path, kind, keys = Path(store), kind_of(tasks), [key for task in tasks for key in task.keys]
     with Store(path, names_of(tasks), kind) as opened:
         opened.add(payloads)
-        if retry_failed:
-            opened.reopen_failed(keys)
+        if retry_failed or anew:
+            opened.reopen(keys, done=anew)
     if ray:
         from superweights.jobs.on_ray import work_on_ray
 

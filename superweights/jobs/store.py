@@ -167,13 +167,14 @@ class Store:
             if is_gone(owner):
                 self.release(owner, died=process_of(owner) not in stopped)
 
-    def reopen_failed(self, keys: Sequence[str]) -> None:
-        """Let the failed cells of `keys` be tried again."""
+    def reopen(self, keys: Sequence[str], *, done: bool = False) -> None:
+        """Let the failed cells of `keys` be tried again; with `done` also those that have a result, which is lost."""
+        settled = "('failed', 'done')" if done else "('failed')"
         with self._transaction("IMMEDIATE"):
             self._want(keys)
             self._db.execute(
-                "UPDATE cell SET status = 'open', sentence = NULL, hint = NULL, checksum = NULL, attempts = 0 "
-                "WHERE status = 'failed' AND key IN wanted"
+                "UPDATE cell SET status = 'open', numbers = NULL, sentence = NULL, hint = NULL, checksum = NULL, "
+                f"attempts = 0 WHERE status IN {settled} AND key IN wanted"
             )
 
     def count(self, keys: Sequence[str]) -> dict[str, int]:

@@ -1,97 +1,163 @@
-"""Runs in worker processes: the one place that knows how many run at once. A run that was killed is begun again."""
+"""The runs of a suite as jobs: the store says which are done, workers train them, processes here or actors of Ray."""
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
+from superweights.artefacts.reading import parse_json
+from superweights.artefacts.shape import shaped
 from superweights.errors import SuperweightsError
+from superweights.jobs import Kind, run_jobs
 from superweights.lab.recipe import Recipe
 from superweights.progress import Progress, silent
 
-# So often a broken pool of workers is made anew.
-_DEATHS = 3
+_STORE = "jobs.sqlite"
+_HINT = "the store was changed: remove it, the same command makes it anew from the runs' folders."
 
 
 @dataclass(frozen=True)
-class Work:
-    """One run: what, into which folder, and where text tasks keep their tokens."""
+class Training:
+    """One run of a suite: what is trained, and into which folder inside the suite's."""
 
-    recipe: Recipe
+    suite: str
+    """The suite's name."""
+    cell: str
+    """The run's folder, inside that of the suite."""
+    recipe: dict[str, Any]
+    """As `Recipe.to_dict` gives it."""
+
+    @classmethod
+    def of(cls, suite: str, cell: str, recipe: Recipe) -> Training:
+        """The job of training `recipe` in the folder `cell`."""
+        return cls(suite, cell, json.loads(json.dumps(recipe.to_dict())))
+
+    @property
+    def key(self) -> str:
+        """A hash of all that it says."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:32]
+
+    @property
+    def subject(self) -> str:
+        """The suite: its runs have nothing to open."""
+        return self.suite
+
+    def to_json(self) -> str:
+        """One line of JSON that `from_json` reads back."""
+        held = {"suite": self.suite, "cell": self.cell, "recipe": self.recipe}
+        return json.dumps(held, sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str, where: str = "a run") -> Training:
+        """The job that `to_json` wrote. Raises `SuperweightsError` naming `where` for anything else."""
+        return shaped(cls, parse_json(text, where, hint=_HINT), where, _HINT)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a run ended; all that it found is in its folder."""
+
+    status: str
+    """done or diverged."""
+    fingerprint: str
+    """The recipe's."""
+
+
+TRAINING = Kind("suite", Training, Trained)
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """The task of a suite's workers: nothing to open, a run at a time."""
+
+    name: str
+    """The suite's name."""
     folder: str
-    cache: str
+    """The suite's folder; every worker must find it under this name."""
+    keys: tuple[str, ...]
+    """The keys of the runs that are left."""
+    progress: Progress = silent
+    """Hears from inside a run, where that is in this process."""
+
+    @property
+    def kind(self) -> Kind:
+        """Trainings in, how they ended out."""
+        return TRAINING
+
+    @property
+    def fingerprint(self) -> str:
+        """The suite's name: its recipes are told in `suite.json` beside the store."""
+        return self.name
+
+    def shared(self, workers: int) -> Trainings:
+        """The task for other processes, which cannot be heard from here."""
+        return replace(self, progress=silent)
+
+    @contextmanager
+    def opened(self) -> Iterator[Trainer]:
+        """A worker."""
+        yield Trainer(Path(self.folder), self.progress)
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """A worker that trains one run after the other, each with what the processes of this machine leave it."""
+
+    folder: Path
+    progress: Progress
+    together: int = 1
+
+    def do(self, payloads: Sequence[Training]) -> list[Trained | SuperweightsError]:
+        """How each run ended, or why it could not be begun."""
+        return [self._train(each) for each in payloads]
+
+    def _train(self, asked: Training) -> Trained | SuperweightsError:
+        from superweights.lab.training import train
+
+        recipe = Recipe.from_dict(asked.recipe)
+        place = self.folder / "runs" / asked.cell
+        try:
+            ended = train(recipe, place, cache=self.folder / "data", progress=self.progress)
+        except SuperweightsError as error:
+            return error
+        return Trained(ended.status, recipe.fingerprint)
 
 
 def work_through(
-    works: Sequence[Work], workers: int, told: Callable[[str, int], None], within: Progress
+    works: Sequence[Training],
+    folder: Path,
+    workers: int,
+    told: Callable[[str, int], None],
+    within: Progress = silent,
+    *,
+    ray: bool = False,
 ) -> None:
-    """Do all of `works`. `told(label, done)` hears after each; with one worker, `within` hears from inside a run.
+    """Do all of `works`, whose results are not in their folders, with `workers` processes or actors.
 
-    Raises `SuperweightsError` where workers die again and again; what is done stays done.
+    `told(label, done)` hears of every run that has ended; where one process does all, it or (for a single run)
+    `within` also hears from inside a run. Raises `SuperweightsError` where a run could not be trained, after all
+    others were, and where workers keep dying; what is done stays done.
     """
-    if workers == 1:
-        for number, work in enumerate(works):
-            told(work.recipe.name, number)
-            _do(work, within if len(works) == 1 else _relabelled(told, number))
-            told(work.recipe.name, number + 1)
+    if not works:
         return
-    left, deaths = list(works), 0
-    while left:
-        try:
-            left = _in_pool(left, workers, lambda label, n: told(label, len(works) - n))
-        except _PoolBrokenError as broken:
-            left, deaths = broken.left, deaths + 1
-            if deaths == _DEATHS:
-                raise SuperweightsError(
-                    f"Workers were killed {deaths} times, the last while {left[0].recipe.name} was trained.",
-                    hint="see whether memory ran out; with --workers 1 it says why. The same command goes on.",
-                ) from None
+    ended = 0
 
+    def settled(_: str, done: int, total: int) -> None:
+        nonlocal ended
+        ended = done
+        told("runs", done)
 
-class _PoolBrokenError(Exception):
-    """A worker died; `left` are the works without a result."""
-
-    def __init__(self, left: list[Work]):
-        super().__init__()
-        self.left = left
-
-
-def _in_pool(works: Sequence[Work], workers: int, told: Callable[[str, int], None]) -> list[Work]:
-    """Do `works` in `workers` processes; an empty list when all are done."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker) as pool:
-        running = {pool.submit(_do, work): work for work in works}
-        try:
-            while running:
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    future.result()
-                    work = running.pop(future)
-                    told(work.recipe.name, len(running))
-        except BrokenProcessPool as error:
-            raise _PoolBrokenError(list(running.values())) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return []
-
-
-def _begin_worker() -> None:
-    import torch
-
-    torch.set_num_threads(1)
-
-
-def _do(work: Work, progress: Progress | None = None) -> None:
-    """One run, in whatever process this is."""
-    from superweights.lab.training import train
-
-    train(work.recipe, work.folder, cache=work.cache, progress=progress or silent)
-
-
-def _relabelled(told: Callable[[str, int], None], number: int) -> Progress:
-    """Steps of one run as a label of the suite's bar, which counts runs."""
-    return lambda label, done, total: told(f"{label} ({done}/{total})", number)
+    inside = (
+        within if len(works) == 1 else lambda label, step, steps: told(f"{label} ({step}/{steps})", ended)
+    )
+    task = Trainings(works[0].suite, str(folder), tuple(each.key for each in works), inside)
+    store = folder / _STORE
+    entries = run_jobs([task], works, store, workers=workers, ray=ray, anew=True, progress=settled)
+    for entry in entries.values():
+        if entry.status == "failed":
+            raise SuperweightsError(f"{entry.payload.cell}: {entry.sentence}", hint=entry.hint or _HINT)

@@ -3,6 +3,7 @@
     suite.json        which suite, with the fingerprint of every run it needs
     runs/<arm>/...    a run's folder each, see `superweights.lab.folder`
     data/             what text tasks keep
+    jobs.sqlite       which runs are done, and by which worker the others are
 
 Killed at any moment and started again, it goes on where it was: a run whose result is there is read, one that was
 begun goes on from its checkpoint.
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from superweights.artefacts.reading import parse_json, read_text
 from superweights.errors import SuperweightsError
-from superweights.lab.cells import Work, work_through
+from superweights.lab.cells import Training, work_through
 from superweights.lab.folder import RunFolder, write
 from superweights.lab.judging import Judged, best_rate, judge
 from superweights.lab.result import Result
@@ -42,12 +43,15 @@ class SuiteRun:
         return RunFolder(self.folder / "runs" / Cell(name, result.recipe.optimizer.learning_rate, seed).name)
 
 
-def run_suite(suite: Suite, folder: str | Path, *, workers: int = 1, progress: Progress = silent) -> SuiteRun:
+def run_suite(
+    suite: Suite, folder: str | Path, *, workers: int = 1, ray: bool = False, progress: Progress = silent
+) -> SuiteRun:
     """`suite`, every arm of it, trained, profiled and judged in `folder`.
 
     First each arm with the first seed at each of its learning rates, then the other seeds at the best one (and at the
     control's own rate, which arms with another attention are held against). `workers` processes share the runs, one
-    thread each; with one, training happens in this process. `progress(label, done, total)` counts runs.
+    thread each; with one, training happens in this process; with `ray` they are actors of a Ray cluster, whose machines
+    share the folder. Several such programs may work on one folder. `progress(label, done, total)` counts runs.
 
     Raises `SuperweightsError` for a folder that holds another suite, and where a worker keeps dying.
     """
@@ -56,10 +60,10 @@ def run_suite(suite: Suite, folder: str | Path, *, workers: int = 1, progress: P
     first, own = suite.seeds[0], {name: suite.recipe(name).optimizer.learning_rate for name in suite.names}
     total = sum(len(suite.rates_of(name)) for name in suite.names) + len(suite.names) * (len(suite.seeds) - 1)
     rows = [Cell(name, rate, first) for name in suite.names for rate in suite.rates_of(name)]
-    results = _done(place, suite, rows, workers, progress, 0, total)
+    results = _done(place, suite, rows, (workers, ray), progress, 0, total)
     best = {(name, best_rate(suite, results, name)) for name in suite.names} | {("control", own["control"])}
     rest = [Cell(name, rate, seed) for seed in suite.seeds[1:] for name, rate in sorted(best)]
-    results |= _done(place, suite, rest, workers, progress, len(rows), len(rows) + len(rest))
+    results |= _done(place, suite, rest, (workers, ray), progress, len(rows), len(rows) + len(rest))
     return SuiteRun(suite, place, results, judge(suite, results))
 
 
@@ -116,21 +120,23 @@ def _done(
     place: Path,
     suite: Suite,
     cells: Iterable[Cell],
-    workers: int,
+    crew: tuple[int, bool],
     progress: Progress,
     before: int,
     total: int,
 ) -> dict[tuple[str, float, int], Result]:
-    """The results of `cells`: read where they are there, else worked out."""
+    """The results of `cells`: read where they are there, else worked out by `crew`, how many and whether on Ray."""
     listed = list(cells)
     folders = {cell: RunFolder(place / "runs" / cell.name) for cell in listed}
     open_ = [
-        Work(suite.cell_recipe(cell), str(folders[cell].path), str(place / "data"))
+        Training.of(suite.name, cell.name, suite.cell_recipe(cell))
         for cell in listed
         if folders[cell].result() is None
     ]
     ready = before + len(listed) - len(open_)
-    work_through(open_, workers, lambda label, done: progress(label, ready + done, total), progress)
+    workers, ray = crew
+    told = lambda label, done: progress(label, ready + done, total)  # noqa: E731
+    work_through(open_, place, workers, told, progress, ray=ray)
     found = {}
     for cell, folder in folders.items():
         held = folder.result()

@@ -13,14 +13,21 @@ from superweights.progress import Progress, silent
 
 
 def lab_run(
-    suite: str, to: Path | str, *, quick: bool = False, workers: int = 1, progress: Progress = silent
+    suite: str,
+    to: Path | str,
+    *,
+    quick: bool = False,
+    workers: int = 1,
+    ray: bool = False,
+    progress: Progress = silent,
 ) -> Shown:
     """The tables of a suite, trained in the folder `to`; `to/page.html` is its page.
 
     Killed at any moment and called again it goes on where it was. `quick` is a few steps and arms with one seed, to
-    see that everything works; `workers` processes share the runs, one thread each.
+    see that everything works; `workers` processes share the runs, one thread each, or with `ray` actors of a Ray
+    cluster whose machines share the folder.
     """
     chosen = suite_named(suite)
-    done = run_suite(chosen.quick() if quick else chosen, to, workers=workers, progress=progress)
+    done = run_suite(chosen.quick() if quick else chosen, to, workers=workers, ray=ray, progress=progress)
     write(Path(to) / "page.html", suite_page(done))
     return suite_shown(done)
