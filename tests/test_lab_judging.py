@@ -13,7 +13,7 @@ from superweights.lab.judging import Spread, best_rate, judge, judge_arm
 from superweights.lab.profile import Profile
 from superweights.lab.recipe import Recipe
 from superweights.lab.result import Result
-from superweights.lab.suites import Arm, Suite
+from superweights.lab.suites import SUITES, Arm, Sign, Suite
 
 pytestmark = pytest.mark.unit
 
@@ -211,3 +211,49 @@ def test_the_three_kurtoses_are_three_columns():
     table = compared({"one": [run(kurtosis=11.0)]})
     shown = dict(zip((column.title for column in table.columns), table.lines[0].spreads, strict=True))
     assert [shown[each].mean for each in ("kurt_channel t=0", "kurt_neuron", "kurt_flat")] == [11.0, 4.0, 9.0]
+
+
+# --- signs ----------------------------------------------------------------------------------------------------
+
+SIGNED = Suite(
+    "signed",
+    "",
+    Recipe(),
+    (
+        Arm("arm", "optimizer.weight_decay", 0.0, "", "source", signs=(Sign("argmax_share", "down", "1 -> 0"),)),
+        Arm("other", "seed", 0, "", "source", signs=(Sign("loss", "up", "", against="arm"),)),
+    ),
+)  # fmt: skip
+
+
+def signed_rows(arm, other):
+    rate = Recipe().optimizer.learning_rate
+    held = {"control": seeds(0.5, 0.4, 0.3), "arm": arm, "other": other}
+    results = {(name, rate, seed): run for name, runs in held.items() for seed, run in runs.items()}
+    return {row.claim.split(":")[0]: row for row in claims(SIGNED, judge(SIGNED, results))}
+
+
+def test_a_sign_holds_where_the_number_goes_there_with_every_seed():
+    rows = signed_rows(seeds(0.4, 0.3, 0.2), seeds(0.1, 0.1, 0.1, loss=3.5))
+    assert rows["arm"].verdict == "holds"
+    assert rows["arm"].paper == "1 -> 0"
+    assert rows["arm"].ours == "0.5 0.4 0.3 -> 0.4 0.3 0.2, down in 3 of 3"
+    assert rows["other"].verdict == "holds", "held against the arm that it names"
+
+
+def test_a_sign_does_not_hold_where_one_seed_disagrees_and_is_open_with_two():
+    rows = signed_rows(seeds(0.4, 0.3, 0.35), seeds(0.1, 0.1))
+    assert rows["arm"].verdict == "does not hold: down in 2 of 3"
+    assert rows["other"].verdict == "open: 2 of 3 seeds"
+
+
+@pytest.mark.parametrize("suite", SUITES.values(), ids=lambda suite: suite.name)
+def test_every_suite_can_be_built_and_asks_for_numbers_that_there_are(suite):
+    for arm in suite.arms:
+        assert suite.recipe(arm.name).architecture.vocabulary == suite.control.architecture.vocabulary
+        assert not arm.rates or len(arm.rates) >= 3, "an optimizer's row has three learning rates"
+        for sign in arm.signs:
+            assert sign.measure in Profile.__dataclass_fields__
+            assert sign.against in suite.names
+    names = [name for each in SUITES.values() for name in each.names[1:]]
+    assert len(names) == len(set(names)), "an arm is asked for by its name alone"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from superweights.lab.judging import Judged, Verdict
-from superweights.lab.suites import Arm, Phenomenon, Suite
+from superweights.lab.judging import SEEDS, Judged, Verdict
+from superweights.lab.suites import Arm, Phenomenon, Sign, Suite
 
 _WORDS = {"sink": "argmax share of token 0", "outliers": "kurt_channel of token 0"}
 
@@ -21,13 +21,34 @@ class Row:
 
 
 def claims(suite: Suite, judged: Judged) -> list[Row]:
-    """A row for each phenomenon that an arm is said to prevent, and for each negative control."""
+    """A row for each phenomenon that an arm is said to prevent, for each negative control, and for each sign."""
     rows = []
     for arm in suite.arms:
         kinds: tuple[Phenomenon, ...] = ("sink", "outliers") if arm.negative else arm.prevents
         for kind in kinds:
             rows.append(_row(arm, judged.verdict(arm.name, kind)))
+        rows += [_signed(arm, sign, judged) for sign in arm.signs]
     return rows
+
+
+def _signed(arm: Arm, sign: Sign, judged: Judged) -> Row:
+    """A claim about where a number goes: it holds where it goes there with every one of three seeds."""
+    pairs = []
+    for seed, result in judged.runs[arm.name].items():
+        other = judged.runs[sign.against].get(seed)
+        if result.end is not None and other is not None and other.end is not None:
+            ours, theirs = getattr(result.end, sign.measure), getattr(other.end, sign.measure)
+            if ours is not None and theirs is not None:
+                pairs.append((theirs, ours))
+    right = sum(ours < theirs if sign.goes == "down" else ours > theirs for theirs, ours in pairs)
+    shown = (" ".join(f"{value:.3g}" for value in values) for values in zip(*pairs, strict=True))
+    said = f"{' -> '.join(shown)}, {sign.goes} in {right} of {len(pairs)}" if pairs else "not measured"
+    if len(pairs) < SEEDS:
+        verdict = f"open: {len(pairs)} of {SEEDS} seeds"
+    else:
+        verdict = "holds" if right == len(pairs) else f"does not hold: {sign.goes} in {right} of {len(pairs)}"
+    what = f"{arm.name}: {sign.measure} goes {sign.goes} against {sign.against} ({arm.source})"
+    return Row(what, sign.claim, said, verdict)
 
 
 def _row(arm: Arm, verdict: Verdict) -> Row:

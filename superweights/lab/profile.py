@@ -15,6 +15,7 @@ from superweights.errors import SuperweightsError
 from superweights.interpretability.asking import ask
 from superweights.interpretability.kurtosis import Kurtosis, Tails
 from superweights.lab import measures
+from superweights.lab.inner import inner_numbers
 from superweights.lab.looking import Attention, Stream
 from superweights.lab.penalty import penalties
 from superweights.record import Score
@@ -69,6 +70,17 @@ class Profile:
     rotated_others: dict[str, float]
     # Perplexity added by rounding every linear layer but the head, by scheme.
     penalties: dict[str, float] = field(default_factory=dict)
+    # Inside the blocks; None: hidden, or not asked for (they are where rounding penalties are).
+    variance_growth: float | None = (
+        None  # variance over channels, tokens > 0: after the last block over the first
+    )
+    late_removal: float | None = (
+        None  # loss rise without one of the last third of the blocks, their mean, nats/token
+    )
+    neuron_peak: float | None = None  # largest |input| of a down-projection
+    neuron_zeros: float | None = None  # exact zeros among these inputs, mean over layers
+    neuron_near_zeros: float | None = None  # inputs below 0.01, mean over layers
+    down_drift: float | None = None  # mean of a down-projection's weights in their standard deviations
     # Super weights that a search has proven; None: not searched.
     super_weights: int | None = None
     super_weights_verdict: str | None = None
@@ -113,7 +125,8 @@ def profile_of(
     """The profile of `model` on rows `ids [n, T]`, each of which begins as in training (BOS, or not).
 
     `roles(ids)` tells kinds of positions apart. `own_basis [d, d]` is a rotation in which kurtosis is taken too,
-    beside a random one. With `calibration [m, T]`, rows that are not in `ids`, rounding penalties are measured. The
+    beside a random one. With `calibration [m, T]`, rows that are not in `ids`, rounding penalties are measured, and
+    what goes on inside the blocks. The
     model is put into eval mode for as long as it takes; random numbers go on as if nothing had been drawn.
 
     Raises `SuperweightsError` for a model whose attention cannot be seen, or that is no causal decoder.
@@ -148,6 +161,7 @@ def _measured(
         **_attention_numbers(attention, ids.shape[1]),
         **_stream_numbers(stream, tails, tuple(bases)),
         penalties={} if calibration is None else penalties(model, ids, calibration),
+        **({} if calibration is None else inner_numbers(model, ids)),
     )
 
 

@@ -67,8 +67,9 @@ def suites_shown() -> Shown:
         rows = []
         for arm in suite.arms:
             said = "nothing (control)" if arm.negative or arm.matched else ", ".join(arm.prevents)
+            said = said or ", ".join(f"{sign.measure} {sign.goes}" for sign in arm.signs)
             rows.append((arm.name, arm.of, arm.dial, str(arm.value), arm.about, arm.source, said))
-        columns = ("arm", "of", "dial", "value", "what it is", "source", "said to prevent")
+        columns = ("arm", "of", "dial", "value", "what it is", "source", "said to prevent, or to move")
         title = f"{suite.name}: {suite.about}; seeds {', '.join(map(str, suite.seeds))}"
         sheets.append(Sheet(columns, tuple(rows), title=title))
     return Shown(tuple(sheets))
