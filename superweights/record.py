@@ -14,9 +14,12 @@ from pathlib import Path, PurePath
 from typing import Annotated, Any, Protocol
 
 from superweights.address import Address
+from superweights.artefacts.file import write_text
+from superweights.artefacts.place import check_replaceable
 from superweights.artefacts.reading import parse_json, read_text
 from superweights.artefacts.shape import Count, Layer, NullIsNan, shaped
 from superweights.errors import SuperweightsError
+from superweights.telling import html_table, told
 
 SCHEMA_VERSION = 1
 _HINT = "give a file that --out of a command wrote."
@@ -259,6 +262,10 @@ class Record:
             {} if findings is None else findings,
         )
 
+    def __str__(self) -> str:
+        """Its tables, as its command prints them."""
+        return told(self)
+
     def _repr_html_(self) -> str:
         """Its scores and its origin, as a notebook shows them."""
         read = ", ".join(f"{key} {value}" for key, value in self.inputs.items() if value is not None)
@@ -266,6 +273,15 @@ class Record:
         origin = f"{self.command}: {read}; seed {self.seed}; {made}"
         scores = [(s.name, str(s), str(s.n)) for s in self.scores]
         return html_table(("score", "value", "n"), scores) + f"<p>{escape(origin)}</p>"
+
+    def write(self, path: str | Path) -> None:
+        """Write it to the file `path`, whole or not at all."""
+        write_text(Path(path), self.to_json() + "\n")
+
+    @staticmethod
+    def check_place(path: str | Path) -> None:
+        """Raise `SuperweightsError` where `write` could put nothing, before the work that it should hold."""
+        check_replaceable(Path(path))
 
     def to_json(self) -> str:
         """One line of JSON; numbers that JSON has no word for (nan, inf) become null."""
@@ -340,13 +356,6 @@ def table_of(weights: Iterable[SuperWeight]) -> str:
         effect = "" if w.effect is None else str(w.effect)
         rows.append((str(w.address), *numbers, effect, w.verdict or "", w.role or ""))
     return html_table(titles, rows)
-
-
-def html_table(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """An HTML table; every cell is escaped."""
-    head = "".join(f"<th>{escape(title)}</th>" for title in titles)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _short(number: float | None) -> str:

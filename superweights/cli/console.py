@@ -8,15 +8,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from superweights.artefacts.file import write_text
-from superweights.artefacts.place import check_replaceable
-from superweights.errors import SuperweightsError
 from superweights.progress import Progress
+from superweights.tables.numbers import plain
+
+if TYPE_CHECKING:
+    from superweights.record import Record
+    from superweights.tables.page import Parts
 
 data = Console(highlight=False, soft_wrap=False)
 notes = Console(stderr=True, highlight=False)
@@ -27,9 +30,28 @@ def print_line(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
-def with_width(width: int) -> Console:
-    """Stdout as if it were `width` characters wide: files and pipes have no width of their own."""
-    return data if width == data.width else Console(highlight=False, soft_wrap=False, width=width)
+def show(parts: Parts) -> None:
+    """Lines and tables on stdout, nothing of them cut."""
+    from superweights.tables.page import print_page
+
+    print_page(parts, data)
+
+
+def show_record(record: Record, as_json: bool) -> None:
+    """JSON for programs, a line each; tables for people."""
+    from superweights.tables import parts_of
+    from superweights.tables.lines import json_lines
+
+    if not as_json:
+        show(parts_of(record))
+        return
+    for line in json_lines(record):
+        print_line(line)
+
+
+def note(text: str) -> None:
+    """A sentence beside the data, on stderr."""
+    notes.print(plain(text), highlight=False, soft_wrap=True)
 
 
 def fail(message: str, hint: str, code: int = 1) -> int:
@@ -75,37 +97,9 @@ def progress(label: str = "opening") -> Iterator[Progress]:
             task = bar.task_ids[0]
             yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
     except KeyboardInterrupt as interrupt:
-        for note in getattr(interrupt, "__notes__", ()):
-            notes.print(plain(note), soft_wrap=True)
+        for each in getattr(interrupt, "__notes__", ()):
+            note(each)
         raise
-
-
-def write_out(path: Path | None, text: str) -> None:
-    """Write `text` to `path` in one step (never half of it), or to stdout when `path` is None."""
-    if path is None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-        return
-    write_text(path, text)
-
-
-def check_out(path: Path | None) -> None:
-    """Raise where no file can stand, before the work that should fill it."""
-    if path is not None:
-        check_replaceable(path)
-
-
-def check_picture(path: Path | None) -> None:
-    """Raise where no picture can be drawn, before the work that should fill it."""
-    if path is not None and path.suffix.lower() != ".svg":
-        raise SuperweightsError(f"Cannot draw into {path}.", hint="give a file name that ends in .svg.")
-    check_out(path)
-
-
-def plain(text: str) -> str:
-    """`text` with rich's markup brackets and terminal control characters taken out of play."""
-    printable = "".join(ch if ch.isprintable() or ch == "\n" else "�" for ch in text)
-    return printable.replace("[", "\\[")
 
 
 @contextmanager
@@ -114,6 +108,5 @@ def kept_in(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        kept = f"What is done is kept in {plain(str(folder))}: the same command goes on from there."
-        notes.print(kept, soft_wrap=True)
+        note(f"What is done is kept in {folder}: the same command goes on from there.")
         raise

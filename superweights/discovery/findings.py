@@ -12,7 +12,7 @@ from superweights.discovery.proof import Bars
 from superweights.discovery.residual import LayerSpike
 from superweights.picture.lines import Series, line_chart
 from superweights.picture.page import svg
-from superweights.record import MATTERS, Control, Score, SuperWeight, SuperWeights, table_of
+from superweights.record import MATTERS, Control, Record, Score, SuperWeight, SuperWeights, table_of
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,10 @@ class Findings:
             for e, a in inside
             if a not in known
         ]
+
+    def __str__(self) -> str:
+        """The answer and its table, as `superweights find` prints them."""
+        return str(Record("find", {}, {}, findings=self))
 
     def _repr_html_(self) -> str:
         """The verdict, the candidates and the residual stream's peaks, as a notebook shows them."""
