@@ -10,19 +10,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from superweights.branch.calls import (
-    first_tensor,
-    hidden_of,
-    like_output,
-    one_row,
-    repeated,
-    same,
-    takes,
-    with_hidden,
-)
+from superweights.branch.calls import one_row, repeated, same, takes
 from superweights.editing import Edit, edited
 from superweights.stream.blocks import find_blocks
 from superweights.subject import layout_of, stream_of
+from superweights.subject.calls import first_tensor, hidden_of, like_output, with_hidden
 
 # What a model's own code raises when one of its blocks is called in a way it does not expect.
 _CANNOT_RUN = (RuntimeError, ValueError, TypeError, IndexError, AttributeError)

@@ -21,7 +21,7 @@ from superweights.interpretability.study import Study
 from superweights.picture import Panel, Series, line_chart
 from superweights.record import Score
 from superweights.scoring.error import mean_error
-from superweights.taps.trace import first_tensor, hidden_of, with_hidden
+from superweights.subject.calls import first_tensor, hidden_of, with_hidden
 from superweights.wording import counted
 
 # Random probes of each token, and windows; two tokens of each window are probed, the first and one in its middle.

@@ -17,6 +17,10 @@ def parts(record: Record) -> Parts:
     """Each answer's tables and scores, what was refused, and the conditions."""
     found: Anatomy = record.findings
     for answer in found.answers.values():
+        if isinstance(
+            answer, dict
+        ):  # of a question that is not known here: its scores are all there is to show
+            continue
         for sheet in answer.sheets():
             yield from _sheet(sheet)
         yield from (f"{plain(score.name)}: {plain(str(score))}" for score in answer.scores())
