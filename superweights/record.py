@@ -27,7 +27,7 @@ _HINT = "give a file that --out of a command wrote."
 
 @dataclass(frozen=True)
 class Score:
-    """A measured number: its name, value, unit, how many samples it averages, and its standard error.
+    """A measured number: its name, value, unit, how many samples it averages (`n`), and its standard error.
 
     `standard_error` is None where no error can be given (one sample, or an exact count), never 0 by default.
     """
@@ -123,13 +123,18 @@ class Control:
         return {"kind": _KINDS_OF_OLD.get(of_old, RANDOM_TENSOR), "score": data}
 
 
-# The verdicts of super weights, the gravest first. Whoever reads a record asks `SuperWeight.matters`.
+# The gravest first. Whoever reads a record asks `SuperWeight.matters`.
 MATTERS = ("critical", "joint", "partial")
 
 
 @dataclass(frozen=True)
 class SuperWeight:
     """A weight that makes a super activation, and what the model loses without it.
+
+    `address` says where it is stored, `parameter` its name in the running model, `kind` whether it is a `weight`, a
+    norm's `gain` or a `bias`; `out_channel`, `in_neuron` and `layer` (from 0) say where it acts. The search saw it in
+    its pass `round` (0: with nothing taken out), strongest at `token`, which stands at `position`; `seen_in` are the
+    texts that showed it, where they were noted.
 
     `value` is the weight; `spike_in` and `spike_out` are the input and output of its product at the token
     where the output is largest (activations, no unit); `dominance` is `spike_in * value / spike_out`, the
@@ -253,14 +258,8 @@ class Record:
             "revision": checkpoint.revision,
             "fingerprint": checkpoint.fingerprint(),
         }
-        return cls(
-            command,
-            {**read, **inputs},
-            versions() | (programs or {}),
-            seed,
-            tuple(scores),
-            {} if findings is None else findings,
-        )
+        found = {} if findings is None else findings
+        return cls(command, {**read, **inputs}, versions() | (programs or {}), seed, tuple(scores), found)
 
     def __str__(self) -> str:
         """Its tables, as its command prints them."""
@@ -340,7 +339,7 @@ def weights_of(findings: Any, where: str = "the record", hint: str = _HINT) -> l
 
 @dataclass(frozen=True)
 class InExpert:
-    """Of an expert that a search has found: its verdict, and the weight that makes its output."""
+    """Of an expert that a search has found: its verdict, and the weight `inside` (its address, its `value`) of it."""
 
     verdict: str
     inside: str | None

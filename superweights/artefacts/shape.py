@@ -38,7 +38,9 @@ class Between:
     """The bounds of a number, both inclusive: `Annotated[int, Between(0, 9)]`."""
 
     low: float
+    """The smallest that will do."""
     high: float
+    """The largest that will do."""
 
 
 @dataclass(frozen=True)

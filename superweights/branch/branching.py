@@ -53,10 +53,13 @@ class Visit:
     """A block that has just run on the model's own rows: `before` and `after` are `[rows, tokens, width]`."""
 
     path: str
+    """The block's module."""
     number: int
+    """Which block it is, counted from 0."""
     before: Tensor
     after: Tensor
     branch: Branch | None = None
+    """The branch whose own pass it is; None: the model's."""
 
 
 class Branching:

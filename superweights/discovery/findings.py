@@ -46,7 +46,9 @@ class Search:
     most: int = 32
     controls: int = 8
     bars: Bars = field(default_factory=Bars)
+    """Where the verdicts begin, in nats per token."""
     seed: int = 0
+    """Of the weights that are drawn for comparison."""
 
     @classmethod
     def quick(cls, **settings: Any) -> Search:
@@ -65,8 +67,10 @@ class Group:
     """
 
     name: str
+    """What the reader calls it: the tensor and its neuron, or the tensors."""
     kind: str
     members: tuple[str, ...]
+    """The addresses of its weights."""
     effect: Score
     smallest: bool = True
     controls: tuple[Control, ...] = ()
@@ -85,8 +89,11 @@ class Expert:
     """
 
     module: str
+    """The module that holds the layer's experts."""
     layer: int
+    """The block, counted from 0."""
     expert: int
+    """Which expert of the layer."""
     routed: float
     forced: float
     tokens: int
@@ -98,6 +105,7 @@ class Expert:
     control: Score | None
     inside: str | None
     value: float
+    """The weight `inside`; 0 where there is none."""
     share: float
 
     @property
@@ -119,7 +127,9 @@ class Findings:
     verdict: str
     candidates: tuple[SuperWeight, ...]
     layers: tuple[LayerSpike, ...]
+    """The largest residual value after each block, in order."""
     base_loss: Score
+    """The model's own loss on the same windows, in nats per token."""
     joint: Score | None
     removed: tuple[str, ...]
     conditions: dict[str, Any]
