@@ -167,7 +167,7 @@ class FarToken:
     layer: int
     """The block."""
     nonlinearity: float
-    """Its distance from the linear map, over its norm."""
+    """How far the map misses it, in root mean squared distances from the mean."""
     text: str
     window: int
     """In which window it stood."""

@@ -21,8 +21,10 @@ class Work:
     """One run: what, into which folder, and where text tasks keep their tokens."""
 
     recipe: Recipe
+    """What is trained."""
     folder: str
     cache: str
+    """Where text tasks keep their tokens."""
 
 
 def work_through(
