@@ -266,12 +266,13 @@ class Record:
         return told(self)
 
     def _repr_html_(self) -> str:
-        """Its scores and its origin, as a notebook shows them."""
+        """Its tables, its scores and its origin, as a notebook shows them."""
         read = ", ".join(f"{key} {value}" for key, value in self.inputs.items() if value is not None)
         made = ", ".join(f"{key} {value}" for key, value in self.versions.items())
         origin = f"{self.command}: {read}; seed {self.seed}; {made}"
         scores = [(s.name, str(s), str(s.n)) for s in self.scores]
-        return html_table(("score", "value", "n"), scores) + f"<p>{escape(origin)}</p>"
+        tables = f"<pre>{escape(str(self))}</pre>"
+        return f"{tables}{html_table(('score', 'value', 'n'), scores)}<p>{escape(origin)}</p>"
 
     def write(self, path: str | Path) -> None:
         """Write it to the file `path`, whole or not at all."""

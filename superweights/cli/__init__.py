@@ -36,7 +36,7 @@ from superweights.cli.scan import scan
 from superweights.cli.score import score
 from superweights.cli.show import show
 from superweights.cli.sweep import sweep
-from superweights.errors import SuperweightsError
+from superweights.errors import SuperweightsError, explain_os_error
 from superweights.stopping import EXIT_CODE, Terminated, stopped_by_sigterm
 
 _NO_COMMAND = "NoArgsIsHelpError"
@@ -98,7 +98,7 @@ def run(arguments: list[str]) -> int:
         code = 130
     except OSError as error:
         console.forget_stdout()
-        return 1 if isinstance(error, BrokenPipeError) else console.fail(*console.explain_os_error(error))
+        return 1 if isinstance(error, BrokenPipeError) else console.fail(*explain_os_error(error))
     except Exception as error:  # noqa: BLE001 - sorted at once: only the parser's own errors are kept
         code = _explain_usage(error)
     if code in (130, EXIT_CODE):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -49,6 +48,17 @@ def show_record(record: Record, as_json: bool) -> None:
         print_line(line)
 
 
+def show_rows(rows: Iterable[Any], as_json: bool, parts: Callable[[], Parts]) -> None:
+    """What is no record: its `rows` as lines of JSON for programs, its `parts` for people."""
+    from superweights.record import to_json_line
+
+    if not as_json:
+        show(parts())
+        return
+    for row in rows:
+        print_line(to_json_line(row))
+
+
 def note(text: str) -> None:
     """A sentence beside the data, on stderr."""
     notes.print(plain(text), highlight=False, soft_wrap=True)
@@ -61,16 +71,6 @@ def fail(message: str, hint: str, code: int = 1) -> int:
     return code
 
 
-def explain_os_error(error: OSError) -> tuple[str, str]:
-    """The sentence and the hint for an operating-system error that reached the top."""
-    where = f" ({error.filename})" if error.filename else ""
-    if error.errno == errno.ENOSPC:
-        return f"The disk is full{where}.", "free some space, or write to another disk."
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"No permission to write or read{where}.", "check the owner and mode of that path."
-    return f"{error.strerror or error}{where}.", "check that the path exists and can be read."
-
-
 def forget_stdout() -> None:
     """Send what stdout has not been able to write nowhere, or Python would try again at exit, and complain."""
     with suppress(OSError, ValueError):  # no file behind it
@@ -81,20 +81,15 @@ def forget_stdout() -> None:
 
 
 @contextmanager
-def progress_bar(label: str) -> Iterator[Bar]:
-    """A progress bar on stderr; nothing where stderr is not a terminal."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Bar(*columns, console=notes, transient=True, disable=not sys.stderr.isatty()) as bar:
-        bar.add_task(label, total=None)
-        yield bar
-
-
-@contextmanager
 def progress(label: str = "opening") -> Iterator[Progress]:
-    """A bar on stderr that follows (label, done, total). The notes of an interrupt (what is kept) are printed."""
+    """A bar on stderr that follows (label, done, total); nothing where stderr is not a terminal.
+
+    The notes of an interrupt (what is kept) are printed.
+    """
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     try:
-        with progress_bar(label) as bar:
-            task = bar.task_ids[0]
+        with Bar(*columns, console=notes, transient=True, disable=not sys.stderr.isatty()) as bar:
+            task = bar.add_task(label, total=None)
             yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
     except KeyboardInterrupt as interrupt:
         for each in getattr(interrupt, "__notes__", ()):

@@ -62,6 +62,7 @@ def find(
 
     Example: [bold]superweights find[/] searches the embedded SmolLM2-135M-Instruct.
     """
+    from superweights.tables.found import published
     from superweights.verbs.find import explained, search_of, searched
 
     story = explained(explain)
@@ -70,7 +71,7 @@ def find(
     with console.progress() as bar:
         made = searched(opened.source(model), mode, threshold, search, text=text, progress=bar)
     if isinstance(made, list):
-        _print_published(made, output.as_json)
+        console.show_rows(made, output.as_json, lambda: published(made))
     else:
         _finish(made, output, everything, story)
 
@@ -86,14 +87,3 @@ def _finish(record: Record, output: Lines, everything: bool, story: Any) -> None
         console.show(parts(record, everything, story))
     if record.findings.conditions["interrupted"]:
         raise typer.Exit(_INTERRUPTED)
-
-
-def _print_published(found: list[Any], as_json: bool) -> None:
-    from superweights.record import to_json_line
-    from superweights.tables.found import published
-
-    if not as_json:
-        console.show(published(found))
-        return
-    for each in found:
-        console.print_line(to_json_line(each.to_json()))

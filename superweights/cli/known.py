@@ -43,11 +43,9 @@ def known(
 
 
 def _print(matches: list, model: str | None, as_json: bool) -> None:
-    from superweights.record import to_json_line
     from superweights.tables.known import of_one_model, parts
 
-    if not as_json:
-        console.show(parts(matches) if model is None else of_one_model(matches))
-        return
-    for match in matches:
-        console.print_line(to_json_line(match.known if model is None else match))
+    if model is None:
+        console.show_rows((match.known for match in matches), as_json, lambda: parts(matches))
+    else:
+        console.show_rows(matches, as_json, lambda: of_one_model(matches))

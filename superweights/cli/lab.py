@@ -113,11 +113,6 @@ def page(folders: Folders, out: Page = Path("lab.html")) -> None:
 
 def _show(shown: Any, as_json: bool) -> None:
     """Tables for people, or lines of JSON: what a verb of the lab gives."""
-    from superweights.record import to_json_line
     from superweights.tables.lab import parts
 
-    if not as_json:
-        console.show(parts(shown))
-        return
-    for line in shown.lines:
-        console.print_line(to_json_line(line))
+    console.show_rows(shown.lines, as_json, lambda: parts(shown))

@@ -81,15 +81,10 @@ def sweep(
 
 def _print(swept: Any, as_json: bool) -> None:
     """What was measured, and in which file it is kept; exit code 1 where a point failed."""
-    from superweights.record import to_json_line
     from superweights.tables.sweep import parts
 
     for said in (*(f"note: {note}" for note in swept.notes), f"results are kept in {swept.store}"):
         console.note(said)
-    if as_json:
-        for outcome in swept.outcomes:
-            console.print_line(to_json_line(outcome.to_json()))
-    else:
-        console.show(parts(swept))
+    console.show_rows(swept.outcomes, as_json, lambda: parts(swept))
     if swept.failed:
         raise typer.Exit(1)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from superweights.tables.numbers import bos_words, cut_words, plain
 from superweights.tables.page import Parts, Table, dim
+from superweights.tables.scores import parts as scores
 
 if TYPE_CHECKING:
     from superweights.findings import Anatomy
@@ -14,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def parts(record: Record) -> Parts:
-    """Each answer's tables and scores, what was refused, and the conditions."""
+    """Each answer's tables and scores, what was refused, the conditions; scores alone where an answer is not known."""
     found: Anatomy = record.findings
-    for answer in found.answers.values():
-        if isinstance(
-            answer, dict
-        ):  # of a question that is not known here: its scores are all there is to show
-            continue
+    known = [answer for answer in found.answers.values() if hasattr(answer, "sheets")]
+    if len(known) < len(found.answers) or not (known or found.refused):
+        yield from scores(record)  # an answer of no question that is known here
+        return
+    for answer in known:
         for sheet in answer.sheets():
             yield from _sheet(sheet)
         yield from (f"{plain(score.name)}: {plain(str(score))}" for score in answer.scores())
