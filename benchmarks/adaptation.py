@@ -19,7 +19,7 @@ import torch
 from peft import PsoftConfig, get_peft_model
 
 from superweights.adaptation import Expert, Experts, Singular, benched, decompositions, turned
-from superweights.cli.adapt_options import numbers
+from superweights.subject.layers import layers_of
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.manual_seed(0)
     with benched("embedded") as bench, tempfile.TemporaryDirectory() as folder:
-        matrices = bench.matrices("mlp", numbers(asked.layers))
+        matrices = bench.matrices("mlp", layers_of(asked.layers))
         model, everything = bench.model, bench.matrices("both")
         print(f"{len(matrices)} matrices of the MLPs of layers {asked.layers}; float32, CPU time")
         made = seconds(lambda: decompositions(model, everything, folder=Path(folder)))

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from superweights.plugin import teach_transformers
+from superweights.telling import tell_by
 
 __version__ = "0.1.0.dev0"
 
@@ -51,6 +52,16 @@ _HOMES = {
 # Packed and pruned checkpoints load through transformers' own `from_pretrained`; nothing but the standard library is
 # imported for it.
 teach_transformers()
+
+
+def _told(record: Any) -> str:
+    """A record as its command prints it, as wide as the terminal where there is one."""
+    from superweights.tables import printed
+
+    return printed(record)
+
+
+tell_by(_told)
 
 __all__ = sorted([*_HOMES, "__version__"])
 

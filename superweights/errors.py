@@ -1,6 +1,8 @@
-"""The one exception a person is meant to read: what was given, what was expected, and a hint."""
+"""What a person is meant to read when something fails: what was given, what was expected, and a hint."""
 
 from __future__ import annotations
+
+import errno
 
 
 class SuperweightsError(Exception):
@@ -17,3 +19,13 @@ class SuperweightsError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\nhint: {self.hint}"
+
+
+def explain_os_error(error: OSError) -> tuple[str, str]:
+    """The sentence and the hint for an operating-system error that reached the top."""
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return f"The disk is full{where}.", "free some space, or write to another disk."
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"No permission to write or read{where}.", "check the owner and mode of that path."
+    return f"{error.strerror or error}{where}.", "check that the path exists and can be read."

@@ -14,9 +14,12 @@ from pathlib import Path, PurePath
 from typing import Annotated, Any, Protocol
 
 from superweights.address import Address
+from superweights.artefacts.file import write_text
+from superweights.artefacts.place import check_replaceable
 from superweights.artefacts.reading import parse_json, read_text
 from superweights.artefacts.shape import Count, Layer, NullIsNan, shaped
 from superweights.errors import SuperweightsError
+from superweights.telling import html_table, told
 
 SCHEMA_VERSION = 1
 _HINT = "give a file that --out of a command wrote."
@@ -24,7 +27,7 @@ _HINT = "give a file that --out of a command wrote."
 
 @dataclass(frozen=True)
 class Score:
-    """A measured number: its name, value, unit, how many samples it averages, and its standard error.
+    """A measured number: its name, value, unit, how many samples it averages (`n`), and its standard error.
 
     `standard_error` is None where no error can be given (one sample, or an exact count), never 0 by default.
     """
@@ -120,13 +123,18 @@ class Control:
         return {"kind": _KINDS_OF_OLD.get(of_old, RANDOM_TENSOR), "score": data}
 
 
-# The verdicts of super weights, the gravest first. Whoever reads a record asks `SuperWeight.matters`.
+# The gravest first. Whoever reads a record asks `SuperWeight.matters`.
 MATTERS = ("critical", "joint", "partial")
 
 
 @dataclass(frozen=True)
 class SuperWeight:
     """A weight that makes a super activation, and what the model loses without it.
+
+    `address` says where it is stored, `parameter` its name in the running model, `kind` whether it is a `weight`, a
+    norm's `gain` or a `bias`; `out_channel`, `in_neuron` and `layer` (from 0) say where it acts. The search saw it in
+    its pass `round` (0: with nothing taken out), strongest at `token`, which stands at `position`; `seen_in` are the
+    texts that showed it, where they were noted.
 
     `value` is the weight; `spike_in` and `spike_out` are the input and output of its product at the token
     where the output is largest (activations, no unit); `dominance` is `spike_in * value / spike_out`, the
@@ -253,22 +261,30 @@ class Record:
             "revision": checkpoint.revision,
             "fingerprint": checkpoint.fingerprint(),
         }
-        return cls(
-            command,
-            {**read, **inputs},
-            versions() | (programs or {}),
-            seed,
-            tuple(scores),
-            {} if findings is None else findings,
-        )
+        found = {} if findings is None else findings
+        return cls(command, {**read, **inputs}, versions() | (programs or {}), seed, tuple(scores), found)
+
+    def __str__(self) -> str:
+        """Its tables, as its command prints them."""
+        return told(self)
 
     def _repr_html_(self) -> str:
-        """Its scores and its origin, as a notebook shows them."""
+        """Its tables, its scores and its origin, as a notebook shows them."""
         read = ", ".join(f"{key} {value}" for key, value in self.inputs.items() if value is not None)
         made = ", ".join(f"{key} {value}" for key, value in self.versions.items())
         origin = f"{self.command}: {read}; seed {self.seed}; {made}"
         scores = [(s.name, str(s), str(s.n)) for s in self.scores]
-        return html_table(("score", "value", "n"), scores) + f"<p>{escape(origin)}</p>"
+        tables = f"<pre>{escape(str(self))}</pre>"
+        return f"{tables}{html_table(('score', 'value', 'n'), scores)}<p>{escape(origin)}</p>"
+
+    def write(self, path: str | Path) -> None:
+        """Write it to the file `path`, whole or not at all."""
+        write_text(Path(path), self.to_json() + "\n")
+
+    @staticmethod
+    def check_place(path: str | Path) -> None:
+        """Raise `SuperweightsError` where `write` could put nothing, before the work that it should hold."""
+        check_replaceable(Path(path))
 
     def to_json(self) -> str:
         """One line of JSON; numbers that JSON has no word for (nan, inf) become null."""
@@ -327,7 +343,7 @@ def weights_of(findings: Any, where: str = "the record", hint: str = _HINT) -> l
 
 @dataclass(frozen=True)
 class InExpert:
-    """Of an expert that a search has found: its verdict, and the weight that makes its output."""
+    """Of an expert that a search has found: its verdict, and the weight `inside` (its address, its `value`) of it."""
 
     verdict: str
     inside: str | None
@@ -343,13 +359,6 @@ def table_of(weights: Iterable[SuperWeight]) -> str:
         effect = "" if w.effect is None else str(w.effect)
         rows.append((str(w.address), *numbers, effect, w.verdict or "", w.role or ""))
     return html_table(titles, rows)
-
-
-def html_table(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """An HTML table; every cell is escaped."""
-    head = "".join(f"<th>{escape(title)}</th>" for title in titles)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _short(number: float | None) -> str:

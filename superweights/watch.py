@@ -30,6 +30,7 @@ class Product:
     """
 
     kind: Kind
+    """weight, gain or bias."""
     parameter: str
     operand: Tensor
     x: Tensor

@@ -256,7 +256,7 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(
     def fail(_source, target):
         raise OSError(number, os.strerror(number), str(target))
 
-    monkeypatch.setattr(console.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     search = ["--windows", "0", "--rounds", "0"]
     error, _ = refused(capsys, "find", str(worded), *search, "--out", str(out))
     assert error.startswith(f"error: {sentence.format(out=out)}")

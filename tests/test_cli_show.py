@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from small import saved_llama
+from test_cli_score import SHORT, folder  # noqa: F401 - a fixture
 
+import superweights
+from superweights import tables
 from superweights.checkpoint import open_checkpoint
 from superweights.cli import run
+from superweights.interpretability import QUESTIONS
 from superweights.record import Record, Score
 
 pytestmark = pytest.mark.tiny
@@ -42,6 +48,46 @@ def test_a_record_is_shown_as_its_command_showed_it(command, llama, tmp_path, ca
     assert capsys.readouterr().out == printed
     assert run(["show", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads(out.read_text())
+
+
+ASKED = [[question.word] for question in QUESTIONS] + [["all"], ["kurtosis"]]
+CAUSAL = [[question.word, "--causal"] for question in QUESTIONS if question.causal]
+
+
+@pytest.mark.parametrize("asked", ASKED + CAUSAL, ids=" ".join)
+def test_an_answer_of_anatomy_is_shown_as_it_was_given(asked, folder, tmp_path, capsys):  # noqa: F811
+    """Also those of numbers that JSON has no word for, and of interventions."""
+    out, weights = tmp_path / "record.json", ["--weights", f"{TENSOR}[5, 7]"] if "--causal" in asked else []
+    if run(["anatomy", *asked, str(folder), *SHORT, *weights, "--out", str(out)]):
+        pytest.skip(capsys.readouterr().err)
+    printed = capsys.readouterr().out
+    assert run(["show", str(out)]) == 0
+    assert capsys.readouterr().out == printed
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_printing_a_record_prints_what_its_command_prints(command, llama, tmp_path, capsys):
+    out = tmp_path / "record.json"
+    filled = [part.format(llama, to=tmp_path) if "{" in part else part for part in COMMANDS[command]]
+    assert run([*filled, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out.rstrip("\n")
+    record = superweights.show(out)
+    print(record)
+    assert capsys.readouterr().out.rstrip("\n") == printed
+    if command == "find":
+        print(record.findings)
+        assert capsys.readouterr().out.rstrip("\n") == printed
+
+
+def test_tables_need_neither_torch_nor_a_terminal():
+    """Each file of the room, in a process where torch cannot be imported."""
+    files = sorted(path.stem for path in Path(tables.__file__).parent.glob("*.py"))
+    asked = "\n".join(f"import superweights.tables.{file}" for file in files if file != "__init__")
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.modules['torch'] = None\n{asked}"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("command", ["anatomy sinks", "what a later version asks"])

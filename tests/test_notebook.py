@@ -44,7 +44,7 @@ def test_what_is_shown_is_escaped(thing):
     shown = Shown(thing._repr_html_())
     assert HOSTILE in shown.words
     assert "2.25 ± 0.1" in shown.words
-    assert shown.tags <= {"b", "p", "table", "thead", "tbody", "tr", "th", "td"}
+    assert shown.tags <= {"b", "p", "pre", "table", "thead", "tbody", "tr", "th", "td"}
 
 
 @pytest.mark.real

@@ -11,13 +11,11 @@ import pytest
 import torch
 from families import HIDDEN, save_tiny
 from planting import ASIDE, DOWN
-from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from superweights.address import Address
 from superweights.checkpoint import open_checkpoint
-from superweights.cli import console, run
-from superweights.cli.scan import print_tables
+from superweights.cli import run
 from superweights.discovery import outliers
 from superweights.discovery.mlps import find_mlps
 from superweights.discovery.outliers import tally_for, tiles
@@ -430,10 +428,9 @@ def test_the_embedded_models_super_weights_stand_out_and_so_does_a_benign_one(em
 
 @needs_model
 @pytest.mark.real
-def test_the_documented_output_is_the_real_one(embedded, capsys, monkeypatch):
-    monkeypatch.setattr(console, "data", Console(highlight=False, width=110))
-    print_tables(embedded, 5)
+def test_the_documented_output_is_the_real_one(embedded):
+    shown = Record("scan", {}, {}, findings=embedded)
     page = (Path(__file__).parent.parent / "docs" / "scan.md").read_text()
     block = page.split("$ superweights scan --top 5 --spectrum\n")[1].split("\n```")[0]
-    printed = "\n".join(line.rstrip() for line in capsys.readouterr().out.rstrip().splitlines())
+    printed = "\n".join(line.rstrip() for line in str(shown).splitlines())
     assert printed == block

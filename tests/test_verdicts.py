@@ -23,6 +23,9 @@ from superweights.discovery.trials import Trial
 from superweights.index.choice import recorded_weights
 from superweights.quantization.underflow import lost
 from superweights.record import MATTERS, Record, Score, to_json_line
+from superweights.tables.found import parts
+from superweights.tables.page import page_text
+from superweights.verbs.find import found_record
 
 
 def searched(family, ground, folder, search=None):
@@ -195,16 +198,13 @@ def test_readers_of_a_record_keep_every_member_of_a_group(told):
 
 @pytest.mark.tiny
 def test_the_answer_comes_first_and_the_group_stands_together(told, capsys):
-    from superweights.cli import found as shown
-
     found = told[2]
-    shown.show(found, everything=False, address=None)
+    print(found)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("3 super weights (3 joint): without ")
     assert "no single one is critical" in lines[0]
     assert any("3 weights together" in line for line in lines)
-    shown.show(found, everything=False, address=found.super_weights[0].address)
-    story = capsys.readouterr().out
+    story = page_text(parts(found_record(found), explain=found.super_weights[0].address))
     assert "trigger: at token" in story
     assert "of that it adds" in story.lower()
 

@@ -30,6 +30,7 @@ class ExpertBench:
     model: nn.Module
     reader: Reader
     progress: Progress
+    """Who is told how far it is."""
     _factors: dict[tuple[str, int | None], Factors] = field(default_factory=dict)
 
     def matrices(self, part: str, layers: Sequence[int] | None = None) -> tuple[Matrix, ...]:

@@ -43,8 +43,11 @@ class Arms:
     """
 
     arms: tuple[str, ...] = ("svf", "lora", "random-z", "shuffled-z")
+    """Their names."""
     part: str = "mlp"
+    """Which matrices: mlp, attention or both."""
     layers: tuple[int, ...] | None = None
+    """Which layers; None: all."""
     rate: float = 2e-3
     lora_rate: float = 2e-3
     weight_rate: float = 2e-3
@@ -74,7 +77,9 @@ class Result:
     arm: str
     seed: int
     base: float
+    """Mean reward of the base."""
     reward: float
+    """Mean reward of the arm."""
     parameters: int
     best_step: int
     under: str = ""

@@ -31,10 +31,15 @@ class Moved:
     """
 
     address: Address
+    """The weight."""
     before: float
+    """Its value in the base."""
     after: float
+    """Its value under the adaptation."""
     place_before: int
+    """Its `place` in the base."""
     place_after: int
+    """Its `place` under the adaptation."""
     typical: float
     loss_before: Score
     loss_after: Score

@@ -45,9 +45,13 @@ class Answer:
     """What was answered, by whom, why, and what each pass took in seconds."""
 
     prompt: str
+    """What was asked."""
     text: str
+    """What was answered."""
     choice: Choice
+    """By whom, and why."""
     seconds: float
+    """What answering took, choosing not counted."""
 
 
 def classifying_prompt(prompt: str, labels: Mapping[str, str]) -> str:

@@ -39,10 +39,15 @@ class WeightDrift:
     moved in units of the typical change of its tensor (0 where nothing there changed)."""
 
     address: Address
+    """The weight."""
     base: float
+    """Its value in the base."""
     tuned: float
+    """Its value in the other."""
     place_base: int
+    """How many are larger in the base."""
     place_tuned: int
+    """How many are larger in the other."""
     moved: float
 
 

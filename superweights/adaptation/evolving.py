@@ -27,10 +27,14 @@ class Search:
     """
 
     population: int = 32
+    """Members of each iteration."""
     elite: float = 0.2
+    """The share of them that the next iteration follows."""
     spread: float = 0.5
     iterations: int = 50
+    """How many there are."""
     seed: int = 0
+    """Of the members."""
 
     def __post_init__(self) -> None:
         if self.population < 2 or not 0 < self.elite <= 1 or self.spread <= 0 or self.iterations < 1:
@@ -45,8 +49,11 @@ class Found:
     """The best member: its alphas, how good it was, and the best of each iteration."""
 
     alpha: tuple[float, ...]
+    """One for each expert."""
     fitness: tuple[float, float]
+    """Mean reward, then what decides where two are equal: mean log-likelihood in nats."""
     history: tuple[tuple[float, float], ...]
+    """Its fitness, iteration by iteration."""
 
 
 def evolve(fitness: Fitness, size: int, search: Search = Search()) -> Found:

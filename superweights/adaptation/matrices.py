@@ -27,6 +27,7 @@ class Matrix:
     path: str
     layer: int
     part: str
+    """mlp or attention."""
     shape: tuple[int, int]
     transposed: bool
 

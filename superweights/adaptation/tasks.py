@@ -40,9 +40,13 @@ class Task:
     """
 
     name: str
+    """What it is called in records and tables."""
     train: tuple[Example, ...]
+    """Examples to learn from."""
     valid: tuple[Example, ...]
+    """Examples to stop by."""
     test: tuple[Example, ...]
+    """Examples to judge by."""
     new_tokens: int = 8
     stop: str | None = "\n"
 

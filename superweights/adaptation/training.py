@@ -55,6 +55,7 @@ class Manner:
     method: str = "reinforce"
     steps: int = 100
     batch: int = 32
+    """Prompts of an update."""
     rate: float = 2e-3
     clip: float = 1e-3
     kl: float = 0.0
@@ -63,6 +64,7 @@ class Manner:
     every: int = 5
     patience: int = 5
     seed: int = 0
+    """Of the order of prompts, and of what is sampled."""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS or self.kl_direction not in DIRECTIONS:
@@ -87,6 +89,7 @@ class Step:
     reward: float
     loss: float
     kl: float
+    """KL from the base; 0 where it has no weight."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,8 +105,10 @@ class Trained:
     best: float
     best_step: int
     steps: tuple[Step, ...]
+    """What each update saw."""
     checks: tuple[tuple[int, float], ...]
     notes: tuple[str, ...] = ()
+    """What the reader should know."""
 
     def to_json(self) -> dict[str, Any]:
         """All but the numbers, as JSON values."""

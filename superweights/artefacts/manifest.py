@@ -47,8 +47,11 @@ class Kept:
     """A file: its size, the SHA-256 of all of it, and of its first MiB (one hash where that is all)."""
 
     bytes: Annotated[int, Between(0, 2**62)]
+    """Its size."""
     sha256: str
+    """Of all of it, in hexadecimal."""
     head: str
+    """The same of the first MiB."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,15 @@ class Manifest:
     """The work, and every file of the folder by its name in it but the manifest itself."""
 
     kind: str
+    """As in `Work`."""
     source: str
+    """As in `Work`."""
     plan: str
+    """As in `Work`."""
     files: Mapping[str, Kept] = field(default_factory=dict)
+    """The files that are whole."""
     schema_version: Literal[1] = 1
+    """The version of this layout."""
 
     def to_json(self) -> str:
         """Readable JSON, the same for the same folder."""

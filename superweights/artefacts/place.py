@@ -62,6 +62,15 @@ def check_replaceable(to: Path) -> None:
     _check_parent(to)
 
 
+def check_picture(to: Path | None) -> None:
+    """Raise `SuperweightsError` where no picture can be drawn into the file `to`; None is no picture at all."""
+    if to is None:
+        return
+    if to.suffix.lower() != ".svg":
+        raise SuperweightsError(f"Cannot draw into {to}.", hint="give a file name that ends in .svg.")
+    check_replaceable(to)
+
+
 def _check_name(to: Path, kind: Kind) -> None:
     if to.name in ("", "..") or "\0" in str(to):
         raise SuperweightsError(

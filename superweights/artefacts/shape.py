@@ -28,7 +28,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from superweights.errors import SuperweightsError
 
 T = TypeVar("T")
-Fields = Literal["known", "whole", "some"]
+Fields = Literal["known", "whole", "some", "lossy"]
 # A JSON value and the name of its place in; the value as the field's type wants it out, or `_MisfitError`.
 _Reader = Callable[[Any, str], Any]
 
@@ -38,7 +38,9 @@ class Between:
     """The bounds of a number, both inclusive: `Annotated[int, Between(0, 9)]`."""
 
     low: float
+    """The smallest that will do."""
     high: float
+    """The largest that will do."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ def shaped(form: type[T], data: Any, where: str, hint: str, fields: Fields = "kn
     list, tuple, dict with str keys, Any, dataclasses (those with a `parse` also as one string; one that is made already
     stays as it is), and `Annotated` with `Between`. `fields`, at every depth: "known" ones may be left out where
     they have a default, "whole" ones may not, and with "some" what an object holds beyond them is passed over.
+    "lossy" is as "some", for numbers that JSON has no word for: null where a number is wanted is nan.
 
     A dataclass with a classmethod `renewed` gets objects through it, for those that an older version wrote.
 
@@ -89,9 +92,12 @@ def _reader(form: Any, mode: Fields) -> _Reader:
     if origin is Annotated:
         return _bounded(_reader(arguments[0], mode), arguments[0], arguments[1:])
     if origin in (Union, types.UnionType):
-        return _either([_reader(each, mode) for each in arguments])
+        none_first = sorted(arguments, key=lambda each: each is not type(None))
+        return _either([_reader(each, mode) for each in none_first])
     if origin is Literal:
         return _checked(_among(arguments), f"one of {', '.join(map(repr, arguments))}")
+    if form is float and mode == "lossy":
+        return lambda value, place: math.nan if value is None else _number(value, place)
     if form in _PLAIN:
         return _PLAIN[form]
     if origin in (list, Sequence) or (origin is tuple and arguments[-1] is Ellipsis):
@@ -249,7 +255,7 @@ def _fielded(form: Any, mode: Fields) -> _Reader:
             if field.name in value
         }
         unknown = value.keys() - {field.name for field in fields}
-        if unknown and mode != "some":
+        if unknown and mode not in ("some", "lossy"):
             raise _MisfitError(
                 _inside(place, min(map(str, unknown))), "absent", None, "is no field that is known"
             )

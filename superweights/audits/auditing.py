@@ -37,8 +37,11 @@ class WeightFate:
     """
 
     address: Address
+    """The super weight."""
     before: float
+    """Its value in the original."""
     after: float
+    """Its value as the quantized checkpoint has it."""
     steps: float | None
     matrix_error: float
     verdict: str
@@ -54,14 +57,23 @@ class Audit:
     """
 
     method: str
+    """How the checkpoint is quantized, in its own word."""
     weights: tuple[WeightFate, ...]
+    """What became of each super weight."""
     comparison: Comparison | None
+    """Predictions of both on the same windows."""
     layer: int | None
+    """The block after which the largest residual value stands."""
     channel: int | None
+    """Its residual channel."""
     activation_before: float | None
+    """That value in the original."""
     activation_after: float | None
+    """The value there in the quantized one."""
     sink_before: Score | None
+    """The original's."""
     sink_after: Score | None
+    """The quantized one's."""
     verdict: str
 
     def to_json(self) -> dict[str, Any]:

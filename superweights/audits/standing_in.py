@@ -36,6 +36,7 @@ class Unquantized:
     """The settings of a quantized checkpoint whose weights are decoded: without the word of its quantization."""
 
     settings: Settings
+    """Those of the quantized checkpoint."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -63,8 +64,11 @@ class Pair:
     """The original's tensors as the quantized checkpoint has them. Implements `checkpoint.tensors.Store`."""
 
     quantized: Decoding
+    """Decodes what stands in the quantized one."""
     original: Checkpoint
+    """Says which tensors there are."""
     format: str = "safetensors"
+    """The storage that the pair poses as."""
 
     @cached_property
     def names(self) -> dict[str, str]:

@@ -10,19 +10,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from superweights.branch.calls import (
-    first_tensor,
-    hidden_of,
-    like_output,
-    one_row,
-    repeated,
-    same,
-    takes,
-    with_hidden,
-)
+from superweights.branch.calls import one_row, repeated, same, takes
 from superweights.editing import Edit, edited
 from superweights.stream.blocks import find_blocks
 from superweights.subject import layout_of, stream_of
+from superweights.subject.calls import first_tensor, hidden_of, like_output, with_hidden
 
 # What a model's own code raises when one of its blocks is called in a way it does not expect.
 _CANNOT_RUN = (RuntimeError, ValueError, TypeError, IndexError, AttributeError)
@@ -61,10 +53,13 @@ class Visit:
     """A block that has just run on the model's own rows: `before` and `after` are `[rows, tokens, width]`."""
 
     path: str
+    """The block's module."""
     number: int
+    """Which block it is, counted from 0."""
     before: Tensor
     after: Tensor
     branch: Branch | None = None
+    """The branch whose own pass it is; None: the model's."""
 
 
 class Branching:

@@ -5,34 +5,9 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-
-def hidden_of(args: tuple, kwargs: dict) -> Tensor:
-    """The hidden states a block is called with: its first tensor, by convention `hidden_states`."""
-    found = next((a for a in args if isinstance(a, Tensor)), kwargs.get("hidden_states"))
-    if not isinstance(found, Tensor):
-        found = next(v for v in kwargs.values() if isinstance(v, Tensor))
-    return found
-
-
-def with_hidden(args: tuple, kwargs: dict, hidden: Tensor, own: dict[int, Any]) -> tuple[tuple, dict]:
-    """The same call with other hidden states.
-
-    Lists and dictionaries that blocks write into (shared keys and values) are the branch's own copies, or
-    the branches would overwrite what the model itself reads in a later block.
-    """
-    old = hidden_of(args, kwargs)
-
-    def swap(value: Any) -> Any:
-        if value is old:
-            return hidden
-        if isinstance(value, dict | list) and not isinstance(value, torch.Size):
-            return own.setdefault(id(value), value.copy())
-        return value
-
-    return tuple(swap(a) for a in args), {key: swap(value) for key, value in kwargs.items()}
+from superweights.subject.calls import hidden_of
 
 
 def repeated(args: tuple, kwargs: dict, old: Tensor, hidden: Tensor) -> tuple[list, dict]:
@@ -81,19 +56,6 @@ def one_row(args: tuple, kwargs: dict, row: int) -> tuple[list, dict] | None:
 
     found = [part_of(a) for a in args], {key: part_of(value) for key, value in kwargs.items()}
     return None if unclear else found
-
-
-def first_tensor(out: Any) -> Tensor:
-    return out if isinstance(out, Tensor) else next(part for part in out if isinstance(part, Tensor))
-
-
-def like_output(out: Any, hidden: Tensor) -> Any:
-    """`hidden` in the form in which the block returned its output."""
-    if isinstance(out, Tensor):
-        return hidden
-    first = first_tensor(out)
-    parts = [hidden if part is first else part for part in out]
-    return out._make(parts) if hasattr(out, "_make") else type(out)(parts)
 
 
 def same(tensor: Tensor, other: Tensor | None) -> bool:

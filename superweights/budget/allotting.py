@@ -24,7 +24,9 @@ class Step:
     """A point of the frontier: bits per weight over all matrices, and the expected loss (KL, nats)."""
 
     bits_per_weight: float
+    """Stored bits, scales included."""
     loss: float
+    """Summed over the matrices."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,13 @@ class Allotment:
     """A choice for each matrix, the bits per weight that they take together, and the frontier that was walked."""
 
     choices: Mapping[str, Choice]
+    """By the tensor's name."""
     bits_per_weight: float
+    """Stored bits, scales included."""
     loss: float
+    """What they are expected to cost together (KL, nats)."""
     frontier: tuple[Step, ...]
+    """From the fewest bits to the most."""
 
 
 def allot(

@@ -51,8 +51,11 @@ class Sensitivity:
     """
 
     tensor: str
+    """Its name in the checkpoint."""
     size: int
+    """How many weights it has."""
     at: int
+    """Which choice was measured."""
     measured: float
     choices: tuple[Choice, ...]
 

@@ -34,6 +34,7 @@ class Checkpoint:
     revision: str | None
     path: Path | None
     trust_remote_code: bool
+    """Whether code that it brings along may run."""
     _store: Store = field(repr=False)
     _settings: Settings = field(repr=False)
 

@@ -33,10 +33,12 @@ class Block:
     """A tensor of a GGUF file, its shape in torch's order; `start`, `stop` count from the start of its `part`."""
 
     kind: GGMLQuantizationType
+    """How its numbers are stored."""
     shape: tuple[int, ...]
     start: int
     stop: int
     part: int = 0
+    """Which file of several it stands in."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,10 @@ class Header:
     """What a GGUF file says about itself. `spans` holds the bytes of each setting: key, type and value."""
 
     values: Mapping[str, Any]
+    """The settings, by key."""
     spans: Mapping[str, tuple[int, int]]
     blocks: Mapping[str, Block]
+    """The tensors, by name."""
 
     @property
     def architecture(self) -> str:

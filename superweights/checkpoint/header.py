@@ -52,7 +52,9 @@ class Stored:
     """Where a tensor stands in a file: `start` and `stop` count bytes from the beginning of the file."""
 
     dtype: str
+    """As the file spells it."""
     shape: tuple[int, ...]
+    """As the file has it."""
     start: int
     stop: int
 

@@ -32,6 +32,7 @@ class Repository:
     """One commit of a model on the hub, and the names of its files."""
 
     name: str
+    """org/name."""
     commit: str
     files: tuple[str, ...]
 

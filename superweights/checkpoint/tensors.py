@@ -23,6 +23,7 @@ class TensorInfo:
     shape: tuple[int, ...]
     dtype: str
     nbytes: int
+    """How many bytes it takes in the file."""
     torch_dtype: torch.dtype
 
     @property

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 import superweights
-from superweights.artefacts.stopping import EXIT_CODE, Terminated, stopped_by_sigterm
 from superweights.cli import console
 from superweights.cli.ablate import ablate
 from superweights.cli.activations import activations
@@ -37,7 +36,8 @@ from superweights.cli.scan import scan
 from superweights.cli.score import score
 from superweights.cli.show import show
 from superweights.cli.sweep import sweep
-from superweights.errors import SuperweightsError
+from superweights.errors import SuperweightsError, explain_os_error
+from superweights.stopping import EXIT_CODE, Terminated, stopped_by_sigterm
 
 _NO_COMMAND = "NoArgsIsHelpError"
 
@@ -68,32 +68,14 @@ def _program(
     """What stands before a command."""
 
 
-app.command("find")(find)
-app.command("known")(known)
-app.command("scan")(scan)
-app.command("facts")(facts)
-app.command("score")(score)
-app.command("ablate")(ablate)
-app.command("scale")(scale)
-app.command("evaluate")(evaluate)
-app.command("plan")(plan)
-app.command("quantize")(quantize)
-app.command("peel")(peel)
-app.command("attach")(attach)
-app.command("recipe")(recipe)
-app.command("audit")(audit)
-app.command("prune")(prune)
-app.command("show")(show)
-app.command("report")(report)
-app.command("explore")(explore)
-app.command("reproduce")(reproduce)
-app.command("activations")(activations)
-app.command("sweep")(sweep)
-app.command("anatomy")(anatomy)
+for command in (
+    find, known, scan, facts, score, ablate, scale, evaluate, plan, quantize, peel, attach, recipe, audit, prune,
+    show, report, explore, reproduce, activations, sweep, anatomy, profile,
+):  # fmt: skip
+    app.command(command.__name__)(command)
+for command in (grow, designs):
+    lab.command(command.__name__)(command)
 app.add_typer(adapt, name="adapt")
-app.command("profile")(profile)
-lab.command("grow")(grow)
-lab.command("designs")(designs)
 app.add_typer(lab, name="lab")
 
 
@@ -116,7 +98,7 @@ def run(arguments: list[str]) -> int:
         code = 130
     except OSError as error:
         console.forget_stdout()
-        return 1 if isinstance(error, BrokenPipeError) else console.fail(*console.explain_os_error(error))
+        return 1 if isinstance(error, BrokenPipeError) else console.fail(*explain_os_error(error))
     except Exception as error:  # noqa: BLE001 - sorted at once: only the parser's own errors are kept
         code = _explain_usage(error)
     if code in (130, EXIT_CODE):

@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from superweights.errors import SuperweightsError
-
 Expert = Annotated[Path, typer.Argument(help="The folder of an expert.")]
 Experts = Annotated[Path, typer.Option(help="A folder with the folders of experts.")]
 TaskFile = Annotated[
@@ -20,23 +18,6 @@ Layers = Annotated[str | None, typer.Option(help="Only these layers, such as 0,3
 NewTokens = Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")]
 Stop = Annotated[str | None, typer.Option(help="Text at which an answer ends.")]
 Chat = Annotated[bool, typer.Option("--chat", help="Put prompts as a user's turn of the chat template.")]
-To = Annotated[Path, typer.Option(help="A new folder.")]
 Steps = Annotated[int, typer.Option(min=1, help="Updates at most.")]
 Batch = Annotated[int, typer.Option(min=1, help="Prompts of an update.")]
 Every = Annotated[int, typer.Option(min=1, help="Updates between two looks at the validation split.")]
-
-
-def numbers(layers: str | None) -> tuple[int, ...] | None:
-    """The layers written as `0,3` or `20-29`. Raises `SuperweightsError` for anything else."""
-    if layers is None:
-        return None
-    try:
-        found: list[int] = []
-        for part in layers.split(","):
-            first, _, last = part.partition("-")
-            found += range(int(first), int(last or first) + 1)
-    except ValueError as error:
-        raise SuperweightsError(
-            f"--layers {layers} is no list of layers.", hint="write 0,3 or 20-29."
-        ) from error
-    return tuple(found)

@@ -2,69 +2,51 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import Annotated
 
 from superweights.cli import adapt_options as own
 from superweights.cli import console, options
-from superweights.cli.printing import finish
+from superweights.cli.groups import Output, Trust, grouped
 
-if TYPE_CHECKING:
-    from superweights.record import Record
+Form = Annotated[str, options.in_output("--as", help="psoft (the same function) or lora (cut to --rank).")]
+Rank = Annotated[int, options.in_output(min=1, help="Of the LoRA adapter.")]
 
 
+@grouped
 def merge(
     model: options.Model,
     expert: own.Expert,
-    to: own.To,
-    allow_pickle: options.AllowPickle = False,
-    trust_remote_code: options.TrustRemoteCode = False,
-    as_json: options.AsJson = False,
-    out: options.Out = None,
+    to: options.NewFolder,
+    opened: Trust = Trust(),
+    output: Output = Output(),
 ) -> None:
     """Write the model with an expert merged in: a dense checkpoint that any program reads.
 
     Example: superweights adapt merge embedded experts/arithmetic --to smollm2-arithmetic
     """
-    from superweights.verbs.adapt_write import adapt_write
+    from superweights import adapt_write as verb
 
-    console.check_out(out)
-    source = options.source(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
     with console.progress() as bar:
-        record = adapt_write(source, expert, to, "dense", progress=bar)
-    finish(record, as_json, out, show_record)
+        record = verb(opened.source(model), expert, to, "dense", progress=bar)
+    output.finish(record)
 
 
+@grouped
 def export(
     model: options.Model,
     expert: own.Expert,
-    to: own.To,
-    form: Annotated[
-        str, typer.Option("--as", help="psoft (the same function) or lora (cut to --rank).")
-    ] = "psoft",
-    rank: Annotated[int, typer.Option(min=1, help="Of the LoRA adapter.")] = 16,
-    allow_pickle: options.AllowPickle = False,
-    trust_remote_code: options.TrustRemoteCode = False,
-    as_json: options.AsJson = False,
-    out: options.Out = None,
+    to: options.NewFolder,
+    form: Form = "psoft",
+    rank: Rank = 16,
+    opened: Trust = Trust(),
+    output: Output = Output(),
 ) -> None:
     """Write an expert as an adapter that plain PEFT loads.
 
     Example: superweights adapt export embedded experts/arithmetic --to arithmetic-psoft
     """
-    from superweights.verbs.adapt_write import adapt_write
+    from superweights import adapt_write as verb
 
-    console.check_out(out)
-    source = options.source(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
     with console.progress() as bar:
-        record = adapt_write(source, expert, to, form, rank=rank, progress=bar)
-    finish(record, as_json, out, show_record)
-
-
-def show_record(record: Record) -> None:
-    found = record.findings
-    for folder in found.folders:
-        console.data.print(f"[bold]{console.plain(folder)}[/] ({found.form})", soft_wrap=True)
-    missed = f"; {found.missed:.3f} of the change is missed" if found.form == "lora" else ""
-    console.data.print(f"{found.nbytes / 1e6:,.1f} MB{missed}")
+        record = verb(opened.source(model), expert, to, form, rank=rank, progress=bar)
+    output.finish(record)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from superweights.artefacts.file import write_text
-from superweights.artefacts.place import check_replaceable
-from superweights.errors import SuperweightsError
 from superweights.progress import Progress
+from superweights.tables.numbers import plain
+
+if TYPE_CHECKING:
+    from superweights.record import Record
+    from superweights.tables.page import Parts
 
 data = Console(highlight=False, soft_wrap=False)
 notes = Console(stderr=True, highlight=False)
@@ -27,9 +29,39 @@ def print_line(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
-def with_width(width: int) -> Console:
-    """Stdout as if it were `width` characters wide: files and pipes have no width of their own."""
-    return data if width == data.width else Console(highlight=False, soft_wrap=False, width=width)
+def show(parts: Parts) -> None:
+    """Lines and tables on stdout, nothing of them cut."""
+    from superweights.tables.page import print_page
+
+    print_page(parts, data)
+
+
+def show_record(record: Record, as_json: bool) -> None:
+    """JSON for programs, a line each; tables for people."""
+    from superweights.tables import parts_of
+    from superweights.tables.lines import json_lines
+
+    if not as_json:
+        show(parts_of(record))
+        return
+    for line in json_lines(record):
+        print_line(line)
+
+
+def show_rows(rows: Iterable[Any], as_json: bool, parts: Callable[[], Parts]) -> None:
+    """What is no record: its `rows` as lines of JSON for programs, its `parts` for people."""
+    from superweights.record import to_json_line
+
+    if not as_json:
+        show(parts())
+        return
+    for row in rows:
+        print_line(to_json_line(row))
+
+
+def note(text: str) -> None:
+    """A sentence beside the data, on stderr."""
+    notes.print(plain(text), highlight=False, soft_wrap=True)
 
 
 def fail(message: str, hint: str, code: int = 1) -> int:
@@ -37,16 +69,6 @@ def fail(message: str, hint: str, code: int = 1) -> int:
     notes.print(f"[bold red]error:[/] {plain(message)}", soft_wrap=True)
     notes.print(f"[bold]hint:[/] {plain(hint)}", soft_wrap=True)
     return code
-
-
-def explain_os_error(error: OSError) -> tuple[str, str]:
-    """The sentence and the hint for an operating-system error that reached the top."""
-    where = f" ({error.filename})" if error.filename else ""
-    if error.errno == errno.ENOSPC:
-        return f"The disk is full{where}.", "free some space, or write to another disk."
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"No permission to write or read{where}.", "check the owner and mode of that path."
-    return f"{error.strerror or error}{where}.", "check that the path exists and can be read."
 
 
 def forget_stdout() -> None:
@@ -59,53 +81,20 @@ def forget_stdout() -> None:
 
 
 @contextmanager
-def progress_bar(label: str) -> Iterator[Bar]:
-    """A progress bar on stderr; nothing where stderr is not a terminal."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Bar(*columns, console=notes, transient=True, disable=not sys.stderr.isatty()) as bar:
-        bar.add_task(label, total=None)
-        yield bar
-
-
-@contextmanager
 def progress(label: str = "opening") -> Iterator[Progress]:
-    """A bar on stderr that follows (label, done, total). The notes of an interrupt (what is kept) are printed."""
+    """A bar on stderr that follows (label, done, total); nothing where stderr is not a terminal.
+
+    The notes of an interrupt (what is kept) are printed.
+    """
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     try:
-        with progress_bar(label) as bar:
-            task = bar.task_ids[0]
+        with Bar(*columns, console=notes, transient=True, disable=not sys.stderr.isatty()) as bar:
+            task = bar.add_task(label, total=None)
             yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
     except KeyboardInterrupt as interrupt:
-        for note in getattr(interrupt, "__notes__", ()):
-            notes.print(plain(note), soft_wrap=True)
+        for each in getattr(interrupt, "__notes__", ()):
+            note(each)
         raise
-
-
-def write_out(path: Path | None, text: str) -> None:
-    """Write `text` to `path` in one step (never half of it), or to stdout when `path` is None."""
-    if path is None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-        return
-    write_text(path, text)
-
-
-def check_out(path: Path | None) -> None:
-    """Raise where no file can stand, before the work that should fill it."""
-    if path is not None:
-        check_replaceable(path)
-
-
-def check_picture(path: Path | None) -> None:
-    """Raise where no picture can be drawn, before the work that should fill it."""
-    if path is not None and path.suffix.lower() != ".svg":
-        raise SuperweightsError(f"Cannot draw into {path}.", hint="give a file name that ends in .svg.")
-    check_out(path)
-
-
-def plain(text: str) -> str:
-    """`text` with rich's markup brackets and terminal control characters taken out of play."""
-    printable = "".join(ch if ch.isprintable() or ch == "\n" else "�" for ch in text)
-    return printable.replace("[", "\\[")
 
 
 @contextmanager
@@ -114,6 +103,5 @@ def kept_in(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        kept = f"What is done is kept in {plain(str(folder))}: the same command goes on from there."
-        notes.print(kept, soft_wrap=True)
+        note(f"What is done is kept in {folder}: the same command goes on from there.")
         raise

@@ -7,17 +7,19 @@ from typing import Annotated
 
 import typer
 
-from superweights.cli import console
+from superweights.cli import console, options
+from superweights.cli.groups import grouped
+
+Results = Annotated[Path, typer.Argument(help="A folder with results of benchmarks/designs.py.")]
+Page = Annotated[Path, options.in_output(help="The HTML file.")]
 
 
-def designs(
-    folder: Annotated[Path, typer.Argument(help="A folder with results of benchmarks/designs.py.")],
-    out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("designs.html"),
-) -> None:
+@grouped
+def designs(folder: Results, out: Page = Path("designs.html")) -> None:
     """Draw TokenFormer, Byte Latent Transformer and Large Concept Model beside a Llama, on one HTML page.
 
     Example: superweights lab designs build/designs --out designs.html
     """
-    from superweights.verbs.designs import designs as through
+    from superweights import designs as through
 
-    console.notes.print(f"wrote {console.plain(str(through(folder, out)))}", soft_wrap=True)
+    console.note(f"wrote {through(folder, out)}")

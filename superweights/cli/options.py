@@ -1,14 +1,28 @@
-"""Options that several commands share, word for word."""
+"""Options that several commands share, word for word, each in the panel of --help where it belongs."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from superweights.subject import Source
+# The panels of --help: what is asked (also every option that names no panel), of which text, which model, given where.
+WHAT = "What"
+in_text = partial(typer.Option, rich_help_panel="Text")
+in_model = partial(typer.Option, rich_help_panel="Model")
+in_output = partial(typer.Option, rich_help_panel="Output")
+
+
+def output_place(path: Path | None) -> Path | None:
+    """`path`, where a file can stand. Raises `SuperweightsError` otherwise, before the work that should fill it."""
+    from superweights.record import Record
+
+    if path is not None:
+        Record.check_place(path)
+    return path
+
 
 Model = Annotated[
     str, typer.Argument(help="Folder, .gguf or .safetensors file, org/name\\[@revision], or 'embedded'.")
@@ -19,7 +33,6 @@ ModelOrEmbedded = Annotated[
         help="Folder, .gguf or .safetensors file, org/name\\[@revision]; none: the embedded model."
     ),
 ]
-TextFile = Annotated[Path | None, typer.Option(help="Text file to score, instead of built-in prose.")]
 Edits = Annotated[
     list[str] | None,
     typer.Option(
@@ -27,27 +40,6 @@ Edits = Annotated[
     ),
 ]
 Weights = Annotated[list[str], typer.Argument(help="TENSOR\\[i, j] of one weight or several.")]
-Window = Annotated[int, typer.Option(min=2, help="Tokens in a window.")]
-Windows = Annotated[int, typer.Option(min=1, help="How many windows of the text.")]
-Stride = Annotated[
-    int | None,
-    typer.Option(min=1, help="Tokens from one window's start to the next's; each token is scored once."),
-]
-Bos = Annotated[
-    str,
-    typer.Option(
-        help="Begin each window with the beginning-of-sequence token: auto (as the model's tokenizer does), yes, no."
-    ),
-]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="Windows that go through the model at once.")]
-Dtype = Annotated[str, typer.Option(help="auto (as stored, never float16), float32, bfloat16, float16.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")]
-AllowPickle = Annotated[bool, typer.Option(help="Read pickled weights (weights_only).")]
-TrustRemoteCode = Annotated[bool, typer.Option(help="Run the checkpoint's own model code.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything drawn: controls, bootstrap, samples.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON line instead of a table.")]
-AsJsonLines = Annotated[bool, typer.Option("--json", help="JSON lines, one per candidate.")]
-Out = Annotated[Path | None, typer.Option(help="Also write the record to this file, as JSON.")]
 NamedWeights = Annotated[
     list[str] | None,
     typer.Option(
@@ -61,16 +53,34 @@ Keep = Annotated[
     list[str] | None,
     typer.Option(help="Weights to keep exactly: known, none, or TENSOR\\[i, j]; repeatable."),
 ]
+Seed = Annotated[int, typer.Option(help="Seed of everything drawn: controls, bootstrap, samples.")]
 
+TextFile = Annotated[Path | None, in_text(help="Text file to score, instead of built-in prose.")]
+Window = Annotated[int, in_text(min=2, help="Tokens in a window.")]
+Windows = Annotated[int, in_text(min=1, help="How many windows of the text.")]
+Stride = Annotated[
+    int | None,
+    in_text(min=1, help="Tokens from one window's start to the next's; each token is scored once."),
+]
+Bos = Annotated[
+    str,
+    in_text(
+        help="Begin windows with the beginning-of-sequence token: auto (as the tokenizer does), yes, no."
+    ),
+]
+BatchSize = Annotated[int | None, in_text(min=1, help="Windows that go through the model at once.")]
 
-def source(
-    model: str | None,
-    dtype: str = "auto",
-    device: str = "auto",
-    allow_pickle: bool = False,
-    trust_remote_code: bool = False,
-) -> Source:
-    """The model that these options name."""
-    from superweights.subject.source import Source
+Dtype = Annotated[str, in_model(help="auto (as stored, never float16), float32, bfloat16, float16.")]
+Device = Annotated[str, in_model(help="auto, cpu, cuda, mps.")]
+AllowPickle = Annotated[bool, in_model("--allow-pickle", help="Read pickled weights (weights_only).")]
+TrustRemoteCode = Annotated[
+    bool, in_model("--trust-remote-code", help="Run the checkpoint's own model code.")
+]
 
-    return Source(model, dtype, device, allow_pickle, trust_remote_code)
+AsJson = Annotated[bool, in_output("--json", help="One JSON line instead of a table.")]
+AsJsonLines = Annotated[bool, in_output("--json", help="JSON lines, one per finding.")]
+Out = Annotated[
+    Path | None, in_output(help="Also write the record to this file, as JSON.", callback=output_place)
+]
+NewFolder = Annotated[Path, in_output("--to", help="A new folder.")]
+Picture = Annotated[Path | None, in_output(help="Also draw it into this .svg file.")]

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from superweights.cli import console, options
-from superweights.cli.printing import finish
+from superweights.cli.groups import Output, Trust, grouped
 
-if TYPE_CHECKING:
-    from superweights.record import Record
-
-To = Annotated[Path, typer.Option(help="A new folder (gguf: a new file).")]
-Format = Annotated[str, typer.Option("--format", help="packed, dense, compressed-tensors or gguf.")]
+To = Annotated[Path, options.in_output(help="A new folder (gguf: a new file).")]
+Format = Annotated[str, options.in_output("--format", help="packed, dense, compressed-tensors or gguf.")]
 Grid = Annotated[str, typer.Option(help="int2 to int8, nf4, nf3, fp8_e4m3, fp8_e5m2, mxfp4, nvfp4.")]
 Group = Annotated[
     int | None,
@@ -28,17 +25,17 @@ PlanFile = Annotated[
 ]
 Rest = Annotated[
     str | None,
-    typer.Option(
+    options.in_output(
         help="packed: the dtype of matrices that are not rounded, such as embeddings; else as stored."
     ),
 ]
-SavePlan = Annotated[Path | None, typer.Option(help="Also write the plan to this file.")]
+SavePlan = Annotated[Path | None, options.in_output(help="Also write the plan to this file.")]
 
 
+@grouped
 def quantize(
     model: options.Model,
     to: To,
-    format_: Format = "packed",
     grid: Grid = "int4",
     group: Group = None,
     zero_point: ZeroPoint = None,
@@ -47,12 +44,11 @@ def quantize(
     keep: options.Keep = None,
     from_: options.FromRecord = None,
     plan: PlanFile = None,
-    save_plan: SavePlan = None,
+    opened: Trust = Trust(),
+    format_: Format = "packed",
     rest: Rest = None,
-    allow_pickle: options.AllowPickle = False,
-    trust_remote_code: options.TrustRemoteCode = False,
-    as_json: options.AsJson = False,
-    out: options.Out = None,
+    save_plan: SavePlan = None,
+    output: Output = Output(),
 ) -> None:
     """Round a model's matrices to few bits, its super weights kept exactly, and write it for other programs.
 
@@ -60,30 +56,11 @@ def quantize(
 
     Example: superweights quantize embedded --to smollm2-int4
     """
-    from superweights.verbs.quantize import Rounding
-    from superweights.verbs.quantize import quantize as verb
+    from superweights import Rounding
+    from superweights import quantize as verb
 
-    console.check_out(out)
-    source = options.source(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
     rounding = plan or Rounding(grid, group, zero_point, fit, clip_z)
-    kept = {"keep": keep or ["known"], "record": from_}
+    kept = {"keep": keep or ["known"], "record": from_, "save_plan": save_plan}
     with console.progress() as bar:
-        record = verb(
-            source, to, rounding, format=format_, rest=rest, save_plan=save_plan, progress=bar, **kept
-        )
-    finish(record, as_json, out, show_record)
-
-
-def show_record(record: Record) -> None:
-    found = record.findings
-    console.data.print(f"[bold]{console.plain(found.to)}[/]: {found.format}", soft_wrap=True)
-    for scheme in found.schemes:
-        console.data.print(f"  {console.plain(scheme)}", soft_wrap=True)
-    for score in record.scores:
-        console.data.print(f"  {score.name}: {score}", highlight=False)
-    console.data.print(f"  matrices rounded: {found.tensors_rounded}", highlight=False)
-    for each in found.protected:
-        name = each.address.split("[")[0]
-        console.data.print(f"  {console.plain(name + each.said)}", soft_wrap=True, highlight=False)
-    if not found.protected:
-        console.data.print("  Nothing is protected: no weight was kept exactly.")
+        record = verb(opened.source(model), to, rounding, format=format_, rest=rest, progress=bar, **kept)
+    output.finish(record)

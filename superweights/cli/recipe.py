@@ -10,37 +10,37 @@ from typing import Annotated
 import typer
 
 from superweights.cli import console, options
+from superweights.cli.groups import Chosen, Printed, Trust, grouped
+
+Tools = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--for",
+        help="llama.cpp, gptqmodel, llm-compressor, torchao, bitsandbytes, auto-round, mlx; repeatable. "
+        "Without it: all.",
+    ),
+]
+To = Annotated[Path | None, options.in_output(help="A new file that the tool of --for reads.")]
 
 
+@grouped
 def recipe(
     model: options.Model,
-    tool: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--for",
-            help="llama.cpp, gptqmodel, llm-compressor, torchao, bitsandbytes, auto-round, mlx; repeatable. "
-            "Without it: all.",
-        ),
-    ] = None,
-    to: Annotated[Path | None, typer.Option(help="A new file that the tool of --for reads.")] = None,
-    weights: options.NamedWeights = None,
-    from_: options.FromRecord = None,
-    allow_pickle: options.AllowPickle = False,
-    trust_remote_code: options.TrustRemoteCode = False,
-    as_json: options.AsJson = False,
+    tool: Tools = None,
+    held: Chosen = Chosen(),
+    opened: Trust = Trust(),
+    to: To = None,
+    output: Printed = Printed(),
 ) -> None:
     """Print what makes other quantizers leave the matrices with super weights alone.
 
     Example: superweights recipe embedded --for llama.cpp
     """
-    from superweights.verbs.recipe import recipe as verb
+    from superweights import recipe as verb
+    from superweights.tables.handed import recipes
 
-    source = options.source(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
-    recipes = verb(source, tool or (), weights or (), record=from_, to=to)
-    if as_json:
-        console.print_line(json.dumps([asdict(each) for each in recipes]))
-        return
-    for each in recipes:
-        console.data.print(f"[bold]{each.tool}[/]", highlight=False)
-        for line in each.lines():
-            console.data.print(f"  {console.plain(line)}", soft_wrap=True, highlight=False)
+    made = verb(opened.source(model), tool or (), held.weights or (), record=held.from_, to=to)
+    if output.as_json:
+        console.print_line(json.dumps([asdict(each) for each in made]))
+    else:
+        console.show(recipes(made))

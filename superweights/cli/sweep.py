@@ -8,8 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from superweights.cli import console, options
-from superweights.cli.printing import print_lines
-from superweights.cli.sweep_table import show_model
+from superweights.cli.groups import Chosen, Cut, Opened, grouped
 
 Models = Annotated[
     list[str],
@@ -33,33 +32,32 @@ StoreFile = Annotated[
 Workers = Annotated[int, typer.Option(min=1, help="Processes that share the work.")]
 OnRay = Annotated[bool, typer.Option("--ray", help="Workers on a Ray cluster.")]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try failed cells again.")]
-Plot = Annotated[Path | None, typer.Option(help="Draw the results into this .svg file.")]
-JsonLines = Annotated[bool, typer.Option("--json", help="JSON lines, one per point.")]
-Export = Annotated[Path | None, typer.Option(help="Also write every cell of the store, as JSON lines.")]
+Plot = Annotated[Path | None, options.in_output(help="Draw the results into this .svg file.")]
+JsonLines = Annotated[bool, options.in_output("--json", help="JSON lines, one per point.")]
+Export = Annotated[
+    Path | None,
+    options.in_output(
+        help="Also write every cell of the store, as JSON lines.", callback=options.output_place
+    ),
+]
 
 
+@grouped
 def sweep(
     models: Models,
     grid: Grid = None,
-    weights: options.NamedWeights = None,
-    from_: options.FromRecord = None,
+    held: Chosen = Chosen(),
     score: Scores = None,
     steps: Steps = None,
     count: Counts = None,
-    text: options.TextFile = None,
-    window: options.Window = 512,
-    windows: options.Windows = 24,
-    bos: options.Bos = "auto",
     store: StoreFile = None,
     workers: Workers = 1,
     ray: OnRay = False,
     retry_failed: RetryFailed = False,
-    plot: Plot = None,
-    dtype: options.Dtype = "auto",
-    device: options.Device = "auto",
-    allow_pickle: options.AllowPickle = False,
-    trust_remote_code: options.TrustRemoteCode = False,
     seed: options.Seed = 0,
+    cut: Cut = Cut(),
+    opened: Opened = Opened(),
+    plot: Plot = None,
     as_json: JsonLines = False,
     out: Export = None,
 ) -> None:
@@ -69,34 +67,24 @@ def sweep(
 
     Example: superweights sweep embedded --window 64 --windows 8
     """
-    from superweights.subject import Reading, Source
-    from superweights.verbs.sweep import Grids
-    from superweights.verbs.sweep import sweep as verb
+    from superweights import Grids
+    from superweights import sweep as verb
 
-    console.check_picture(plot)
-    sources = [Source(name, dtype, device, allow_pickle, trust_remote_code) for name in models]
-    reading = Reading(text, window, windows, None, bos)
+    sources, weights = [opened.source(name) for name in models], held.weights or ()
     grids = Grids(grid or Grids.names, steps, count or Grids.counts, seed)
     how: Any = {"store": store, "workers": workers, "ray": ray, "retry_failed": retry_failed}
+    how |= {"record": held.from_, "scores": score or (), "plot": plot, "export": out}
     with console.progress() as bar:
-        swept = verb(
-            sources, weights or (), reading, grids, record=from_, scores=score or (), progress=bar, **how
-        )
-    _finish(swept, as_json, plot, out)
+        swept = verb(sources, weights, cut.reading(), grids, progress=bar, **how)
+    _print(swept, as_json)
 
 
-def _finish(swept: Any, as_json: bool, plot: Path | None, out: Path | None) -> None:
-    """What is asked for written and printed; exit code 1 where a point failed."""
-    for note in (*(f"note: {note}" for note in swept.notes), f"results are kept in {swept.store}"):
-        console.notes.print(f"[dim]{console.plain(note)}[/]", soft_wrap=True)
-    if plot is not None:
-        console.write_out(plot, swept.picture())
-    if out is not None:
-        console.write_out(out, swept.export())
-    if as_json:
-        print_lines(outcome.to_json() for outcome in swept.outcomes)
-    else:
-        for setup, outcomes in swept.by_model():
-            show_model(outcomes, setup)
+def _print(swept: Any, as_json: bool) -> None:
+    """What was measured, and in which file it is kept; exit code 1 where a point failed."""
+    from superweights.tables.sweep import parts
+
+    for said in (*(f"note: {note}" for note in swept.notes), f"results are kept in {swept.store}"):
+        console.note(said)
+    console.show_rows(swept.outcomes, as_json, lambda: parts(swept))
     if swept.failed:
         raise typer.Exit(1)

@@ -36,6 +36,7 @@ class Format:
     """
 
     method: str
+    """Its name, in the checkpoint's own word."""
     parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     decode: Callable[[str], Decoded] | None = None
 
@@ -47,6 +48,7 @@ class Said:
     method: str
     settings: Mapping[str, Any]
     where: str
+    """The name of that file."""
 
     def known(self, *lists: str) -> None:
         """Raise for a setting that is in none of these lists of fields.json: it may change what the codes mean."""

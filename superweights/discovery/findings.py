@@ -12,7 +12,7 @@ from superweights.discovery.proof import Bars
 from superweights.discovery.residual import LayerSpike
 from superweights.picture.lines import Series, line_chart
 from superweights.picture.page import svg
-from superweights.record import MATTERS, Control, Score, SuperWeight, SuperWeights, table_of
+from superweights.record import MATTERS, Control, Record, Score, SuperWeight, SuperWeights, table_of
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,9 @@ class Search:
     controls: int = 8
     greedy: int = 0
     bars: Bars = field(default_factory=Bars)
+    """Where the verdicts begin, in nats per token."""
     seed: int = 0
+    """Of the weights that are drawn for comparison."""
 
     @classmethod
     def quick(cls, **settings: Any) -> Search:
@@ -69,8 +71,10 @@ class Group:
     """
 
     name: str
+    """What the reader calls it: the tensor and its neuron, or the tensors."""
     kind: str
     members: tuple[str, ...]
+    """The addresses of its weights."""
     effect: Score
     smallest: bool = True
     controls: tuple[Control, ...] = ()
@@ -91,8 +95,11 @@ class Expert:
     """
 
     module: str
+    """The module that holds the layer's experts."""
     layer: int
+    """The block, counted from 0."""
     expert: int
+    """Which expert of the layer."""
     routed: float
     forced: float
     tokens: int
@@ -104,6 +111,7 @@ class Expert:
     control: Score | None
     inside: str | None
     value: float
+    """The weight `inside`; 0 where there is none."""
     share: float
 
     @property
@@ -126,7 +134,9 @@ class Findings:
     verdict: str
     candidates: tuple[SuperWeight, ...]
     layers: tuple[LayerSpike, ...]
+    """The largest residual value after each block, in order."""
     base_loss: Score
+    """The model's own loss on the same windows, in nats per token."""
     joint: Score | None
     removed: tuple[str, ...]
     conditions: dict[str, Any]
@@ -151,6 +161,10 @@ class Findings:
             for e, a in inside
             if a not in known
         ]
+
+    def __str__(self) -> str:
+        """The answer and its table, as `superweights find` prints them."""
+        return str(Record("find", {}, {}, findings=self))
 
     def _repr_html_(self) -> str:
         """The verdict, the candidates and the residual stream's peaks, as a notebook shows them."""

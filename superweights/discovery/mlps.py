@@ -38,12 +38,18 @@ class Mlp:
     """
 
     place: str
+    """The module that holds the tensors, by its path in the file."""
     layer: int | None
+    """Which block it belongs to, counted from 0; None where the names do not tell."""
     kind: str
     inputs: tuple[str, ...]
+    """The names of the one or two tensors into it."""
     down: str
+    """The name of the tensor out of it."""
     hidden: int
+    """The width of the residual stream."""
     neurons: int
+    """How many neurons it has (of each expert)."""
     out_first: bool
     experts: int | None = None
 

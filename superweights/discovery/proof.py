@@ -22,7 +22,9 @@ class Effect:
     """What a branch changes, per row of the batch: loss rise and KL divergence, both in nats per token `[rows]`."""
 
     loss: Tensor
+    """The rise of the loss over the model as it is `[rows]`."""
     kl: Tensor | None
+    """KL(model || branch) `[rows]`; None where it was not asked for."""
 
 
 def measure(

@@ -23,11 +23,17 @@ class LayerSpike:
     """
 
     path: str
+    """The block's module."""
     layer: int
+    """Its number, counted from 0."""
     peak: float
+    """The largest |value| of the residual stream after it."""
     ratio: float
+    """That over the median |value|."""
     channel: int
+    """The residual channel where it stands."""
     position: int
+    """The token where it stands, counted from 0."""
     phase: str
 
 
@@ -55,7 +61,9 @@ class ChannelChange:
     """What a block adds to each residual channel: the largest change over all tokens `[width]`, by magnitude."""
 
     peaks: Tensor
+    """The largest |change| of each channel `[width]`."""
     larger: Tensor
+    """Whether the channel is larger in magnitude after the block than before, at that token `[width]`."""
 
     def of_width(self, width: int) -> ChannelChange | None:
         """The change in channels of this width: itself, or the largest over several residual streams laid

@@ -34,17 +34,25 @@ class Spike:
     """
 
     kind: str
+    """weight, gain (of a norm) or bias."""
     parameter: str
+    """The parameter's name in the running model."""
     index: tuple[int, ...]
+    """Its place in that parameter."""
     value: float
+    """The parameter element itself."""
     spike_in: float
     spike_out: float
     dominance: float
     ratio_out: float
     out_channel: int
+    """The output channel that it writes."""
     in_neuron: int | None
+    """The input neuron that it reads; None for gains and biases."""
     width: int
+    """How many output channels the product has."""
     row: int | None
+    """The token, as a row of the product; None where a bias spikes at all of them."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,7 @@ class Fan:
     """What one neuron writes at the token where it spikes: two or more weights of its column, the largest first."""
 
     writers: tuple[Spike, ...]
+    """The weights that write, the largest product first."""
 
 
 class SpikeReader:

@@ -28,6 +28,7 @@ class Edit:
     """
 
     address: Address
+    """Which weight."""
     factor: float | None = None
     value: float | None = None
 

@@ -32,8 +32,11 @@ class PassSummary:
     block (largest |value| over tokens), and each layer's mean attention on the first token."""
 
     tokens: tuple[tuple[str, float], ...]
+    """With their probabilities."""
     channel: tuple[float, ...]
+    """One number for each block."""
     sinks: tuple[float, ...]
+    """One share for each layer."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,21 @@ class State:
     """One moment: the weight as it stands, what the model reads and what it has written so far."""
 
     address: str
+    """The weight that is pulled."""
     factor: float
+    """By how much it is multiplied."""
     value: float
+    """What stands there now."""
     prompt: str
+    """What the model reads."""
     reading: PassSummary
+    """Its pass over the prompt."""
     base: PassSummary
+    """The same with the weight as stored."""
     text: str = ""
+    """What it has written so far."""
     done: bool = False
+    """Whether it has ended."""
 
 
 @dataclass(eq=False)

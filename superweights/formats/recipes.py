@@ -53,7 +53,9 @@ class NoRecipe:
 
     tool: str
     reason: str
+    """A sentence."""
     hint: str
+    """What to do instead."""
 
     def lines(self) -> list[str]:
         """What a person is shown."""

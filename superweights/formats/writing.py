@@ -37,7 +37,9 @@ class Written:
 
     folder: Path
     nbytes: int
+    """Bytes of its weight files."""
     original_nbytes: int
+    """Bytes of the original's tensors."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Form:
     work: str
     stem: str
     store: Store
+    """Gives what is stored for each tensor."""
     left_out: frozenset[str] = frozenset()
 
 

@@ -47,7 +47,9 @@ class Conditions:
     """
 
     batch_size: int | None = None
+    """Requests that go through the model at once."""
     num_fewshot: int | None = None
+    """Examples before each item."""
     max_length: int | None = None
     bos: bool | None = None
     include_path: str | Path | None = None

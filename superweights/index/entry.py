@@ -21,6 +21,7 @@ class Architecture:
     hidden_size: int | None = None
     intermediate_size: int | None = None
     layers: int | None = None
+    """How many blocks there are."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,10 @@ class Effect:
 
     what: str
     value: float
+    """By how much."""
     unit: str
     standard_error: float | None = None
+    """Of the value; None where none is told."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,11 @@ class Fingerprint:
 
     tensor: str
     shape: tuple[int, ...]
+    """The tensor's, as stored."""
     index: tuple[int, ...]
+    """Where the number stands."""
     value: float
+    """The number."""
     value_rank: int | None = None
     row_norm: float | None = None
     column_norm: float | None = None
@@ -74,23 +80,35 @@ class KnownWeight:
     """
 
     model: str
+    """The name on the hub."""
     tensor: str
+    """Its name in the checkpoint."""
     index: tuple[int | None, ...]
     out_channel: int | None
     verdict: str
     sources: tuple[str, ...]
+    """Where it is from: papers, code, measurements of ours."""
     aliases: tuple[str, ...] = ()
+    """Other names of the same model."""
     revision: str | None = None
+    """The commit that it was measured on."""
     architecture: Architecture = Architecture()
+    """The sizes by which a model is recognised."""
     layer: int | None = None
     in_neuron: int | None = None
     value: float | None = None
+    """The weight itself."""
     evidence: Evidence = Evidence()
+    """What was measured about it."""
     basis: str = "as stored"
     conflicts: tuple[str, ...] = ()
+    """What sources disagree about."""
     notes: tuple[str, ...] = ()
+    """What the reader should know."""
     fingerprint: Fingerprint | None = None
+    """By what it is recognised under another name."""
     schema_version: int = SCHEMA_VERSION
+    """The version of this layout."""
     group: str | None = None
     expert: int | None = None
     conditions: tuple[str, ...] = ()

@@ -44,6 +44,7 @@ class KnownPlace:
     """
 
     tensor: str
+    """Its name in this checkpoint."""
     index: tuple[int, ...] | None
     value: float | None = None
     moved: float | None = None

@@ -139,10 +139,15 @@ class LayerDimension:
     """
 
     layer: int
+    """The block, counted from 0."""
     dimension: float | None
+    """By the published fit; None where it has no answer."""
     dimension_facco: float | None
+    """By Facco's fit; None where it has no answer."""
     top_eigen_share: float
+    """Without massive tokens."""
     top_eigen_share_all: float
+    """With them."""
     massive: int
 
 
@@ -151,8 +156,10 @@ class Dimension:
     """How many directions the residual stream uses, block by block, on a sample of `rows` tokens."""
 
     layers: tuple[LayerDimension, ...]
+    """One for each block."""
     rows: int
     width: int
+    """Channels of the residual stream."""
 
     def scores(self) -> tuple[Score, ...]:
         known = [each for each in self.layers if each.dimension is not None]

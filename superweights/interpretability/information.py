@@ -43,8 +43,11 @@ class Spaces:
     """One sequence's residual stream `[T, d]` taken apart: singular values, and the spaces it spans."""
 
     columns: Tensor
+    """An orthonormal basis of its columns (over tokens)."""
     rows: Tensor
+    """An orthonormal basis of its rows (over features)."""
     singular: Tensor
+    """Singular values, the largest first."""
 
     @classmethod
     def of(cls, stream: Tensor) -> Spaces:
@@ -62,9 +65,13 @@ class Update:
     """
 
     rank_change: float
+    """Of the effective rank, over min(T, d)."""
     outside_columns: float
+    """The part outside the old column space, a share of the norm."""
     outside_rows: float
+    """The part outside the old row space, a share of the norm."""
     mixing_nats: float
+    """Rise of the mixing entropy."""
 
     @property
     def innovation(self) -> float:
@@ -112,14 +119,23 @@ class SubLayer:
     """One sub-layer (`attention` or `mlp`), means over sequences; `noise_*` the same for a random update."""
 
     layer: int
+    """The block, counted from 0."""
     part: str
+    """attention or mlp."""
     effective_rank: float
+    """Of the stream behind it."""
     rank_change: float
+    """Of the effective rank, over min(T, d)."""
     innovation: float
+    """Half the sum of the parts outside the old column and row spaces, 0 to 1."""
     rid: float
+    """RID: the rank change and the innovation together, 0 to 2."""
     mixing_nats: float
+    """Rise of the mixing entropy."""
     noise_innovation: float
+    """The innovation of a random update of the same norm."""
     noise_mixing_nats: float
+    """The mixing of a random update of the same norm."""
 
 
 @dataclass(frozen=True)
@@ -127,9 +143,11 @@ class Information:
     """Innovation and reconfiguration of each sub-layer over `sequences` sequences of `tokens` tokens."""
 
     parts: tuple[SubLayer, ...]
+    """One for each sub-layer."""
     sequences: int
     tokens: int
     width: int
+    """Channels of the residual stream."""
 
     def mean(self, part: str, what: str) -> float:
         """The mean of a number over the layers' sub-layers of one kind, without the first layer's.

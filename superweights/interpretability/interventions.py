@@ -34,6 +34,7 @@ class Outcome:
     """
 
     name: str
+    """What was changed."""
     loss: Score
     perplexity: Score
     control: bool = False

@@ -21,7 +21,7 @@ from superweights.interpretability.study import Study
 from superweights.picture import Panel, Series, line_chart
 from superweights.record import Score
 from superweights.scoring.error import mean_error
-from superweights.taps.trace import first_tensor, hidden_of, with_hidden
+from superweights.subject.calls import first_tensor, hidden_of, with_hidden
 from superweights.wording import counted
 
 # Random probes of each token, and windows; two tokens of each window are probed, the first and one in its middle.
@@ -36,6 +36,7 @@ class LayerJacobian:
     """
 
     layer: int
+    """The block, counted from 0."""
     distance: Score
     diagonal: Score
     diagonal_share: float
@@ -51,7 +52,9 @@ class Jacobian:
     layers: tuple[LayerJacobian, ...]
     control: float
     windows: int
+    """On how many windows."""
     probes: int
+    """By how many random probes each."""
 
     def scores(self) -> tuple[Score, ...]:
         closest = min(self.layers, key=lambda each: each.distance.value)
@@ -95,8 +98,11 @@ class Probed:
     """
 
     apart: Tensor
+    """`||J - I||²`."""
     gain: Tensor
+    """`||J||²`."""
     trace: Tensor
+    """The trace."""
 
 
 def probe(block: nn.Module, args: tuple, kwargs: dict, position: int, probes: int, seed: int = 0) -> Probed:

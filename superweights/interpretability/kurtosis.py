@@ -65,10 +65,12 @@ class Tails:
     weights: tuple[float, ...] | None
     features: tuple[OutlierFeature, ...]
     features_layer: int
+    """The layer after which they stand out."""
     token_ceiling: float
     tensor_ceiling: float
     channel_ceiling: float
     summary: tuple[Score, ...]
+    """The few numbers that sum it up."""
 
     def scores(self) -> tuple[Score, ...]:
         return self.summary

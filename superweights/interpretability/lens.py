@@ -37,10 +37,15 @@ class LayerLens:
     """
 
     layer: int | None
+    """The block, counted from 0; None before the first."""
     loss: Score
+    """With the final norm."""
     loss_without_norm: Score
+    """As published, without it."""
     right: float
+    """How often the next token comes first, a share."""
     as_the_model: float
+    """How often the model's own choice does."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class Lens:
     """The lens over `tokens` tokens; `final` is the model's own loss on them."""
 
     layers: tuple[LayerLens, ...]
+    """Before the first block, then after each."""
     final: Score
     tokens: int
 

@@ -94,11 +94,15 @@ class Fit:
 
     matrix: Tensor
     mean_before: Tensor
+    """What X was centred by `[d]`."""
     mean_after: Tensor
+    """What Y was centred by `[d]`."""
     n: int
+    """How many tokens it was fitted on."""
     spread: float
     spread_update: float
     left: float
+    """`||Y - XA||²`."""
 
     @property
     def linearity(self) -> float:
@@ -145,6 +149,7 @@ class LayerLinearity:
     """
 
     layer: int
+    """The block, counted from 0."""
     linearity: float
     update: float
     token_error: float
@@ -152,6 +157,7 @@ class LayerLinearity:
     massive_share: float
     published: float
     published_update: float
+    """The same with the residual stream left out."""
 
 
 @dataclass(frozen=True)
@@ -159,10 +165,14 @@ class FarToken:
     """A token that a block maps far from the linear map: its nonlinearity, its text, where it stood."""
 
     layer: int
+    """The block."""
     nonlinearity: float
+    """How far the map misses it, in root mean squared distances from the mean."""
     text: str
     window: int
+    """In which window it stood."""
     position: int
+    """At which token of it."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +180,9 @@ class Linearity:
     """How linear the blocks are: fitted on `fitted` tokens and judged on `judged` others."""
 
     layers: tuple[LayerLinearity, ...]
+    """One for each block."""
     farthest: tuple[FarToken, ...]
+    """The tokens that a line misses by most."""
     fitted: int
     judged: int
 

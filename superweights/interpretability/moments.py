@@ -18,9 +18,13 @@ class Moments:
 
     count: float
     mean: Tensor
+    """The mean."""
     second: Tensor
+    """Sum of the squares."""
     third: Tensor
+    """Sum of the cubes."""
     fourth: Tensor
+    """Sum of the fourth powers."""
 
     @classmethod
     def of(cls, values: Tensor, axis: int = -1) -> Moments:

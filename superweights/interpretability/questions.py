@@ -34,6 +34,15 @@ class Question:
     one_pass: bool = True
     causal: str | None = None
 
+    def form(self, causal: bool) -> type:
+        """The dataclass of its answer: what its file says that it gives back."""
+        intervenes = causal and self.causal is not None
+        home = import_module(f"superweights.interpretability.{self.causal if intervenes else self.file}")
+        if intervenes or not self.one_pass:
+            return getattr(home, home.investigate.__annotations__["return"])
+        reduction = getattr(home, home.reduction.__annotations__["return"])
+        return getattr(home, reduction.answer.__annotations__["return"])
+
     def answer(self, study: Study) -> Any:
         """The answer for `study`. Raises `SuperweightsError` where interventions are asked of a question
         that has none."""

@@ -42,6 +42,7 @@ class Similarity:
 
     mean: float
     least: float
+    """Of the token that is turned most."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,11 @@ class LayerRedundancy:
 
     layer: int
     attention: Similarity | None
+    """Across the attention."""
     mlp: Similarity | None
+    """Across the MLP."""
     block: Similarity | None
+    """Across both."""
 
     def of(self, kind: str) -> Similarity | None:
         """The similarity of a kind among `KINDS`."""
@@ -66,6 +70,7 @@ class Redundancy:
     """
 
     layers: tuple[LayerRedundancy, ...]
+    """One for each layer."""
     runs: tuple[tuple[float, ...], ...]
     tokens: int
     base: Score | None = None

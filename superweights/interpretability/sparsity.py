@@ -34,10 +34,14 @@ class Drift:
     """
 
     layer: int
+    """Counted from 0."""
     name: str
+    """Which matrix of the layer."""
     drift: float
+    """The mean in standard deviations."""
     z: float
     negative: float
+    """The share of weights below zero."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,15 @@ class LayerNeurons:
     layer: int
     zeros: float
     soft_zeros: float
+    """The share of |h| < 0.01."""
     negative: float
+    """The share below zero."""
     spike_first: float
+    """The largest |h| at the first token."""
     neuron_first: int
+    """Which neuron that is."""
     spike: float
+    """The largest |h| at the other tokens."""
     neuron: int
     median: float
     dead: int
@@ -65,8 +74,11 @@ class Sparsity:
 
     activation: str | None
     layers: tuple[LayerNeurons, ...]
+    """One for each layer."""
     drifts: tuple[Drift, ...]
+    """One for each matrix."""
     tokens: int
+    """On how many tokens."""
 
     def scores(self) -> tuple[Score, ...]:
         n = self.tokens

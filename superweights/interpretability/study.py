@@ -32,6 +32,7 @@ class Study:
     causal: bool = False
     batch_size: int | None = None
     seed: int = 0
+    """Of everything that is drawn."""
     progress: Progress = silent
 
     def ask(self, *reductions: Any) -> list[Any]:

@@ -11,12 +11,12 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
-from superweights.artefacts.stopping import EXIT_CODE, Terminated, stopped_by_sigterm
 from superweights.errors import SuperweightsError
 from superweights.jobs.kind import Task, kind_of
 from superweights.jobs.store import Store
 from superweights.jobs.work import names_of, report, work
 from superweights.progress import Progress
+from superweights.stopping import EXIT_CODE, Terminated, stopped_by_sigterm
 
 # So many deaths for each worker are made good before the run is given up.
 _DEATHS = 3

@@ -14,13 +14,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from superweights.artefacts.stopping import stopped_by_sigterm
 from superweights.errors import SuperweightsError
 from superweights.jobs.kind import Task, Worker, kind_of
 from superweights.jobs.owner import new_owner
 from superweights.jobs.store import Store
 from superweights.jobs.work import names_of, report, staying_alive
 from superweights.progress import Progress
+from superweights.stopping import stopped_by_sigterm
 
 try:
     import ray

@@ -8,12 +8,12 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from superweights.artefacts.stopping import stopped_by_sigterm
 from superweights.errors import SuperweightsError
 from superweights.jobs.kind import Kind, Task, kind_of
 from superweights.jobs.owner import new_owner
 from superweights.jobs.store import LEASE, Store
 from superweights.progress import Progress
+from superweights.stopping import stopped_by_sigterm
 
 # How often a worker that has nothing to do looks whether another one has left cells behind, in seconds.
 _LOOK_AGAIN = 0.5

@@ -47,7 +47,7 @@ class Architecture:
 
     vocabulary: int = 64  # tokens
     width: int = 64  # of the residual stream
-    layers: int = 2
+    layers: int = 2  # blocks
     heads: int = (
         1  # of the output; differential attention has two query heads for each pair (V1) or head (V2)
     )
@@ -61,7 +61,7 @@ class Architecture:
     gate: str = "none"  # on the heads' outputs, see GATES
     qk_norm: bool = False  # RMSNorm per head on queries and keys, before they are rotated
     norm: str = "rms"  # see NORMS
-    norm_epsilon: float = 1e-5
+    norm_epsilon: float = 1e-5  # what every norm adds to the variance
     placement: str = "pre"  # of the norms, see PLACEMENTS
     branch_scale: float | None = None  # beta of the outlier-protected block; None: 1 / sqrt(layers)
     norm_scaling: bool = (
@@ -70,9 +70,9 @@ class Architecture:
     activation: str = "silu"  # of the MLP, see ACTIVATIONS
     gated: bool = True  # MLP: down(activation(gate x) * up x), else down(activation(up x))
     position: str = "rope"  # see POSITIONS
-    rope_theta: float = 10_000.0
+    rope_theta: float = 10_000.0  # base of the rotation's wavelengths
     init: str = "normal"  # see INITS
-    init_std: float = 0.02
+    init_std: float = 0.02  # standard deviation of the first weights
     embedding_scale: float | None = (
         None  # factor on embeddings; None: 1, and 1 / init_std in the op placement
     )

@@ -15,9 +15,11 @@ class Row:
     """What is claimed, the paper's number, ours in words, and whether it held: `holds`, `does not hold`, or `open`."""
 
     claim: str
+    """In words."""
     paper: str
     ours: str
     verdict: str
+    """Whether it held."""
 
 
 def claims(suite: Suite, judged: Judged) -> list[Row]:

@@ -16,6 +16,7 @@ class Column:
     says: str
     read: Callable[[Result], float | None]
     style: str = "{:.3g}"
+    """How the number is written."""
 
     def text(self, value: float | None) -> str:
         """The number as it stands in a table; nothing where it is unknown."""

@@ -21,8 +21,11 @@ class Line:
     name: str
     seeds: int
     spreads: tuple[Spread | None, ...]
+    """One for each column."""
     verdicts: tuple[Verdict, ...] = ()
+    """What is judged of it."""
     diverged: int = 0
+    """How many seeds diverged."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Comparison:
 
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
+    """One for each design."""
 
 
 def compared(runs: Mapping[str, Sequence[Result]], judged: Judged | None = None) -> Comparison:

@@ -31,6 +31,7 @@ class RunFolder:
     """A folder that holds one run, finished or not."""
 
     path: Path
+    """Where it is."""
 
     @classmethod
     def begin(cls, path: str | Path, recipe: Recipe) -> RunFolder:

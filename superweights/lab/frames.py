@@ -24,6 +24,7 @@ class Frame:
     residual stream, before the first block and after each, float32."""
 
     step: int
+    """After how many updates."""
     attention: np.ndarray
     norms: np.ndarray
 

@@ -39,7 +39,9 @@ class Spread:
 
     mean: float
     low: float
+    """The smallest."""
     high: float
+    """The largest."""
     n: int
 
     @classmethod
@@ -58,6 +60,7 @@ class Verdict:
     """
 
     name: str
+    """The arm's."""
     phenomenon: Phenomenon
     word: Word
     why: str
@@ -76,9 +79,13 @@ class Rate:
     rate: float
     status: str
     loss: float | None
+    """Nats per token."""
     argmax_share: float | None
+    """Of (head, query) pairs that look at token 0 most."""
     kurtosis: float | None
+    """Over the channels of token 0."""
     best: bool
+    """Whether the arm is judged at it."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,7 @@ class Judged:
 
     runs: Mapping[str, Mapping[int, Result]]
     rows: Mapping[str, tuple[Rate, ...]]
+    """By arm: its learning rates."""
     verdicts: tuple[Verdict, ...]
 
     def verdict(self, name: str, phenomenon: Phenomenon) -> Verdict:

@@ -35,7 +35,7 @@ class Profile:
 
     rows: int
     tokens: int
-    parameters: int
+    parameters: int  # numbers of the model, each once
     loss: float  # nats per token, positions 1 to the last
     loss_by_role: dict[str, float]  # the same, by kind of position, where the task tells them apart
     # Attention on token 0.
@@ -67,7 +67,7 @@ class Profile:
     kurtosis_flat: float  # everything pooled; Gaussian 3 (Zuhri et al.)
     # `kurtosis_channel` in other bases: `random`, and `own`, the one that the optimizer works in.
     rotated_first: dict[str, float]
-    rotated_others: dict[str, float]
+    rotated_others: dict[str, float]  # over the other tokens
     # Perplexity added by rounding every linear layer but the head, by scheme.
     penalties: dict[str, float] = field(default_factory=dict)
     # Inside the blocks; None: hidden, or not asked for (they are where rounding penalties are).
@@ -83,7 +83,7 @@ class Profile:
     down_drift: float | None = None  # mean of a down-projection's weights in their standard deviations
     # Super weights that a search has proven; None: not searched.
     super_weights: int | None = None
-    super_weights_verdict: str | None = None
+    super_weights_verdict: str | None = None  # the gravest
 
     def scores(self) -> tuple[Score, ...]:
         """The numbers that stand for it in a record."""

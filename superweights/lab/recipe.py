@@ -67,7 +67,9 @@ class Recipe:
     """
 
     name: str = "control"
+    """What it is called in tables."""
     architecture: Architecture = field(default_factory=Architecture)
+    """The decoder's design."""
     optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
     task: TaskSpec = field(default_factory=BackCopy)
     schedule: Schedule = field(default_factory=Schedule)

@@ -20,6 +20,7 @@ class Result:
     """
 
     recipe: Recipe
+    """What was trained."""
     status: str
     why: str | None
     step: int
@@ -27,9 +28,11 @@ class Result:
     seconds: float
     cpu_seconds: float
     processes: int
+    """How many shared each batch."""
     load: float | None
     optimizer_bytes: int
     versions: dict[str, str]
+    """Of what its numbers depend on."""
     start: Profile | None = None
     end: Profile | None = None
 

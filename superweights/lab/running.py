@@ -34,6 +34,7 @@ class SuiteRun:
 
     suite: Suite
     folder: Path
+    """Where all of it is kept."""
     results: dict[tuple[str, float, int], Result]
     judged: Judged
 

@@ -19,6 +19,7 @@ class Sheet:
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    """Cells, as long as `columns`."""
     right: int | None = None
     title: str = ""
     note: str = ""
@@ -29,6 +30,7 @@ class Shown:
     """What is printed: tables for people, or `lines` as JSON for programs."""
 
     sheets: tuple[Sheet, ...]
+    """The tables."""
     lines: tuple[dict[str, Any], ...] = ()
 
 

@@ -17,10 +17,15 @@ class Axis:
     """Numbers to pixels between two ends, on a line or by their logarithm."""
 
     low: float
+    """The number at `start`."""
     high: float
+    """The number at `stop`."""
     start: float
+    """The pixel of `low`."""
     stop: float
+    """The pixel of `high`."""
     log: bool = False
+    """Whether numbers lie by their logarithm."""
 
     def at(self, value: float) -> float:
         """The pixel of `value`; numbers beyond an end stand at it."""

@@ -22,6 +22,7 @@ class Series:
     name: str
     points: Sequence[tuple[float, float | None]]
     errors: Sequence[float | None] = ()
+    """One for each point; empty: none is known."""
     dashed: bool = False
 
     @classmethod

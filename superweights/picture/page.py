@@ -13,6 +13,7 @@ class Panel:
     """One drawing: its SVG elements, in a frame of the page's width that starts at 0, and its height."""
 
     body: str
+    """The SVG elements."""
     height: float
 
 

@@ -20,7 +20,9 @@ class ProbeLogits:
     """Logits `[rows, tokens, V]` of one text, read at once and in two pieces (None where that cannot be done)."""
 
     whole: Tensor
+    """Read at once."""
     pieces: Tensor | None
+    """Read in two pieces."""
 
 
 def probe(vocabulary: int) -> Tensor:

@@ -16,8 +16,11 @@ class Dropped:
     """
 
     attention: tuple[int, ...] = ()
+    """Layers without attention."""
     mlp: tuple[int, ...] = ()
+    """Layers without MLP."""
     blocks: tuple[int, ...] = ()
+    """Layers that are gone as a whole."""
 
     def __post_init__(self) -> None:
         for name in ("attention", "mlp", "blocks"):

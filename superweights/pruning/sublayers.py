@@ -21,6 +21,7 @@ class Sublayer:
     """Modules that go with a sub-layer, by path: how each answers (see `Absent`)."""
 
     modules: dict[str, tuple[bool, int]]
+    """By the module's path."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,9 @@ class Sublayers:
 
     attention: tuple[Sublayer | None, ...]
     mlp: tuple[Sublayer | None, ...]
+    """By layer."""
     reasons: dict[tuple[str, int], str]
+    """Why a sub-layer cannot be told, by kind and layer."""
 
     def of(self, kind: str, layer: int) -> Sublayer:
         """The `attention` or `mlp` of a layer. Raises `SuperweightsError` where there is none that could go."""

@@ -51,9 +51,13 @@ class Pruned:
 
     folder: Path
     dropped: Dropped
+    """Which layers lack what."""
     nbytes: int
+    """Bytes of its weights."""
     whole_nbytes: int
+    """Bytes of the whole model's."""
     difference: float
+    """Of the logits, a share of the largest."""
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,11 @@ class HeldPlace:
     """
 
     module: str
+    """The module whose input it is."""
     channel: int
+    """The input channel."""
     position: int | None = 0
+    """The token."""
 
     def __post_init__(self) -> None:
         numbers = (self.channel, 0 if self.position is None else self.position)
@@ -65,9 +68,13 @@ class Hold:
     """
 
     rule: HoldRule = "none"
+    """none, top, deviations or places."""
     amount: float | None = None
+    """How many, or how many root mean squares; None for the other rules."""
     per: Literal["token", "tensor"] = "tensor"
+    """Whether a rule looks at one token's input or at a whole sequence's."""
     places: tuple[HeldPlace, ...] = ()
+    """The listed ones."""
 
     def __post_init__(self) -> None:
         _one_of("rule of what to hold out", self.rule, get_args(HoldRule))
@@ -102,6 +109,7 @@ class Smooth:
     """
 
     alpha: float = 0.5
+    """How much of the range moves into the weights, from 0 to 1."""
     everywhere: bool = False
 
     def __post_init__(self) -> None:
@@ -131,6 +139,7 @@ class ActivationScheme:
     hold: Hold = Hold()
     clip: float | None = None
     smooth: Smooth | None = None
+    """SmoothQuant before the rounding; None: without."""
     weights: Scheme | None = INT8_WEIGHTS
     skip: tuple[str, ...] = ()
 

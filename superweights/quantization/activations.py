@@ -28,9 +28,13 @@ class Limits:
     the root mean square of all, and the threshold above which scalars are held out (None: the rule has none)."""
 
     largest: float
+    """The largest |x| that is not held out."""
     largest_of_all: float
+    """The largest |x|."""
     root_mean_square: float
+    """Of all x."""
     threshold: float | None = None
+    """Above it scalars are held out."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,9 +30,11 @@ class Correction:
     """What one linear lacks: `delta` = exact weight - the weight it uses, from input `in_neuron` to `out_channel`."""
 
     module: str
+    """The linear's name in the model."""
     out_channel: int
     in_neuron: int
     delta: float
+    """What is to be added."""
 
 
 @torch.no_grad()

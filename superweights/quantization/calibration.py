@@ -23,7 +23,9 @@ class Calibration:
     """What calibration found, for the scheme it was made with: `limits` by layer, and `smoothing`."""
 
     scheme: ActivationScheme
+    """How inputs are rounded."""
     tokens: int
+    """How many tokens it has seen."""
     limits: dict[str, Limits] = field(default_factory=dict)
     smoothing: Smoothing = field(default_factory=Smoothing)
 

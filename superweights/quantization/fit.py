@@ -57,8 +57,11 @@ class Fitted:
     """
 
     scales: torch.Tensor
+    """As they are stored; in units of the weights times `tensor_scale`."""
     offsets: torch.Tensor | None = None
+    """Float zero points, in units of the weights; None where there are none."""
     zero_points: torch.Tensor | None = None
+    """Integer zero points, as codes; None where there are none."""
     tensor_scale: float | None = None
     doubled: Doubled | None = None
 

@@ -36,6 +36,7 @@ class Integers:
     low: float
     high: float
     code_dtype: torch.dtype
+    """The integer type that holds the codes."""
 
     def nearest(self, x: torch.Tensor) -> torch.Tensor:
         """The codes of the values nearest to float32 `x`; beyond the grid, its extremes."""

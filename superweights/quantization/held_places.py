@@ -38,11 +38,14 @@ class LayerReport:
     """
 
     module: str
+    """The layer's name in the model."""
     scalars: int
     held: int
     examples: tuple[HeldScalar, ...]
     error_plain: float
+    """The error with nothing held out."""
     error_held: float
+    """The error with it."""
 
     @property
     def share(self) -> float:
@@ -137,9 +140,13 @@ class Coverage:
     """How much of what a dynamic rule holds out a static list names: of the scalars, and of their squares."""
 
     held: int
+    """How many scalars the rule held out."""
     covered: int
+    """How many of them the list names."""
     share_of_scalars: float | None
+    """The latter over the former; None where nothing was held out."""
     share_of_squares: float | None
+    """The same, each scalar counted by its square."""
 
 
 @torch.no_grad()

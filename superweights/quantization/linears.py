@@ -20,7 +20,9 @@ class Linear:
 
     name: str
     module: nn.Module
+    """The layer itself."""
     out_axis: int
+    """0 for nn.Linear, 1 for Conv1D."""
 
     @property
     def weight(self) -> Tensor:

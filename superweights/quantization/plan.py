@@ -29,6 +29,7 @@ class Plan:
 
     schemes: Mapping[str, Scheme]
     keep: tuple[Address, ...] = ()
+    """Their addresses."""
     out_axes: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod

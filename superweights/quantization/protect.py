@@ -28,6 +28,7 @@ class Protected:
     """
 
     index: tuple[int, ...]
+    """Where it stands in its tensor, as stored."""
     before: float
     plain: float
     after: float

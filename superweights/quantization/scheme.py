@@ -49,6 +49,7 @@ class Blocks:
     """
 
     kind: BlockKind = "group"
+    """One of the five above."""
     size: tuple[int, ...] = (64,)
 
     def __post_init__(self) -> None:
@@ -117,9 +118,12 @@ class Scheme:
     """
 
     grid: str = "int4"
+    """The values that a weight can take."""
     zero_point: ZeroPoint = "float"
     blocks: Blocks = Blocks()
+    """Which weights share a scale."""
     clip: Clip = Clip()
+    """What is cut off before scales are taken."""
     fit: Fit = "range"
     anchor: Anchor = "absolute"
     scale_dtype: str = "float16"

@@ -19,6 +19,7 @@ class Smoothing:
     """The scale of each input channel, by layer; layers without one are not smoothed."""
 
     scales: dict[str, Tensor] = field(default_factory=dict)
+    """By the layer's name: `[channels]`."""
 
     def divide(self, name: str, x: Tensor) -> Tensor:
         """`x [tokens, channels]` over the layer's scales."""

@@ -35,10 +35,15 @@ class StoredBits:
     """Bits that a quantized tensor takes, by what they are for. Padding is codes that stand for no weight."""
 
     codes: int
+    """Of the weights' codes."""
     padding: int
+    """Of codes that fill a last block."""
     scales: int
+    """Of scales and what multiplies them."""
     zero_points: int
+    """Of zero points or offsets."""
     kept: int
+    """Of the weights kept exactly, with their places."""
 
     @property
     def total(self) -> int:
@@ -70,9 +75,13 @@ class Quantized:
     """
 
     scheme: Scheme
+    """How it was rounded."""
     shape: torch.Size
+    """The tensor's shape as stored in the checkpoint."""
     dtype: torch.dtype
+    """The type that it had, and has again when it is read."""
     out_axis: int
+    """Which axis is the output channel."""
     codes: torch.Tensor
     blocks: Fitted
     kept: Kept

@@ -20,8 +20,11 @@ class Lost:
     """Shares: blocks whose scale is 0 or a subnormal, and weights (other than 0) that round to 0 in FP8."""
 
     blocks_zero: float
+    """Blocks with a scale of 0, of those that hold anything."""
     blocks_subnormal: float
+    """Blocks with a subnormal scale, of the same."""
     weights_zero: float
+    """Weights that become 0, of those that are not."""
 
 
 def lost(weight: Tensor) -> Lost:

@@ -16,6 +16,7 @@ class Paragraph:
     """Plain words. `strong` ones are a verdict."""
 
     text: str
+    """The words."""
     strong: bool = False
 
 
@@ -26,6 +27,7 @@ class Table:
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
+    """Each as long as `columns`."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,13 @@ class Series:
     """
 
     name: str
+    """What stands in the legend."""
     values: tuple[float | None, ...]
+    """One for each x."""
     low: tuple[float | None, ...] = ()
+    """Lower ends of the band; empty: there is none."""
     high: tuple[float | None, ...] = ()
+    """Upper ends of the band."""
     points: bool = False
     dashed: bool = False
 
@@ -48,12 +54,18 @@ class Chart:
     """Series over a common x. `says` is what a person who cannot see it needs to know."""
 
     title: str
+    """What stands above."""
     says: str
     x_title: str
+    """What x counts."""
     y_title: str
+    """What y counts, with its unit."""
     x: tuple[float, ...]
+    """The places of the values."""
     series: tuple[Series, ...]
+    """The lines."""
     log: bool = False
+    """Whether y is drawn by its logarithm."""
 
     def table(self) -> Table:
         """Its data."""
@@ -77,7 +89,9 @@ class Spot:
     height: float
     weight: float
     kind: str
+    """Decides its colour."""
     label: str
+    """What a pointer over it reads."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +99,14 @@ class LayerMap:
     """Where things stand in a model: layers from left to right, heights from 0 to 1 (output channels) upwards."""
 
     title: str
+    """What stands above."""
     says: str
+    """What a person who cannot see it needs to know."""
     layers: int
     height_title: str
+    """What heights count."""
     spots: tuple[Spot, ...]
+    """What stands in it."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +114,11 @@ class Beside:
     """One text as the model writes it, and as it writes it after a change."""
 
     prompt: str
+    """What was continued."""
     names: tuple[str, str]
+    """What stands above either text."""
     texts: tuple[str, str]
+    """As it is, and after the change."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +127,7 @@ class Reel:
 
     name: str
     images: tuple[tuple[bytes, ...], ...]
+    """One for each frame."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +135,12 @@ class Film:
     """Reels that run together, a caption for each frame. `says` is what a person who cannot see it needs to know."""
 
     title: str
+    """What stands above."""
     says: str
     captions: tuple[str, ...]
+    """One for each frame."""
     reels: tuple[Reel, ...]
+    """What is shown."""
 
 
 Block = Paragraph | Table | Chart | LayerMap | Beside | Film
@@ -126,7 +151,9 @@ class Section:
     """A heading and what stands under it."""
 
     title: str
+    """The heading."""
     blocks: tuple[Block, ...] = field(default_factory=tuple)
+    """What stands under it."""
 
 
 def joined_x(parts: Sequence[Sequence[float]]) -> tuple[float, ...]:

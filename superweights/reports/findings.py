@@ -17,7 +17,9 @@ class Value:
     """A score, as far as it is drawn."""
 
     value: float | None = None
+    """The number; None where it was none."""
     standard_error: float | None = None
+    """None where no error is known."""
 
 
 @dataclass(frozen=True)
@@ -25,16 +27,27 @@ class Candidate:
     """A candidate of `superweights find`. Its controls are read by `Control.from_json`."""
 
     address: str
+    """The weight's."""
     value: float | None
+    """The weight."""
     layer: Layer | None = None
+    """Where it acts, counted from 0."""
     out_channel: Count | None = None
+    """The channel that it writes."""
     effect: Value | None = None
+    """The loss rise without it."""
     effect_with_others: Value | None = None
+    """The same with the strongest gone already."""
     spike_in: float | None = None
+    """Input of its product."""
     spike_out: float | None = None
+    """Output of its product."""
     dominance: float | None = None
+    """The share of that output that it makes."""
     verdict: str | None = None
+    """As in `record.SuperWeight`."""
     role: str | None = None
+    """writes or erases."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +56,13 @@ class Peak:
 
     layer: Layer
     channel: Count
+    """Where it stands."""
     peak: float
+    """Its magnitude."""
     ratio: float | None = None
+    """Over the median."""
     phase: str | None = None
+    """step_up, plateau, step_down or calm."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +70,17 @@ class Found:
     """Findings of `superweights find`."""
 
     candidates: tuple[Candidate, ...] = ()
+    """What spiked."""
     verdict: str | None = None
+    """The gravest of theirs."""
     joint: Value | None = None
+    """The loss rise without all in `removed`."""
     removed: tuple[Any, ...] = ()
+    """The strongest."""
     notes: tuple[str, ...] = ()
+    """What the reader should know."""
     layers: tuple[Peak, ...] = ()
+    """One for each layer."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +88,17 @@ class Fate:
     """What became of a super weight."""
 
     address: str
+    """The weight's."""
     before: float | None
+    """In the original."""
     after: float | None
+    """In the quantized checkpoint."""
     matrix_error: float | None
+    """Of the whole matrix, over its norm."""
     verdict: str
+    """intact, bent or broken."""
     steps: float | None = None
+    """Its error in steps of the grid."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +106,11 @@ class Compared:
     """The model's predictions before and after."""
 
     base: Value | None = None
+    """Perplexity of the original."""
     other: Value | None = None
+    """Perplexity of the quantized one."""
     kl: Value | None = None
+    """Divergence, nats per token."""
 
 
 @dataclass(frozen=True)
@@ -86,15 +118,25 @@ class Audited:
     """Findings of `superweights audit`."""
 
     verdict: str
+    """intact, bent or broken."""
     method: str | None = None
+    """How it is quantized."""
     weights: tuple[Fate, ...] = ()
+    """What became of each super weight."""
     comparison: Compared | None = None
+    """Predictions of both."""
     layer: Layer | None = None
+    """Where the super activation stands."""
     channel: Count | None = None
+    """In which channel."""
     activation_before: float | None = None
+    """That of the original."""
     activation_after: float | None = None
+    """That of the quantized one."""
     sink_before: Value | None = None
+    """Attention on the first token, original."""
     sink_after: Value | None = None
+    """The same, quantized."""
 
 
 # By the first word of the command. What `superweights.findings` has a form for is read by that.

@@ -23,6 +23,7 @@ class Others:
 
     rule: str
     addresses: tuple[Address, ...]
+    """The weights."""
     smallest: float | None
 
 

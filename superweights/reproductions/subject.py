@@ -62,6 +62,7 @@ class Setting:
     control: bool = False
     """Whether Figure 5 has another change beside it, one that does equal damage."""
     seed: int = 0
+    """Of everything that is drawn."""
     """Of everything drawn."""
 
 
@@ -70,11 +71,16 @@ class Subject:
     """One open model and what is asked of it."""
 
     checkpoint: Checkpoint
+    """What it was opened from."""
     model: nn.Module
     tokenizer: Any
+    """The checkpoint's."""
     setting: Setting
+    """What was asked."""
     chosen: Choice
+    """The super weights, and how they were chosen."""
     progress: Progress
+    """Who is told how far it is."""
 
     @property
     def bos(self) -> bool:

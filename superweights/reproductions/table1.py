@@ -38,6 +38,7 @@ class Version:
     heading: str
     paper: str | None
     edits: tuple[Edit, ...]
+    """What is changed."""
 
 
 def run(subject: Subject) -> Reproduction:

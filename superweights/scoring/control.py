@@ -17,7 +17,9 @@ class Matched:
     """A control at the strength that damages as much: `loss` in nats per token, near the target."""
 
     variant: Variant
+    """The edits that do the damage."""
     strength: float
+    """How strong they are, as `at_strength` counts it."""
     loss: float
 
 

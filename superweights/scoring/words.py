@@ -25,7 +25,9 @@ class LastWords:
     """For each text in order: whether the last word was predicted, and what it cost in nats."""
 
     correct: tuple[bool, ...]
+    """Whether the last word was predicted."""
     nats: tuple[float, ...]
+    """What it cost, in nats."""
 
     @property
     def accuracy(self) -> Score:

@@ -38,8 +38,10 @@ class Text:
     """A text, where it came from, and the SHA-256 of its UTF-8 bytes."""
 
     name: str
+    """Where it came from, for the reader."""
     text: str
     sha256: str
+    """Of its UTF-8 bytes, in hexadecimal."""
 
     @classmethod
     def of(cls, name: str, text: str) -> Text:

@@ -28,10 +28,15 @@ class Cut:
     many of which length, and the SHA-256 of the text that they are from, None where there was none."""
 
     tokens_sha256: str
+    """Of the windows' token ids."""
     length: int
+    """Tokens in a window."""
     count: int
+    """How many windows."""
     bos: bool = False
+    """Whether each begins with the beginning-of-sequence token."""
     text_sha256: str | None = None
+    """Of the text that they were cut from."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,11 @@ class Cell:
 
     model: str
     edits: tuple[Edit, ...]
+    """What is changed, all of it together."""
     cut: Cut
+    """What it is scored on."""
     scores: tuple[str, ...] = ("loss",)
+    """Which of `SCORES` are measured; the loss always is."""
     dtype: str = "float32"
     seed: int = 0
 
@@ -94,8 +102,11 @@ class Numbers:
     share of positions where both put the same token first. None was not asked for."""
 
     losses: tuple[float, ...]
+    """The mean loss of each window, nats per token."""
     kl: tuple[float, ...] | None = None
+    """KL(base || cell) of each window, nats per token."""
     agreement: tuple[float, ...] | None = None
+    """The share of positions of each window where both put the same token first."""
 
 
 SWEEP = Kind("sweep", Cell, Numbers)

@@ -30,14 +30,21 @@ class Outcome:
     """
 
     model: str
+    """The model's name."""
     fingerprint: str
+    """The checkpoint's fingerprint."""
     key: str
+    """The hash of its cell."""
     point: Point
+    """Its place in the grid."""
     status: str
     perplexity: Score | None = None
+    """Of the edited model."""
     loss: Score | None = None
     kl: Score | None = None
+    """KL(base || edited), nats per token; None where it was not asked for."""
     agreement: Score | None = None
+    """The share of positions where both put the same token first; None where it was not asked for."""
     beyond_sum: Score | None = None
     sentence: str | None = None
     hint: str | None = None

@@ -29,11 +29,17 @@ class Task:
     """
 
     source: Source
+    """The model, and how it is opened."""
     name: str
+    """What the reader calls it."""
     fingerprint: str
+    """What it must still be when a worker opens it."""
     windows: np.ndarray
+    """Token ids `[n, length]`."""
     keys: tuple[str, ...]
+    """The hashes of its cells."""
     compared: bool
+    """Whether KL and agreement are asked for too."""
     nbytes: int
 
     @property
@@ -89,9 +95,13 @@ class Setup:
     """
 
     task: Task
+    """What its workers open and measure."""
     cut: Cut
+    """Which windows all cells are scored on."""
     points: tuple[Point, ...]
+    """The points of the grid, in the order of the plan."""
     cells: tuple[Cell, ...]
+    """The cell of each point."""
     notes: tuple[str, ...] = ()
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from superweights.errors import SuperweightsError
+from superweights.subject.calls import first_tensor, hidden_of, like_output, with_hidden
 from superweights.taps.attention import opened_attention
 from superweights.taps.resolve import sites_of
 from superweights.taps.site import INSIDE_ATTENTION, KINDS, Site, SiteMap, SitePlace, Tap
-from superweights.taps.trace import first_tensor, hidden_of, like_output, with_hidden
 
 
 @contextmanager

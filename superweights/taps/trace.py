@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from superweights.subject.calls import first_tensor, hidden_of, with_hidden
+
 # What a model's own code raises when it is run in a way that it does not expect.
 CANNOT_RUN = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError, NotImplementedError)
 
@@ -175,37 +177,6 @@ class Recorder:
         finally:
             self._paused = False
         return not torch.equal(one[:, 1:], two[:, 1:])
-
-
-def hidden_of(args: tuple, kwargs: dict) -> Tensor:
-    """The hidden states a block is called with: its first tensor, by convention `hidden_states`."""
-    found = next((a for a in args if isinstance(a, Tensor)), kwargs.get("hidden_states"))
-    if not isinstance(found, Tensor):
-        found = next(v for v in kwargs.values() if isinstance(v, Tensor))
-    return found
-
-
-def with_hidden(args: tuple, kwargs: dict, hidden: Tensor) -> tuple[tuple, dict]:
-    """The same call with other hidden states."""
-    old = hidden_of(args, kwargs)
-    return (
-        tuple(hidden if a is old else a for a in args),
-        {name: hidden if value is old else value for name, value in kwargs.items()},
-    )
-
-
-def first_tensor(out: Any) -> Tensor:
-    """What a block or layer puts out: the tensor, or the first one of a tuple."""
-    return out if isinstance(out, Tensor) else next(part for part in out if isinstance(part, Tensor))
-
-
-def like_output(out: Any, new: Tensor) -> Any:
-    """`new` in the form in which a module returned `out`."""
-    if isinstance(out, Tensor):
-        return new
-    first = first_tensor(out)
-    parts = [new if part is first else part for part in out]
-    return out._make(parts) if hasattr(out, "_make") else type(out)(parts)
 
 
 def _copies(args: tuple, kwargs: dict) -> tuple[Tensor, ...]:

@@ -12,13 +12,15 @@ from superweights.adaptation.comparing import Arms, compare, gains
 from superweights.adaptation.made_tasks import task_named
 from superweights.adaptation.tasks import Task, reward_named
 from superweights.adaptation.training import Manner
+from superweights.address import Address
 from superweights.findings.adaptation import Compared
 from superweights.index.choice import some_weights
 from superweights.progress import Progress, silent
 from superweights.record import Record
+from superweights.subject.layers import layers_of
 
 # With what its arguments are made of.
-__all__ = ["Arms", "Manner", "adapt_compare"]
+__all__ = ["Arms", "Manner", "adapt_compare", "arms_of"]
 
 
 def adapt_compare(
@@ -53,6 +55,21 @@ def adapt_compare(
         ]
         found = Compared(rows, [asdict(result) for result in results])
         return Record.of("adapt compare", bench.checkpoint, seed=manner.seed, findings=found)
+
+
+def arms_of(
+    names: str,
+    part: str,
+    layers: str | None,
+    rate: float,
+    lora_rate: float,
+    weight_rate: float,
+    weights: Sequence[Address | str],
+    count: int | None,
+) -> Arms:
+    """The arms with `names` (commas between them), on the layers written as `0,3` or `20-29`."""
+    chosen, addresses = layers_of(layers), tuple(Address.several(weights))
+    return Arms(tuple(names.split(",")), part, chosen, rate, lora_rate, weight_rate, addresses, count)
 
 
 def _parameters(results: Sequence[Any], task: str, arm: str) -> int:

@@ -18,6 +18,7 @@ from superweights.findings.adaptation import ExpertTrained
 from superweights.progress import Progress, silent
 from superweights.record import Record
 from superweights.scoring.error import mean_error
+from superweights.subject.layers import layers_of
 
 # With what its arguments are made of.
 __all__ = ["Manner", "adapt_train", "task_named"]
@@ -31,7 +32,7 @@ def adapt_train(
     reward: str = "exact",
     manner: Manner = Manner(),  # noqa: B008 - frozen
     part: str = "mlp",
-    layers: Sequence[int] | None = None,
+    layers: Sequence[int] | str | None = None,
     rank: int | None = None,
     about: str = "",
     chat: bool = False,
@@ -40,12 +41,13 @@ def adapt_train(
     """A record of `findings.ExpertTrained`; the expert stands in the folder `to`.
 
     A run that was stopped goes on exactly where its last look at the validation split left it, when it is started
-    again with the same arguments. `reward` is a name or FILE.py:FUNCTION, see `adaptation.tasks.reward_named`.
+    again with the same arguments. `reward` is a name or FILE.py:FUNCTION, see `adaptation.tasks.reward_named`;
+    `layers` are numbers, or written as `0,3` or `20-29`.
 
     >>> from superweights.adaptation import read_task
     >>> record = adapt_train("embedded", read_task("sums.jsonl"), "experts/sums")     # doctest: +SKIP
     """
-    to, judge = Path(to), reward_named(reward)
+    to, judge, layers = Path(to), reward_named(reward), layers_of(layers)
     check_new(to, "folder")
     with benched(model, chat=chat, progress=progress) as bench:
         learner = Singular(bench.model, bench.factors(bench.matrices(part, layers), rank))

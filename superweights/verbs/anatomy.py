@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from superweights.address import Address
+from superweights.artefacts.file import write_text
+from superweights.artefacts.place import check_picture
 from superweights.errors import SuperweightsError
 from superweights.findings import Anatomy
 from superweights.index.choice import choose_weights
@@ -29,13 +31,15 @@ def anatomy(
     weights: Sequence[Address | str] | Address | str = (),
     record: Path | None = None,
     prompts: Path | None = None,
+    plot: Path | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Record:
     """A record of `findings.Anatomy`: the answer to `question`, a word of `interpretability.QUESTIONS` or `all`.
 
     `model` as in `score`. `causal` intervenes too, beside random controls: on `weights`, on those of a `record` that
-    `find` wrote, or on the known ones. `prompts` is a JSON file for the question about relations.
+    `find` wrote, or on the known ones. `prompts` is a JSON file for the question about relations. The answer is drawn
+    into `plot` (.svg).
 
     Raises `SuperweightsError` for a word that is no question, and for what a question itself refuses.
 
@@ -43,6 +47,7 @@ def anatomy(
     >>> record.findings.answers["sinks"].scores()            # doctest: +SKIP
     """
     _check(question, causal)
+    check_picture(plot)
     progress("opening", 0, 1)
     with opening(model) as opened:
         removed = choose_weights(opened.checkpoint, weights, record).addresses if causal else ()
@@ -66,7 +71,10 @@ def anatomy(
             "weights": [str(address) for address in removed],
             "dtype": opened.conditions()["dtype"],
         }
-        return _recorded(question, opened, conditions, asked, seed)
+        made = _recorded(question, opened, conditions, asked, seed)
+    if plot is not None:
+        write_text(plot, made.findings.picture())
+    return made
 
 
 def _check(question: str, causal: bool) -> None:

@@ -13,6 +13,8 @@ from superweights.findings import TaskScores
 from superweights.record import Record
 from superweights.stream.opening import opening
 
+__all__ = ["evaluate", "separate"]
+
 
 def evaluate(
     model: Any,
@@ -57,3 +59,8 @@ def evaluate(
         )
         programs = {"lm_eval": version("lm_eval")}
         return Record.of("evaluate", opened.checkpoint, scores=found.base, findings=found, programs=programs)
+
+
+def separate(tasks: Sequence[str]) -> list[str]:
+    """Each task alone: names may come with commas between them; what names a file is one task."""
+    return [part for each in tasks for part in ([each] if "=" in each else each.split(",")) if part]

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from superweights.address import Address
 from superweights.checkpoint import opened_checkpoint
 from superweights.discovery import Expert, Findings, Group, Search
 from superweights.discovery import find as search_for
@@ -18,7 +19,8 @@ from superweights.record import Record, SuperWeight
 from superweights.subject import Source, Text, read_text
 
 __all__ = [
-    "Expert", "Findings", "Group", "Search", "find", "find_published", "found_record", "search_of", "searched",
+    "Expert", "Findings", "Group", "Search", "explained", "find", "find_published", "found_record", "search_of",
+    "searched",
 ]  # fmt: skip
 
 
@@ -82,6 +84,11 @@ def searched(
     if mode != "default":
         raise SuperweightsError(f"There is no mode {mode!r}.", hint="use --mode default or --mode reference.")
     return found_record(find(model, search, text=text, progress=progress))
+
+
+def explained(written: str | None) -> Address | None:
+    """The weight whose story is asked for, None for none. Raises `SuperweightsError` for what is no address."""
+    return None if written is None else Address.parse(written)
 
 
 def found_record(findings: Findings) -> Record:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from superweights.artefacts.file import write_text
+from superweights.artefacts.place import check_replaceable
 from superweights.errors import SuperweightsError
 from superweights.index import KnownWeight, Match, load_known, look_up, names_known
 from superweights.index import verify as held_against
+from superweights.wording import counted
 
-__all__ = ["KnownWeight", "Match", "known", "known_page", "names_like"]
+__all__ = ["KnownWeight", "Match", "known", "known_page", "names_like", "nothing_known", "write_index"]
 
 
 def known(model: Any = None, *, verify: bool = False) -> list[Match]:
@@ -48,6 +52,31 @@ def known_page(form: str = "html") -> str:
     if form not in pages:
         raise SuperweightsError(f"There is no form {form!r}.", hint=f"choose one of {', '.join(pages)}.")
     return pages[form](load_known())
+
+
+def write_index(html: Path | None, card: Path | None, alone: bool) -> Iterator[str]:
+    """Write the whole index as a page, as a card, or both; a sentence for each. `alone`: nothing else was asked.
+
+    Raises `SuperweightsError` where something else was asked too.
+    """
+    if not alone:
+        raise SuperweightsError(
+            "--html and --card write the whole index, and nothing else.",
+            hint="superweights known --html known.html",
+        )
+    asked = [(path, form) for path, form in ((html, "html"), (card, "md")) if path is not None]
+    for path, _ in asked:
+        check_replaceable(path)
+    for path, form in asked:
+        write_text(path, known_page(form))
+        yield f"{path}: {counted(len(known()), 'weight')}"
+
+
+def nothing_known(model: str) -> str:
+    """What to say when nothing is known, with the closest names there are."""
+    close = names_like(model)
+    said = f"Nothing is known about {model}"
+    return said + (f"; close names: {', '.join(close)}." if close else ".")
 
 
 def names_like(model: str) -> list[str]:

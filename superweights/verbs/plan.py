@@ -8,7 +8,7 @@ from typing import Any
 
 from superweights.address import Address
 from superweights.artefacts.file import write_text
-from superweights.artefacts.place import check_replaceable
+from superweights.artefacts.place import check_picture, check_replaceable
 from superweights.budget import candidates_for
 from superweights.budget.planning import plan_bits
 from superweights.checkpoint import opened_checkpoint
@@ -42,9 +42,9 @@ def plan(
     >>> record = plan("embedded", 4.25, save="plan.json")     # doctest: +SKIP
     """
     candidates_for(format)
-    for path in (save, plot):
-        if path is not None:
-            check_replaceable(Path(path))
+    check_picture(None if plot is None else Path(plot))
+    if save is not None:
+        check_replaceable(Path(save))
     source = Source.of(model)
     with opened_checkpoint(source) as checkpoint:
         kept = kept_weights(checkpoint, keep, record)

@@ -24,6 +24,7 @@ from superweights.pruning.sublayers import sublayers_of
 from superweights.record import Record
 from superweights.stream import streaming
 from superweights.subject import Reading, Source, device_of
+from superweights.subject.layers import layers_of
 
 WHAT = ("attention", "mlp", "block", "joint", "run")
 
@@ -56,13 +57,8 @@ class Dropping:
 
     @classmethod
     def parse_layers(cls, text: str | None) -> tuple[int, ...] | None:
-        """`25,26` as layers. Raises `SuperweightsError` for anything else."""
-        try:
-            return None if text is None else tuple(int(each) for each in text.split(","))
-        except ValueError as error:
-            raise SuperweightsError(
-                f"--layers {text} is no list of numbers.", hint="write for example --layers 25,26."
-            ) from error
+        """`25,26` or `20-29` as layers. Raises `SuperweightsError` for anything else."""
+        return layers_of(text)
 
 
 def prune(

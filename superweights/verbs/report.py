@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from superweights.artefacts.file import write_text
+from superweights.artefacts.place import check_replaceable
 from superweights.errors import SuperweightsError
 from superweights.progress import Progress, silent
 from superweights.record import Record
@@ -33,13 +35,15 @@ def report(
     *,
     window: int = 128,
     windows: int = 8,
+    to: Path | str | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Report:
     """A report about records (themselves, or the files that hold them), or about one model searched and tested now.
 
     `what` is one of them or several; a model is named as in `score`, None is the embedded one. `format` is one of
-    `reports.FORMATS`. `windows` of `window` tokens are what a model is tested on.
+    `reports.FORMATS`. `windows` of `window` tokens are what a model is tested on. The report is
+    also written to the file `to`.
 
     Raises `SuperweightsError` for another form, for several models, and as `reports.read_records`.
 
@@ -49,6 +53,8 @@ def report(
         raise SuperweightsError(
             f"There is no format {format!r}.", hint=f"give --format {', '.join(FORMATS)}."
         )
+    if to is not None:
+        check_replaceable(Path(to))
     named = list(what) if isinstance(what, Sequence) and not isinstance(what, str) else [what]
     if named and all(isinstance(each, Record) or str(each).endswith(_ENDINGS) for each in named):
         records = [record for each in named for record in _read(each)]
@@ -59,7 +65,15 @@ def report(
         )
     else:
         records = _looked_at(named[0] if named else None, window, windows, seed, progress)
-    return Report(tuple(records), render(records, format))
+    made = Report(tuple(records), render(records, format))
+    if to is not None:
+        write_text(Path(to), made.text)
+    return made
+
+
+def are_records(named: Sequence[str]) -> bool:
+    """Whether the names are those of records, and not of a model: several, or one that ends like a record's file."""
+    return len(named) > 1 or (len(named) == 1 and named[0].endswith(_ENDINGS))
 
 
 def format_of(path: Path | None, asked: str | None = None) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from superweights.artefacts.shape import shaped
-from superweights.findings import typed
+from superweights.findings import Anatomy, typed
+from superweights.interpretability.questions import QUESTIONS
 from superweights.record import Record, Score
 
 # The findings that need torch, or that no report reads: by the command's words, where their class lives.
@@ -33,6 +34,8 @@ def show(path: Path | str) -> Record:
     >>> show("found.json").findings.super_weights       # doctest: +SKIP
     """
     record = typed(Record.read(path), str(path))
+    if isinstance(record.findings, Anatomy):
+        return replace(record, findings=_answered(record.findings, str(path)))
     if record.command not in _FURTHER or is_dataclass(record.findings):
         return record
     module, name = _FURTHER[record.command]
@@ -41,6 +44,18 @@ def show(path: Path | str) -> Record:
     return replace(
         record, findings=shaped(form, held, str(path), "run its command again with this version.", "some")
     )
+
+
+def _answered(found: Anatomy, where: str) -> Anatomy:
+    """The answers as the dataclasses that their questions give; an answer of no question of ours stays as it is."""
+    forms = {question.word: question.form(bool(found.conditions.get("causal"))) for question in QUESTIONS
+             if question.word in found.answers}  # fmt: skip
+    hint = "run its command again with this version."
+    answers = {
+        word: shaped(forms[word], value, f"{where}, {word}", hint, "lossy") if word in forms else value
+        for word, value in found.answers.items()
+    }
+    return replace(found, answers=answers)
 
 
 def _scored(value: Any) -> Any:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from superweights.address import Address
+from superweights.artefacts.file import write_text
+from superweights.artefacts.place import check_picture
 from superweights.checkpoint import Checkpoint
 from superweights.checkpoint.loaded import is_loaded
 from superweights.errors import SuperweightsError
@@ -33,6 +35,8 @@ def sweep(
     workers: int = 1,
     ray: bool = False,
     retry_failed: bool = False,
+    plot: Path | str | None = None,
+    export: Path | str | None = None,
     progress: Progress = silent,
 ) -> Swept:
     """The outcome of every point of `grids` over `weights`: those of a `record` of `find`, or the known ones, if none.
@@ -40,10 +44,12 @@ def sweep(
     `models` is one or several, each a name, a path or a `Source`. `scores`: `kl` and `agreement` beside the loss. What
     the file `store` has is not measured again, so that a sweep that was ended at any moment goes on when it is
     called again; None is a file in this folder, named after the models. An interrupt says in a note where it is.
+    The curves are drawn into `plot` (.svg), every cell of the store is written to `export` as JSON lines.
 
     >>> swept = sweep("embedded", grids=Grids(["pairs"]), store="pairs.sqlite")            # doctest: +SKIP
     >>> [outcome.loss for outcome in swept.outcomes]                                      # doctest: +SKIP
     """
+    check_picture(None if plot is None else Path(plot))
     several = models if isinstance(models, Sequence) and not isinstance(models, str) else [models]
     sources = [Source.of(each) for each in several]
     if any(is_loaded(source.name) or isinstance(source.name, tuple) for source in sources):
@@ -67,4 +73,9 @@ def sweep(
     except KeyboardInterrupt as stopped:
         stopped.add_note(f"What is done is kept in {kept}: the same command goes on from there.")
         raise
-    return Swept(tuple(setups), tuple(outcomes), kept)
+    swept = Swept(tuple(setups), tuple(outcomes), kept)
+    if plot is not None:
+        write_text(Path(plot), swept.picture())
+    if export is not None:
+        write_text(Path(export), swept.export())
+    return swept

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from superweights.errors import SuperweightsError
 from superweights.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -42,3 +44,14 @@ def train(
     if seed is not None:
         recipe = recipe.with_("seed", seed)
     return through(recipe, to, cache=cache, tensorboard=tensorboard, progress=progress)
+
+
+def speaks() -> bool:
+    """Whether this process tells what came out: of those that torchrun starts one does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def refuse_failure(result: Result, to: Path | str) -> None:
+    """Raise `SuperweightsError` where the training has failed, with the reason; its log stays in `to`."""
+    if result.why is not None:
+        raise SuperweightsError(result.why, hint=f"the log is kept in {to}; lower the learning rate.")

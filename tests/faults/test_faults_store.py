@@ -14,12 +14,12 @@ import time
 import pytest
 
 from superweights.address import Address
-from superweights.artefacts.stopping import Terminated, stopped_by_sigterm
 from superweights.editing import zero
 from superweights.errors import SuperweightsError
 from superweights.jobs import sqlite_errors
 from superweights.jobs.owner import new_owner
 from superweights.jobs.work import work
+from superweights.stopping import Terminated, stopped_by_sigterm
 from superweights.sweeps import Cell, Cut, Numbers, Store
 from superweights.sweeps.cell import SWEEP
 

@@ -23,10 +23,13 @@ class Packing:
     """What config.json says of one packed layer: how it was rounded, and the dtype and shape of each stored part."""
 
     scheme: Scheme
+    """How it was rounded."""
     shape: tuple[int, ...]
     out_axis: int
+    """Which axis of the weight is the output channel."""
     dtype: str
     parts: Mapping[str, tuple[str, tuple[int, ...]]]
+    """By the part's name: its dtype and its shape."""
 
 
 class PackedLinear(nn.Module):

@@ -35,8 +35,11 @@ class Replacement:
     mode: str
     scope: str
     layers: tuple[int, ...]
+    """The layers themselves."""
     perplexity: Score
+    """Of the changed model."""
     loss: Score
+    """The paired rise of the loss, nats per token."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,9 @@ class Replacements:
     """Perplexity with attention as it is, and with each mode in each scope; `controls` are random layers."""
 
     base: Score
+    """Perplexity with attention as it is."""
     rows: tuple[Replacement, ...]
+    """One for each mode and scope."""
     controls: tuple[Replacement, ...]
 
     def scores(self) -> tuple[Score, ...]:

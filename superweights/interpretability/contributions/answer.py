@@ -32,6 +32,7 @@ class Contributions:
     norm_by_mass: tuple[float, ...]
     queries_by_mass: tuple[int, ...]
     summary: tuple[Score, ...]
+    """The few numbers that sum it up."""
 
     def scores(self) -> tuple[Score, ...]:
         return self.summary

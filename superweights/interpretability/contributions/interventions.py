@@ -36,7 +36,9 @@ class Faithfulness:
 
     measure: str
     comprehensiveness: Score
+    """The fall when its best tokens are taken out."""
     sufficiency: Score
+    """The fall when only they are left."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class ContributionsTested:
 
     contributions: Contributions
     faithfulness: tuple[Faithfulness, ...]
+    """One for each measure."""
     removed: int
 
     def scores(self) -> tuple[Score, ...]:

@@ -50,9 +50,12 @@ class LayerDepth:
     """
 
     layer: int
+    """The block, counted from 0."""
     angle: float
     variance: float
+    """Mean over the tokens behind the first."""
     variance_first: float
+    """Of the first token."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,13 @@ class Depth:
     """
 
     layers: tuple[LayerDepth, ...]
+    """One for each block."""
     distances: tuple[tuple[float, ...], ...]
     tokens: int
     base: Score | None = None
+    """Perplexity of the whole model; None where nothing was taken out."""
     removals: tuple[Removal, ...] = ()
+    """What is lost without each block."""
 
     def scores(self) -> tuple[Score, ...]:
         growth = (

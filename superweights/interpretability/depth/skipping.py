@@ -20,7 +20,7 @@ from superweights.interpretability.body import Body
 from superweights.interpretability.study import Study
 from superweights.record import Score
 from superweights.scoring import Variant, loss_change, loss_per_window, perplexity_of
-from superweights.taps.trace import first_tensor, hidden_of, like_output
+from superweights.subject.calls import first_tensor, hidden_of, like_output
 
 # Tokens of a batch, times layers, times channels: what is kept of one pass stays below this many numbers.
 _NUMBERS = 1 << 27

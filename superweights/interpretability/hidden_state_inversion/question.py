@@ -46,7 +46,9 @@ class KindOfToken:
     kind: str
     tokens: int
     nats: Score
+    """Nats per prefix token, given the states."""
     beyond_unconditional: Score
+    """The same less the unconditional loss, paired."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,23 @@ class Memory:
     """
 
     given_states: Score
+    """Loss of a prefix given its own states."""
     unconditional: Score
+    """Loss given nothing."""
     given_others: Score
+    """Loss given another text's states."""
     gain: Score
+    """What a token's own states save, paired."""
     kinds: tuple[KindOfToken, ...]
+    """By kind of token."""
     by_distance: tuple[float, ...]
     mix: tuple[float, ...]
     position_correlation: float
+    """Of the gain with the token's position."""
     training: Training
+    """How the reader was trained."""
     trained_on: int
+    """How many tokens it was trained on."""
 
     def scores(self) -> tuple[Score, ...]:
         return (self.given_states, self.unconditional, self.given_others, self.gain)

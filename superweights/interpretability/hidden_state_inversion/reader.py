@@ -32,9 +32,12 @@ class Training:
     steps: int = 60
     batch: int = 16
     rate: float = 1e-3
+    """Learning rate of the reader."""
     copy: bool = False
     copy_rate: float = 1e-4
+    """Learning rate of the copy."""
     seed: int = 0
+    """Of first weights and batches."""
 
 
 class Reader(nn.Module):
@@ -62,6 +65,7 @@ class Trained:
     reader: Reader
     model: nn.Module
     curve: tuple[float, ...]
+    """The loss, step by step."""
 
     @torch.no_grad()
     def nats(self, states: Tensor, prefixes: Tensor, batch: int = 32) -> Tensor:

@@ -59,13 +59,19 @@ class Massive:
     """
 
     rows: int
+    """How many texts."""
     tokens: int
+    """Tokens of each."""
     width: int
+    """Channels of the residual stream."""
     position: int
     layers: tuple[LayerState, ...]
+    """The stream after each block."""
     events: tuple[Event, ...]
+    """The steps, in order."""
     largest: float
     summary: tuple[Score, ...]
+    """The few numbers that sum it up."""
 
     @property
     def emergence(self) -> int | None:

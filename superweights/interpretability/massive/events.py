@@ -19,10 +19,15 @@ class Written:
     channel comes about: the matrix' row of that channel and the neurons `[d_ff]` (None where hidden)."""
 
     attention: Tensor
+    """What attention writes `[d]`."""
     mlp: Tensor
+    """What the MLP writes `[d]`."""
     channel: int
+    """The MLP's largest channel."""
     weights: Tensor | None
+    """That channel's row of the matrix `[d_ff]`."""
     neurons: Tensor | None
+    """The neurons that it is multiplied with `[d_ff]`."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Event:
 
     layer: int
     kind: str
+    """born or erased."""
     factor: float
     channel: int | None = None
     writer: str | None = None

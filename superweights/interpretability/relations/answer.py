@@ -17,10 +17,13 @@ class Unit:
     of positives and negatives in standard deviations, by which ties are ordered."""
 
     path: str
+    """The layer's module."""
     unit: int
+    """Which of its outputs."""
     precision: float
     sign: int
     margin: float
+    """The distance of the means, in standard deviations."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class RelationUnits:
     """
 
     name: str
+    """The relation."""
     completed: Score
     detection: int
     evaluation: int
@@ -58,6 +62,7 @@ class Zeroed:
     count: int
     spiking: int
     accuracies: tuple[Score, ...]
+    """On each relation, in the order of `relations`."""
     drops: tuple[float | None, ...]
 
 
@@ -71,6 +76,7 @@ class Cumulativity:
     more: int
     total: int
     value: float | None
+    """The share."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,9 @@ class Controls:
     relation: str
     count: int
     reworded_before: Score | None
+    """Accuracy in other words, nothing zeroed."""
     reworded_after: Score | None
+    """The same with the units zeroed."""
     neutral: Score | None
     prose: Score
 
@@ -92,12 +100,19 @@ class RelationNeurons:
 
     units: int
     pool: str
+    """How tokens are pooled where units are ranked."""
     sign: str
+    """Which sign of a unit may rank."""
     relations: tuple[RelationUnits, ...]
+    """One for each relation that is known well enough."""
     base: tuple[Score, ...]
+    """Accuracy on each relation with nothing zeroed."""
     zeroed: tuple[Zeroed, ...]
+    """Accuracy with each relation's units zeroed, and random ones."""
     cumulativity: tuple[Cumulativity, ...]
+    """For each relation and pair of counts."""
     overlaps: tuple[tuple[str, str, int, int], ...]
+    """Two relations, how many units of each are looked at, how many of these they share."""
     controls: tuple[Controls, ...]
 
     @property

@@ -28,10 +28,15 @@ class Relation:
     """A relation: how it is asked for, in other words too, a sentence that only mentions the object, and its pairs."""
 
     name: str
+    """What it is called."""
     template: str
+    """How it is asked for."""
     other_template: str | None
+    """The same in other words; None: there are none."""
     neutral: str | None
+    """A sentence that only mentions the object; None: there is none."""
     pairs: tuple[tuple[str, str], ...]
+    """Subject and object of each."""
 
 
 def read_relations(path: Path | None = None) -> tuple[Relation, ...]:

@@ -16,8 +16,10 @@ class Head:
     """A head, and a number of it."""
 
     layer: int
+    """Counted from 0."""
     head: int
     value: float
+    """The number."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,16 @@ class Sinks:
 
     rows: int
     tokens: int
+    """Tokens of each row."""
     eps: float
+    """The weight above which a head's first token is a sink."""
     layers: tuple[int, ...]
     sink_rate: tuple[float, ...]
+    """The share of heads whose mean weight on token 0 is above `eps`."""
     argmax_share: tuple[float, ...]
+    """The share of (head, query) pairs whose largest weight is on token 0."""
     mass: tuple[float, ...]
+    """The mean weight on token 0."""
     own: tuple[float, ...]
     spare: tuple[float, ...]
     drain: tuple[float, ...] | None
@@ -48,6 +55,7 @@ class Sinks:
     other_rate: float
     other_position: int
     summary: tuple[Score, ...]
+    """The few numbers that sum it up."""
 
     @property
     def dormant(self) -> tuple[Head, ...]:

@@ -37,6 +37,7 @@ class SinksWithout:
     """
 
     before: Sinks
+    """Of the model as it is."""
     removals: tuple[Outcome, ...]
     sinks: tuple[Sinks, ...]
     heads: tuple[Outcome, ...]

@@ -46,13 +46,19 @@ class RemovalRow:
     """
 
     name: str
+    """The class of words."""
     tokens_gone: float
+    """Taken out of a window, mean."""
     loss: Score
     accuracy: Score
     random_tokens_gone: float
+    """The same for random ones."""
     random_loss: Score
+    """Rise of the loss without random ones."""
     random_accuracy: Score
+    """Rise of the accuracy without random ones."""
     beyond_random: Score
+    """The rise of the loss less that without random ones, paired."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,9 @@ class WordRemoval:
     loss: Score
     accuracy: Score
     rows: tuple[RemovalRow, ...]
+    """One for each class."""
     window: int
+    """Tokens in a window."""
     ending: int
 
     def scores(self) -> tuple[Score, ...]:
@@ -101,7 +109,9 @@ class Endings:
     """Losses and accuracies of endings, means over each one's tokens: `[n]` each."""
 
     losses: Tensor
+    """Nats per token."""
     right: Tensor
+    """Shares of tokens that are predicted."""
 
 
 def read_endings(

@@ -36,13 +36,21 @@ class PatchingSettings:
     """Sizes of the experiment: bytes in a row, rows in a batch, steps of every arm and of the entropy model."""
 
     length: int = 256
+    """Bytes in a row."""
     rows: int = 8
+    """Rows in a batch."""
     steps: int = 80
+    """Updates of every arm."""
     entropy_steps: int = 120
+    """Updates of the entropy model."""
     rate: float = 3e-3
+    """The largest learning rate."""
     window: int = 128
+    """Bytes that local attention looks back."""
     merges: int = 1024
+    """Merges of the BPE arm."""
     held_out: int = 32
+    """Rows that are judged."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,7 @@ class PatchingRun:
     seed: int
     bits: dict[str, float]
     noised_bits: dict[str, float]
+    """Held-out bits per byte on noised text."""
     patch: dict[str, float]
     multiplications: dict[str, float]
     parameters: dict[str, int]

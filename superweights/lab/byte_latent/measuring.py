@@ -34,7 +34,9 @@ class Cost:
     """Multiplications of one forward pass for each byte: in the latent transformer, beside it, and together."""
 
     latent: float
+    """In the latent transformer."""
     local: float
+    """Beside it: in the local encoder and decoder."""
 
     @property
     def total(self) -> float:

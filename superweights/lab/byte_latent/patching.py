@@ -129,6 +129,7 @@ class Patches:
     inside: Tensor
     read: Tensor
     count: int
+    """The most patches of any row."""
 
     @classmethod
     def of(cls, starts: Tensor) -> Patches:

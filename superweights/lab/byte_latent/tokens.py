@@ -25,6 +25,7 @@ class BytePairs:
     """
 
     tokenizer: Any
+    """The trained BPE."""
 
     @classmethod
     def trained(cls, data: np.ndarray, vocabulary: int) -> BytePairs:

@@ -35,13 +35,18 @@ class ConceptSettings:
 
     width: int = 128
     base_layers: int = 4
+    """Layers of Base."""
     context_layers: int = 2
+    """Layers of the context tower."""
     layers: int = 2
+    """Layers of the tower that takes noise away."""
     steps: int = 200
     rows: int = 32
     sampling: int = 20
     rate: float = 1e-3
+    """The largest learning rate."""
     branch_steps: int = 1500
+    """Updates where the sentence branches."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ class NoiseSchedule:
 
     kind: Kind = "cosine"
     length: int = 100
+    """How many steps T there are."""
     gamma: float = 3.5
     delta: float = 0.0
     first: float = 0.001

@@ -42,10 +42,13 @@ class BesideSettings:
     """Rows of a batch, bytes of a row, steps and largest learning rate of every design."""
 
     rows: int = 8
+    """Rows of a batch."""
     length: int = 256
+    """Bytes of a row."""
     steps: int = 60
     rate: float = 3e-3
     held_out: int = 16
+    """Rows that are judged."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,9 @@ class Beside:
     design: str
     seed: int
     parameters: int
+    """How many numbers it has."""
     multiplications: float
+    """Of one forward pass, for each byte."""
     bits: float
     bits_int4: float
     sink: float | None

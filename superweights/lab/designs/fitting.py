@@ -19,9 +19,12 @@ class Schedule:
     steps: int
     rate: float = 3e-3
     warm_up: float = 0.05
+    """The share of steps in which the rate rises."""
     decay: float = 0.1
     clip: float = 1.0
+    """The largest norm of the gradient."""
     epsilon: float = 1e-8
+    """AdamW's."""
 
     def factor(self, step: int) -> float:
         """The learning rate's share at `step`: up in a line, down by a cosine to a tenth."""

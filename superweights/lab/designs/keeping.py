@@ -19,7 +19,9 @@ class Spread:
 
     mean: float
     least: float
+    """The smallest."""
     most: float
+    """The largest."""
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:

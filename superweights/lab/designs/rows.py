@@ -21,7 +21,9 @@ class ByteRows:
     """Bytes to train on `[n]` and held-out ones `[m]`, uint8. Every twentieth piece of 16 kB is held out."""
 
     training: np.ndarray
+    """To train on."""
     held_out: np.ndarray
+    """To judge by."""
 
     def batch(self, seed: int, step: int, rows: int, length: int) -> Tensor:
         """`[rows, length]` bytes from random places, the same for the same seed and step whoever asks."""

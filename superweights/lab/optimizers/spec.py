@@ -32,10 +32,10 @@ class OptimizerSpec:
     """
 
     name: str = "adamw"  # see OPTIMIZERS
-    learning_rate: float = 3e-3
-    beta1: float = 0.9
-    beta2: float = 0.95
-    epsilon: float = 1e-8
+    learning_rate: float = 3e-3  # the largest; the schedule says how it goes
+    beta1: float = 0.9  # how slowly the mean of gradients moves
+    beta2: float = 0.95  # how slowly the mean of their squares moves
+    epsilon: float = 1e-8  # added to the root of that mean
     weight_decay: float = 0.1  # decoupled; of matrices only (see `make_optimizer`)
     momentum: float = 0.9  # of sgd and muon
     rotation: str = ""  # of orthoadam and rotated_adam, see ROTATIONS; "" is the first of them

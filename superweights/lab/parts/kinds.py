@@ -16,9 +16,12 @@ class AttentionKind:
     """
 
     about: str
+    """What it is, in a line."""
     source: str
+    """Where it is from."""
     null: str = "none"
     null_value: bool = False
+    """Whether the slot has a learned value instead."""
     sums_to_one: bool = True
     paired: bool = False
 

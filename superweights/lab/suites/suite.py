@@ -40,9 +40,11 @@ class Arm:
     """
 
     name: str
+    """What it is called."""
     dial: str
     value: Any
     about: str
+    """What it is, in a line."""
     source: str
     of: str = CONTROL
     prevents: tuple[Phenomenon, ...] = ()
@@ -72,7 +74,9 @@ class Suite:
     """A control recipe, its arms, the seeds of all of them, and the control's own learning rates."""
 
     name: str
+    """What it is called."""
     about: str
+    """What it is for, in a line."""
     control: Recipe
     arms: tuple[Arm, ...]
     seeds: tuple[int, ...] = (0, 1, 2)

@@ -48,6 +48,7 @@ class Prose:
     files: tuple[str, ...] = ()
     training_megabytes: int = 8
     seed: int = 0
+    """Of which rows come when."""
 
     def __post_init__(self) -> None:
         if self.length < 4 or not 300 <= self.vocabulary <= 65_536 or self.training_megabytes < 1:

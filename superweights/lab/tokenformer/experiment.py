@@ -41,10 +41,15 @@ class GrowthSettings:
     slots: int = 16
     added: int = 80
     base_steps: int = 700
+    """Updates before growing."""
     stage_steps: int = 150
+    """Updates of a stage after it."""
     rows: int = 8
+    """Rows of a batch."""
     length: int = 128
+    """Tokens of a row."""
     rate: float = 3e-3
+    """The largest learning rate."""
     at: tuple[int, ...] = (0, 1, 5, 20, 100)
 
     def config(self, slots: int) -> TokenFormerConfig:

@@ -46,6 +46,7 @@ class Growing:
 
     slots: int
     ffn_slots: int | None = None
+    """Slots to add to every FFN; None: in the model's ratio."""
     way: Way = "exact"
     optimizer: Literal["carry", "restart"] = "carry"
     seed: int = 0

@@ -1,4 +1,4 @@
-"""How `superweights lab` prints its tables."""
+"""The sheets of the lab's verbs: suites, runs, comparisons."""
 
 from __future__ import annotations
 
@@ -7,24 +7,21 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from superweights.cli import console
-from superweights.cli.printing import print_lines
+from superweights.tables.numbers import plain
+from superweights.tables.page import Folding, Parts, dim
 
 _COLOURS = {"prevented": "green", "not prevented": "yellow", "inconclusive": "dim"}
 
 
-def show(shown: Any, as_json: bool) -> None:
-    """Tables for people, or lines of JSON: what a verb of the lab gives."""
-    if as_json:
-        print_lines(shown.lines)
-        return
+def parts(shown: Any) -> Parts:
+    """Each sheet: its title, its table, its note."""
     for sheet in shown.sheets:
         if sheet.title:
-            console.data.print(f"[bold]{console.plain(sheet.title)}[/]")
+            yield f"[bold]{plain(sheet.title)}[/]"
         if sheet.columns:
-            _print(_table(sheet))
+            yield Folding(_table(sheet))
         if sheet.note:
-            console.data.print(f"[dim]{console.plain(sheet.note)}[/]")
+            yield dim(plain(sheet.note))
 
 
 def _table(sheet: Any) -> Table:
@@ -39,17 +36,6 @@ def _table(sheet: Any) -> Table:
 
 
 def _cell(text: str) -> str:
-    first, _, second = console.plain(text).partition("\n")
+    first, _, second = plain(text).partition("\n")
     first = f"[{_COLOURS[first]}]{first}[/]" if first in _COLOURS else first
     return f"{first}\n[dim]{second}[/]" if second else first
-
-
-def _print(table: Table) -> None:
-    """As wide as it needs where stdout is no terminal."""
-    from rich.measure import Measurement
-
-    if console.data.is_terminal:
-        console.data.print(table)
-        return
-    needed = Measurement.get(console.data, console.data.options.update(max_width=10_000), table).maximum
-    console.with_width(max(needed, console.data.width)).print(table)

@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
-from superweights.cli import console
-from superweights.cli.printing import bos_words, cut_words, print_table, table, with_error
+from superweights.tables.numbers import bos_words, cut_words, plain, with_error
+from superweights.tables.page import Parts, Table, dim, table
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from superweights.sweeps import Outcome, Setup
+    from superweights.sweeps.swept import Swept
 
-    from superweights.verbs.sweep import Outcome, Setup
+
+def parts(swept: Swept) -> Parts:
+    """Model by model: its sets of removed weights, named by letters, then a table for each curve."""
+    for setup, outcomes in swept.by_model():
+        yield from _model(outcomes, setup)
 
 
-def show_model(outcomes: Sequence[Outcome], setup: Setup) -> None:
-    """One model: its sets of removed weights, named by letters, then a table for each curve."""
+def _model(outcomes: Sequence[Outcome], setup: Setup) -> Parts:
     letters = _letters(outcomes)
     for address, letter in letters.items():
-        console.data.print(f"[bold]{letter}[/]  {console.plain(str(address))}", soft_wrap=True)
+        yield f"[bold]{letter}[/]  {plain(str(address))}"
     asked = setup.cells[0].scores
-    _show_rows(outcomes, asked, letters)
+    yield from _rows(outcomes, asked, letters)
     curves = [outcome for outcome in outcomes if outcome.point.x is not None]
     for (grid, series), points in groupby(curves, lambda outcome: (outcome.point.grid, outcome.point.series)):
         words = "removed" if grid == "controls" else "times"
-        console.data.print(f"\n[bold]{console.plain(series)}[/]", soft_wrap=True)
-        _show_curve(list(points), asked, words)
-    _show_conditions(setup, any(outcome.beyond_sum is not None for outcome in outcomes))
+        yield f"\n[bold]{plain(series)}[/]"
+        yield from _curve(list(points), asked, words)
+    yield from _conditions(setup, any(outcome.beyond_sum is not None for outcome in outcomes))
 
 
 def _letters(outcomes: Sequence[Outcome]) -> dict[Any, str]:
@@ -39,7 +43,7 @@ def _letters(outcomes: Sequence[Outcome]) -> dict[Any, str]:
     return dict(zip(addresses, names, strict=False))
 
 
-def _show_rows(outcomes: Sequence[Outcome], asked: Sequence[str], letters: dict[Any, str]) -> None:
+def _rows(outcomes: Sequence[Outcome], asked: Sequence[str], letters: dict[Any, str]) -> Parts:
     rows = [outcome for outcome in outcomes if outcome.point.x is None]
     sums = any(outcome.beyond_sum is not None for outcome in rows)
     shown = _table("", asked, sums)
@@ -50,39 +54,34 @@ def _show_rows(outcomes: Sequence[Outcome], asked: Sequence[str], letters: dict[
         if len(edits) > 3:
             name = f"all {len(edits)}"
         name = f"without {name}" if edits else name
-        shown.add_row(console.plain(name), *_cells(outcome, asked, sums))
+        shown.add_row(plain(name), *_cells(outcome, asked, sums))
         failed += [f"{name}: {outcome.sentence}"] if outcome.status == "failed" else []
-    print_table(shown)
-    _show_failures(failed)
+    yield shown
+    yield from _failures(failed)
 
 
-def _show_curve(points: Sequence[Outcome], asked: Sequence[str], words: str) -> None:
+def _curve(points: Sequence[Outcome], asked: Sequence[str], words: str) -> Parts:
     shown = _table(words, asked, sums=False)
     for outcome in points:
         shown.add_row(f"{outcome.point.x:,.5g}", *_cells(outcome, asked, sums=False))
-    print_table(shown)
-    _show_failures([f"{o.point.x:,.5g} {words}: {o.sentence}" for o in points if o.status == "failed"])
+    yield shown
+    yield from _failures([f"{o.point.x:,.5g} {words}: {o.sentence}" for o in points if o.status == "failed"])
 
 
-def _show_failures(sentences: Sequence[str]) -> None:
-    for sentence in sentences:
-        console.data.print(f"[red]failed[/] {console.plain(sentence)}", soft_wrap=True)
+def _failures(sentences: Sequence[str]) -> Iterator[str]:
+    return (f"[red]failed[/] {plain(sentence)}" for sentence in sentences)
 
 
-def _show_conditions(setup: Setup, sums: bool) -> None:
-    cut, name = setup.cut, console.plain(setup.task.name)
-    bos = bos_words({"bos": cut.bos})
-    console.data.print(
-        f"[dim]{name}: {cut_words(cut.count, cut.length)}, {bos}, {setup.cells[0].dtype}; SHA-256 of "
-        f"the tokens {cut.tokens_sha256[:12]}. Errors are standard errors over windows; the loss is the rise over "
-        "the model as it is.[/]",
-        soft_wrap=True,
+def _conditions(setup: Setup, sums: bool) -> Iterator[str]:
+    cut, name = setup.cut, plain(setup.task.name)
+    yield dim(
+        f"{name}: {cut_words(cut.count, cut.length)}, {bos_words({'bos': cut.bos})}, {setup.cells[0].dtype}; "
+        f"SHA-256 of the tokens {cut.tokens_sha256[:12]}. Errors are standard errors over windows; the loss is the "
+        "rise over the model as it is."
     )
     if sums:
-        console.data.print(
-            "[dim]beyond sum: what they cost together less what each costs alone; above zero they back each other "
-            "up.[/]",
-            soft_wrap=True,
+        yield dim(
+            "beyond sum: what they cost together less what each costs alone; above zero they back each other up."
         )
 
 

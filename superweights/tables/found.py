@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.table import Table
-
-from superweights.address import Address
-from superweights.cli import console
-from superweights.cli.printing import cut_words, finish, fits, print_lines, print_table, with_error
-from superweights.cli.story import times, told
+from superweights.tables.numbers import cut_words, plain, with_error
+from superweights.tables.page import Fitting, Parts, Table, dim, ruled
+from superweights.tables.story import times, told
 from superweights.wording import counted
 
 if TYPE_CHECKING:
+    from superweights.address import Address
+    from superweights.discovery import Expert, Findings, Group
     from superweights.record import Record, SuperWeight
-    from superweights.verbs.find import Expert, Findings, Group
 
 _COLOURS = {"critical": "bold red", "joint": "bold magenta", "partial": "yellow", "benign": "green"}
 _BAR = 12
@@ -28,39 +24,24 @@ _LEAST_FIRST = ("role", "windows", "share of it", "beside the strongest", "other
                 "input spike", "value", "output spike", "")  # fmt: skip
 
 
-def teller(everything: bool, explain: str | None) -> Callable[[Record], None]:
-    """How a record is shown: the answer and the table, or the story of the weight `explain`."""
-    address = None if explain is None else Address.parse(explain)
-    return lambda record: show(record.findings, everything, address)
+def parts(record: Record, everything: bool = False, explain: Address | None = None) -> Parts:
+    """The answer first, then the super weights; every spike with `everything`; or the story of the weight `explain`.
 
-
-def finish_search(
-    made: Record | list[SuperWeight], as_json: bool, out: Path | None, show: Callable[[Record], None]
-) -> None:
-    """Print, and write where asked, what a search has made: a record, or what the published procedure gives."""
-    if isinstance(made, list):
-        print_published(made, as_json)
-    else:
-        finish(made, as_json, out, show, lambda record: (c.to_json() for c in record.findings.candidates))
-
-
-def show(findings: Findings, everything: bool, address: Address | None) -> None:
-    """The answer first, then the super weights; every spike with `everything`; or the story of one weight."""
-    if address is not None:
-        for line in told(findings, address):
-            console.data.print(console.plain(line), soft_wrap=True)
+    Raises `SuperweightsError` where that weight is none that spiked in this search.
+    """
+    findings: Findings = record.findings
+    if explain is not None:
+        yield from map(plain, told(findings, explain))
         return
-    console.data.print(_answer(findings), soft_wrap=True)
+    yield _answer(findings)
     weights = list(findings.candidates) if everything else list(findings.super_weights)
     if weights:
-        print_table(_fitting(findings, weights, everything))
-    for expert in findings.experts:
-        console.data.print(_expert(expert), soft_wrap=True)
-    for line in (*_folded(findings, everything), *_context(findings)):
-        console.data.print(f"[dim]{console.plain(line)}[/]", soft_wrap=True)
+        yield _fitting(findings, weights, everything)
+    yield from map(_expert, findings.experts)
+    yield from (dim(plain(line)) for line in (*_folded(findings, everything), *_context(findings)))
     next_step = _next(findings)
     if next_step:
-        console.data.print(next_step, soft_wrap=True)
+        yield next_step
 
 
 def _answer(findings: Findings) -> str:
@@ -80,14 +61,14 @@ def _answer(findings: Findings) -> str:
     said = f"[bold]{_number(len(held), 'super weight')}[/] ({each})" if held else ""
     groups = [group for group in findings.groups if group.kind != "backup"]
     worst = max(held, key=lambda weight: weight.effect.value if weight.effect else 0.0, default=None)
-    name = "" if worst is None else console.plain(str(worst.address))
+    name = "" if worst is None else plain(str(worst.address))
     rise = 0.0 if worst is None or worst.effect is None else worst.effect.value
     if worst is not None and worst.verdict == "critical":
         said += f": without {name} alone perplexity is {times(rise)} times as high."
     elif groups:
         group = max(groups, key=lambda each: each.effect.value)
         said += (
-            f": without {console.plain(group.name)}, {_number(len(group.members), 'weight')} together, perplexity is "
+            f": without {plain(group.name)}, {_number(len(group.members), 'weight')} together, perplexity is "
             f"{times(group.effect.value)} times as high, though no single one is critical."
         )
     elif worst is not None:
@@ -101,25 +82,23 @@ def _answer(findings: Findings) -> str:
     return said
 
 
-def _fitting(findings: Findings, weights: Sequence[SuperWeight], everything: bool) -> Table:
-    """The table with as many columns as the terminal has room for; a file or a pipe has room for all."""
+def _fitting(findings: Findings, weights: Sequence[SuperWeight], everything: bool) -> Fitting:
+    """The table with as many columns as a terminal has room for."""
+    forms = []
     for dropped in range(len(_LEAST_FIRST) + 1):
         table = _table(findings, weights, everything)
         table.columns = [c for c in table.columns if c.header not in _LEAST_FIRST[:dropped]]
-        if fits(table):
-            break
-    return table
+        forms.append(table)
+    return Fitting(forms)
 
 
 def _table(findings: Findings, weights: Sequence[SuperWeight], everything: bool) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     titles = ["super weight" if not everything else "weight", "value", "input spike", "output spike"]
     titles += ["share of it"] if everything else []
     titles += ["loss without it", "", "at its mean"]
     titles += ["others like it", "beside the strongest", "windows", "role"] if everything else []
-    for title in [*titles, "verdict"]:
-        words = title in ("super weight", "weight", "", "role", "verdict")
-        table.add_column(title, justify="left" if words else "right", no_wrap=True)
+    words = ("super weight", "weight", "", "role", "verdict")
+    table = ruled(*titles, "verdict", header="bold", words=words)
     most = max((w.effect.value for w in weights if w.effect and math.isfinite(w.effect.value)), default=1.0)
     for group, members in _grouped(findings, weights):
         if group is not None:
@@ -150,7 +129,7 @@ def _grouped(
 
 def _cells(w: SuperWeight, most: float, everything: bool, in_group: bool) -> list[str]:
     cells = [
-        ("  " if in_group else "") + console.plain(str(w.address)),
+        ("  " if in_group else "") + plain(str(w.address)),
         f"{w.value:.3f}",
         _activation(w.spike_in),
         _activation(w.spike_out),
@@ -190,7 +169,7 @@ def _expert(e: Expert) -> str:
     if e.control is not None:
         parts.append(f"without another expert (mean of a few) {with_error(e.control, '+')}")
     if e.inside:
-        parts.append(f"inside: {console.plain(e.inside)} = {e.value:.3g} (share {e.share:.2f})")
+        parts.append(f"inside: {plain(e.inside)} = {e.value:.3g} (share {e.share:.2f})")
     return f"{'; '.join(parts)}: [{colour}]{e.verdict}[/]"
 
 
@@ -267,10 +246,10 @@ def _next(findings: Findings) -> str:
     if not held:
         return ""
     worst = max(held, key=lambda weight: weight.effect.value if weight.effect else 0.0)
-    model = console.plain(str(findings.conditions.get("name") or "embedded"))
+    model = plain(str(findings.conditions.get("name") or "embedded"))
     return (
         "Next: keep these exact when you quantize; "
-        f"[bold]superweights find {model} --explain '{console.plain(str(worst.address))}'[/] tells one's story."
+        f"[bold]superweights find {model} --explain '{plain(str(worst.address))}'[/] tells one's story."
     )
 
 
@@ -278,19 +257,14 @@ def _number(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
-def print_published(found: Sequence[SuperWeight], as_json: bool) -> None:
+def published(found: Sequence[SuperWeight]) -> Parts:
     """What the published procedure gives, for comparison."""
-    if as_json:
-        print_lines([each.to_json() for each in found])
-        return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for title in ("weight", "value", "spike in", "spike out", "share"):
-        table.add_column(title, justify="left" if title == "weight" else "right", no_wrap=title == "weight")
+    table = ruled("weight", "value", "spike in", "spike out", "share", header="bold")
     for c in found:
         numbers = f"{c.value:.3f}", f"{c.spike_in:,.1f}", f"{c.spike_out:,.1f}", f"{c.dominance:.2f}"
-        table.add_row(console.plain(str(c.address)), *numbers)
-    print_table(table)
-    console.data.print(
+        table.add_row(plain(str(c.address)), *numbers)
+    yield table
+    yield (
         f"The published procedure: {counted(len(found), 'layer')} with a spike in both. A share far from 1 is a false "
         "pair, and nothing here is proven: run superweights find without --mode reference."
     )

@@ -6,14 +6,14 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from superweights.cli.printing import with_error
 from superweights.errors import SuperweightsError
+from superweights.tables.numbers import with_error
 from superweights.wording import counted
 
 if TYPE_CHECKING:
     from superweights.address import Address
+    from superweights.discovery import Findings
     from superweights.record import SuperWeight
-    from superweights.verbs.find import Findings
 
 
 def told(findings: Findings, address: Address) -> Iterator[str]:

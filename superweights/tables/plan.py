@@ -1,0 +1,42 @@
+"""What `plan` found."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from superweights.tables.numbers import plain
+from superweights.tables.page import Parts, ruled
+
+if TYPE_CHECKING:
+    from superweights.findings import Planned
+    from superweights.record import Record
+
+_FRONTIER = 12
+_RANKED = 10
+
+
+def parts(record: Record) -> Parts:
+    """The grids, the most sensitive matrices, the frontier, and what the plan costs beside one scheme for all."""
+    found: Planned = record.findings
+    counts = Counter(each.grid for each in found.matrices)
+    yield "matrices: " + ", ".join(f"{n} in {grid}" for grid, n in sorted(counts.items()))
+    table = ruled("most sensitive, and those with super weights", "KL alone, nats", "grid", "bits")
+    ranked = sorted(found.matrices, key=lambda each: (not each.super_weights, -each.measured_kl))
+    for each in ranked[:_RANKED]:
+        name = plain(each.tensor + (" *" if each.super_weights else ""))
+        table.add_row(name, f"{each.measured_kl:.2g}", each.grid, f"{each.bits_per_weight:.2f}")
+    yield table
+    yield "frontier, bits per weight and expected KL:"
+    for bits, loss in found.frontier[:: max(1, len(found.frontier) // _FRONTIER)]:
+        yield f"  {bits:5.2f}  {loss:.3g}"
+    kl, base, other = record.scores[:3]
+    yield (
+        f"plan: {found.bits_per_weight:.3f} bits per weight; KL {kl} (expected {found.expected_kl:.3g}); "
+        f"perplexity {base.value:.4g} before, {other.value:.4g} after"
+    )
+    for alone in found.uniform:
+        yield (
+            f"one scheme for all, {plain(alone.scheme)}: {alone.bits_per_weight:.3f} bits per weight; "
+            f"KL {alone.value:.4g} ± {alone.standard_error or 0:.2g} {alone.unit}"
+        )
