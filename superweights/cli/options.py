@@ -70,7 +70,12 @@ Bos = Annotated[
 ]
 BatchSize = Annotated[int | None, in_text(min=1, help="Windows that go through the model at once.")]
 
-Dtype = Annotated[str, in_model(help="auto (as stored, never float16), float32, bfloat16, float16.")]
+Dtype = Annotated[
+    str,
+    in_model(
+        help="auto (as stored; float32 for what this machine has no arithmetic for), float32, bfloat16, float16."
+    ),
+]
 Device = Annotated[str, in_model(help="auto, cpu, cuda, mps.")]
 AllowPickle = Annotated[bool, in_model("--allow-pickle", help="Read pickled weights (weights_only).")]
 TrustRemoteCode = Annotated[
