@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 # The panels of --help: what is asked (also every option that names no panel), of which text, which model, given where.
-WHAT = "What"
+PANELS = ("What", "Text", "Model", "Output")
 in_text = partial(typer.Option, rich_help_panel="Text")
 in_model = partial(typer.Option, rich_help_panel="Model")
 in_output = partial(typer.Option, rich_help_panel="Output")
