@@ -24,15 +24,9 @@ def output_place(path: Path | None) -> Path | None:
     return path
 
 
-Model = Annotated[
-    str, typer.Argument(help="Folder, .gguf or .safetensors file, org/name\\[@revision], or 'embedded'.")
-]
-ModelOrEmbedded = Annotated[
-    str | None,
-    typer.Argument(
-        help="Folder, .gguf or .safetensors file, org/name\\[@revision]; none: the embedded model."
-    ),
-]
+NAMED = "Folder, .gguf or .safetensors file, org/name\\[@revision], or 'embedded'"
+Model = Annotated[str, typer.Argument(help=f"{NAMED}.")]
+ModelOrEmbedded = Annotated[str | None, typer.Argument(help=f"{NAMED}, the default.")]
 Edits = Annotated[
     list[str] | None,
     typer.Option(
