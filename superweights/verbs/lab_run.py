@@ -25,8 +25,8 @@ def lab_run(
     """The tables of a suite, trained in the folder `to`; `to/page.html` is its page.
 
     Killed at any moment and called again it goes on where it was; an interrupt says so in a note. `quick` is a few
-    steps and arms with one seed, to see that everything works; `workers` processes share the runs, one thread each, or with `ray` actors of a Ray
-    cluster whose machines share the folder.
+    steps and arms with one seed, to see that everything works; `workers` processes share the runs, one thread each,
+    or with `ray` actors of a Ray cluster whose machines share the folder.
     """
     chosen = suite_named(suite)
     with kept_in(to):
