@@ -15,11 +15,11 @@ test: $(VENV)/.ready
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The shapes of tensors that annotations name (superweights/axes.py), checked while the tests of these rooms run.
-SHAPED = superweights.scoring,superweights.subject,superweights.taps,superweights.branch,superweights.quantization
+SHAPED = $(shell printf 'superweights.%s,' scoring subject taps branch quantization interpretability discovery adaptation pruning)
+SHAPED_TESTS = scoring text taps branch quantization activations anatomy anatomy_* discovery adaptation pruning
 shapes: $(VENV)/.ready
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --jaxtyping-packages=$(SHAPED),tests.shape_checks.shapes \
-		tests/test_scoring.py tests/test_text.py tests/test_taps.py tests/test_branch.py tests/test_quantization.py \
-		tests/test_activations.py
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --jaxtyping-packages=$(SHAPED)tests.shape_checks.shapes \
+		$(foreach name,$(SHAPED_TESTS),$(wildcard tests/test_$(name).py))
 
 lint: $(VENV)/.ready
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright

@@ -12,6 +12,7 @@ every room:
 | heads, key_heads, queries, keys, head_width | of attention |
 | blocks, elements | weights that share a scale, and the weights of each |
 | vocabulary | tokens that the model knows |
+| B, T, L, H, H_kv, S, d, d_h, V | in anatomy: see `superweights.interpretability` |
 
 The shapes are checked in tests only (`make shapes`), by jaxtyping's import hook. Annotations are never evaluated
 otherwise, so that nothing but the tests needs jaxtyping. Source: jaxtyping, https://docs.kidger.site/jaxtyping.
