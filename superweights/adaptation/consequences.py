@@ -15,6 +15,7 @@ from superweights.address import Address
 from superweights.editing import Edit, edited, weight_value
 from superweights.record import Score
 from superweights.scoring import loss_change, loss_per_window
+from superweights.shapes import Int
 from superweights.subject import layout_of
 
 # The model under an adaptation, entered for each measurement.
@@ -77,7 +78,7 @@ def consequences(
     model: nn.Module,
     adapted: Adapted,
     addresses: Sequence[Address],
-    windows: Tensor,
+    windows: Int[Tensor, "n length"],
     *,
     seed: int = 0,
 ) -> Consequences:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from superweights.axes import Float, Int
 from superweights.branch.calls import one_row, repeated, same, takes
 from superweights.editing import Edit, edited
 from superweights.stream.blocks import find_blocks
@@ -91,7 +92,9 @@ class Branching:
         self._abreast, self._abreast_checked = abreast, False
 
     def pass_over(
-        self, input_ids: Tensor, discover: Callable[[Visit], Iterable[Branch]] | None = None
+        self,
+        input_ids: Int[Tensor, "rows tokens"],
+        discover: Callable[[Visit], Iterable[Branch]] | None = None,
     ) -> None:
         """Run the model on `input_ids [rows, tokens]` with every branch.
 
@@ -108,7 +111,9 @@ class Branching:
             self._break("the head")
             self._base = None
 
-    def logits(self, branch: Branch | None, rows: slice, positions: slice | None = None) -> Tensor:
+    def logits(
+        self, branch: Branch | None, rows: slice, positions: slice | None = None
+    ) -> Float[Tensor, "rows tokens vocabulary"]:
         """What `branch` (None: the model itself) predicts for these rows: `[rows, tokens, vocabulary]`.
 
         Of `positions` alone where given; where the model's forward can be asked for some, no others are made.

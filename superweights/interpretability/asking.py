@@ -13,6 +13,7 @@ from superweights.errors import SuperweightsError
 from superweights.interpretability.answer import Answer
 from superweights.interpretability.body import Body
 from superweights.progress import Progress
+from superweights.shapes import Int
 from superweights.subject import is_streamed
 from superweights.subject.facts import check_length, check_tokens
 from superweights.taps import Site, Tap, tapping
@@ -45,7 +46,7 @@ class Reduction(Protocol):
 
 def ask(
     model: nn.Module,
-    ids: Tensor,
+    ids: Int[Tensor, "n T"],
     *reductions: Reduction,
     batch_size: int | None = None,
     progress: Progress | None = None,

@@ -24,6 +24,7 @@ from superweights.interpretability.words_of import number
 from superweights.picture import Panel, Series, line_chart
 from superweights.record import Score
 from superweights.scoring.error import mean_error
+from superweights.shapes import Int
 from superweights.taps import Site, Tap, tapping
 
 # Tokens that the lens is held over, at most: each costs the head twice for each layer. Bytes of logits at a time.
@@ -212,7 +213,7 @@ def _answering(backbone: nn.Module, states: Tensor) -> Iterator[None]:
             backbone.forward = own  # type: ignore[method-assign]
 
 
-def check_head(body: Body, ids: Tensor) -> None:
+def check_head(body: Body, ids: Int[Tensor, "n T"]) -> None:
     """Raise `SuperweightsError` unless `own_head` makes the model's own logits of what its last norm reads."""
     head, seen = own_head(body), {}
     with torch.no_grad(), tapping(body.model, {Site("final_norm_in"): lambda h: seen.update(last=h.clone())}):

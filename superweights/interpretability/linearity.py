@@ -25,6 +25,7 @@ from superweights.interpretability.study import Study
 from superweights.interpretability.words_of import token_texts
 from superweights.picture import Panel, Series, line_chart
 from superweights.record import Score
+from superweights.shapes import Bool, Float
 from superweights.taps import Site, Tap
 from superweights.wording import counted
 
@@ -36,7 +37,7 @@ TOKENS_PER_CHANNEL = 4
 _HELD_OUT, _BUDGET, _SHOWN = 4, 1 << 30, 8
 
 
-def massive_tokens(hidden: Tensor) -> Tensor:
+def massive_tokens(hidden: Float[Tensor, "B T d"]) -> Bool[Tensor, "B T"]:
     """Which tokens of `hidden [B, T, d]` stand first or have over ten times the median norm: `[B, T]`, bool."""
     norms = hidden.float().norm(dim=-1)
     massive = norms > MASSIVE * norms.median()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from superweights.errors import SuperweightsError
+from superweights.shapes import Int
 from superweights.taps.trace import CANNOT_RUN
 
 # How far two computations of the same logits may be apart, as a share of the largest: sums in another order.
@@ -25,13 +26,13 @@ class ProbeLogits:
     """Read in two pieces."""
 
 
-def probe(vocabulary: int) -> Tensor:
+def probe(vocabulary: int) -> Int[Tensor, "2 24"]:
     """Random tokens `[2, 24]`, always the same."""
     return torch.randint(vocabulary, (_ROWS, _TOKENS), generator=torch.Generator().manual_seed(0))
 
 
 @torch.no_grad()
-def read(model: nn.Module, ids: Tensor) -> ProbeLogits:
+def read(model: nn.Module, ids: Int[Tensor, "rows tokens"]) -> ProbeLogits:
     """The logits of `model` for `ids`, with and without cache."""
     whole = model(input_ids=ids, use_cache=False).logits
     try:

@@ -12,6 +12,7 @@ from superweights.pruning.dropped import Dropped
 from superweights.pruning.leaving_out import without
 from superweights.record import Score
 from superweights.scoring import loss_change, loss_per_window, perplexity_of
+from superweights.shapes import Int
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class DropEffect:
 
 def drop_effects(
     model: nn.Module,
-    windows: Tensor,
+    windows: Int[Tensor, "n T"],
     choices: Sequence[Dropped],
     *,
     batch_size: int | None = None,

@@ -27,13 +27,16 @@ from superweights.interpretability.study import Study
 from superweights.interpretability.words_of import number
 from superweights.picture import Panel, Series, heat_map, line_chart
 from superweights.record import Score
+from superweights.shapes import Float
 from superweights.taps import Site, Tap
 
 # Windows that removal is scored on.
 WINDOWS = 8
 
 
-def angular_distance(one: Tensor, other: Tensor) -> Tensor:
+def angular_distance(
+    one: Float[Tensor, "*rows d"], other: Float[Tensor, "*rows d"]
+) -> Float[Tensor, "*rows"]:
     """The angle between `[..., d]` and `[..., d]` over π: 0 the same direction, 1/2 orthogonal, 1 opposite."""
     one, other = (
         functional.normalize(each if each.dtype == torch.float64 else each.float(), dim=-1)

@@ -27,6 +27,7 @@ from superweights.picture import Panel, Series, line_chart
 from superweights.record import Score
 from superweights.scoring.error import mean_error
 from superweights.scoring.loss import loss_change
+from superweights.shapes import Int
 from superweights.subject.text import encode
 
 # The share of each window that is its ending, and random draws for each control.
@@ -115,7 +116,7 @@ class Endings:
 
 
 def read_endings(
-    model: nn.Module, contexts: Sequence[Sequence[int]], endings: Tensor, batch_size: int = 8
+    model: nn.Module, contexts: Sequence[Sequence[int]], endings: Int[Tensor, "n k"], batch_size: int = 8
 ) -> Endings:
     """How `model` predicts `endings [n, k]`, each after its own context of token ids (one or more).
 
