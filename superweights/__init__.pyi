@@ -35,6 +35,7 @@ from superweights.verbs.attach import attach as attach
 from superweights.verbs.audit import audit as audit
 from superweights.verbs.designs import designs as designs
 from superweights.verbs.drift import drift as drift
+from superweights.verbs.estimate import estimate as estimate
 from superweights.verbs.evaluate import evaluate as evaluate
 from superweights.verbs.explore import explore as explore
 from superweights.verbs.facts import facts as facts

@@ -41,6 +41,8 @@ LAW: dict[str, set[str]] = {
     "index": {"address", "subject", "record", "artefacts"},
     "taps": {"subject"},
     "stream": {"checkpoint", "address", "subject", "progress"},
+    # What a run will take, from a config alone: it knows how blocks are found and in which type they are computed.
+    "costs": {"subject", "stream"},
     # Many jobs kept in one file: it knows payloads and results, never what they are about.
     "jobs": {"artefacts", "progress", "record"},
     # Many edited versions of one model in a single pass; used by the discovery and by sweeps.
@@ -126,7 +128,7 @@ LAW: dict[str, set[str]] = {
     # How results are told to people: lines and tables, one file for each kind of record. It knows the types of what it
     # shows, and imports none of them when it runs: no torch.
     "tables": {
-        *("record", "findings", "address", "discovery", "sweeps", "index", "quantization"),
+        *("record", "findings", "address", "discovery", "sweeps", "index", "quantization", "costs"),
     },
     # What `import superweights` teaches transformers: the model types of ours.
     "plugin": {"formats", "pruning", "lab"},

@@ -15,6 +15,7 @@ from superweights.cli.adapt import adapt
 from superweights.cli.anatomy import anatomy
 from superweights.cli.attach import attach
 from superweights.cli.audit import audit
+from superweights.cli.estimate import estimate
 from superweights.cli.evaluate import evaluate
 from superweights.cli.explore import explore
 from superweights.cli.facts import facts
@@ -70,7 +71,7 @@ def _program(
 
 for command in (
     find, known, scan, facts, score, ablate, scale, evaluate, plan, quantize, peel, attach, recipe, audit, prune,
-    show, report, explore, reproduce, activations, sweep, anatomy, profile,
+    show, report, explore, reproduce, activations, sweep, anatomy, profile, estimate,
 ):  # fmt: skip
     app.command(command.__name__)(command)
 for command in (grow, designs):
