@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from superweights.adaptation.matrices import dense_parameter
 from superweights.address import Address
+from superweights.axes import Int
 from superweights.editing import Edit, edited, weight_value
 from superweights.record import Score
 from superweights.scoring import loss_change, loss_per_window
-from superweights.shapes import Int
 from superweights.subject import layout_of
 
 # The model under an adaptation, entered for each measurement.

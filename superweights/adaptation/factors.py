@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from superweights.axes import Float
 from superweights.errors import SuperweightsError
-from superweights.shapes import Float
 
 # Matrices with more singular values than this are taken apart by random projections, this many values at most.
 LARGE, FEW = 4096, 1024

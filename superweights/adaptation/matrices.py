@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from superweights.axes import Float
 from superweights.errors import SuperweightsError
-from superweights.shapes import Float
 from superweights.subject import layout_of
 from superweights.taps import Site, SiteMap, sites_of
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from superweights.adaptation.tasks import Example, Reward, Task
+from superweights.axes import Float, Int
 from superweights.errors import SuperweightsError
-from superweights.shapes import Float, Int
 from superweights.subject import context_of, device_of
 
 # Tokens that go through the model at once.

@@ -31,9 +31,9 @@ from superweights.adaptation.speaking import (
 )
 from superweights.adaptation.tasks import Example, Reward, Task
 from superweights.artefacts.file import new_file
+from superweights.axes import Float
 from superweights.errors import SuperweightsError
 from superweights.progress import Progress, silent
-from superweights.shapes import Float
 
 METHODS, DIRECTIONS = ("reinforce", "supervised"), ("paper", "code")
 # As many training prompts are answered before the first step, to see whether there is anything to learn.

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from superweights.axes import Float, Int
 from superweights.branch import Branch, Branching
-from superweights.shapes import Float, Int
 from superweights.stream import give_back_memory
 from superweights.subject.facts import vocabulary_by_config
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from superweights.axes import Int
 from superweights.discovery.findings import Search
 from superweights.errors import SuperweightsError
 from superweights.record import Score
-from superweights.shapes import Int
 from superweights.subject import context_of, device_of
 from superweights.subject.facts import vocabulary_by_config
 from superweights.subject.text import PROMPTS, Text, raw_prompts, token_prompts, windows

@@ -9,11 +9,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from superweights.axes import Int
 from superweights.errors import SuperweightsError
 from superweights.interpretability.answer import Answer
 from superweights.interpretability.body import Body
 from superweights.progress import Progress
-from superweights.shapes import Int
 from superweights.subject import is_streamed
 from superweights.subject.facts import check_length, check_tokens
 from superweights.taps import Site, Tap, tapping

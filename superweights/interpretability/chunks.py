@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from superweights.axes import Float
 from superweights.errors import SuperweightsError
-from superweights.shapes import Float
 
 _NUMBERS = 1 << 22
 

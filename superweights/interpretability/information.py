@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from superweights.axes import Float
 from superweights.errors import SuperweightsError
 from superweights.interpretability.answer import Sheet
 from superweights.interpretability.body import Body
 from superweights.picture import Panel, Series, line_chart
 from superweights.record import Score
-from superweights.shapes import Float
 from superweights.taps import Site, Tap
 from superweights.wording import counted
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from superweights.axes import Int
 from superweights.errors import SuperweightsError
 from superweights.interpretability.answer import Sheet
 from superweights.interpretability.body import Body
@@ -24,7 +25,6 @@ from superweights.interpretability.words_of import number
 from superweights.picture import Panel, Series, line_chart
 from superweights.record import Score
 from superweights.scoring.error import mean_error
-from superweights.shapes import Int
 from superweights.taps import Site, Tap, tapping
 
 # Tokens that the lens is held over, at most: each costs the head twice for each layer. Bytes of logits at a time.

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from superweights.axes import Bool, Float
 from superweights.errors import SuperweightsError
 from superweights.interpretability.answer import Sheet
 from superweights.interpretability.body import Body
@@ -25,7 +26,6 @@ from superweights.interpretability.study import Study
 from superweights.interpretability.words_of import token_texts
 from superweights.picture import Panel, Series, line_chart
 from superweights.record import Score
-from superweights.shapes import Bool, Float
 from superweights.taps import Site, Tap
 from superweights.wording import counted
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from superweights.axes import Float
 from superweights.record import Score
 from superweights.scoring.error import mean_error
-from superweights.shapes import Float
 
 
 class PerRow:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from superweights.axes import Int
 from superweights.errors import SuperweightsError
-from superweights.shapes import Int
 from superweights.taps.trace import CANNOT_RUN
 
 # How far two computations of the same logits may be apart, as a share of the largest: sums in another order.

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from superweights.axes import Int
 from superweights.progress import Progress
 from superweights.pruning.dropped import Dropped
 from superweights.pruning.leaving_out import without
 from superweights.record import Score
 from superweights.scoring import loss_change, loss_per_window, perplexity_of
-from superweights.shapes import Int
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from superweights.axes import Int
 from superweights.errors import SuperweightsError
 from superweights.pruning.absent import Gaps
 from superweights.pruning.dropped import Dropped
-from superweights.shapes import Int
 from superweights.taps import Site, SiteMap, sites_of
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from superweights.axes import Float
 from superweights.errors import SuperweightsError
 from superweights.interpretability.answer import Sheet
 from superweights.interpretability.body import Body
@@ -27,7 +28,6 @@ from superweights.interpretability.study import Study
 from superweights.interpretability.words_of import number
 from superweights.picture import Panel, Series, heat_map, line_chart
 from superweights.record import Score
-from superweights.shapes import Float
 from superweights.taps import Site, Tap
 
 # Windows that removal is scored on.

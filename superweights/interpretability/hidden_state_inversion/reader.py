@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from superweights.axes import Float, Int
 from superweights.errors import SuperweightsError
 from superweights.progress import Progress, silent
-from superweights.shapes import Float, Int
 from superweights.subject import is_streamed
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from superweights.shapes import Bool, Float
+from superweights.axes import Bool, Float
 
 
 def average_precision(scores: Float[Tensor, "n M"], positive: Bool[Tensor, " n"]) -> Float[Tensor, " M"]:

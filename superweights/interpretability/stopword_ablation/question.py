@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from superweights.axes import Int
 from superweights.errors import SuperweightsError
 from superweights.interpretability.answer import Sheet
 from superweights.interpretability.body import Body
@@ -27,7 +28,6 @@ from superweights.picture import Panel, Series, line_chart
 from superweights.record import Score
 from superweights.scoring.error import mean_error
 from superweights.scoring.loss import loss_change
-from superweights.shapes import Int
 from superweights.subject.text import encode
 
 # The share of each window that is its ending, and random draws for each control.
