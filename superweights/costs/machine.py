@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -30,10 +33,14 @@ class Machine:
     """Bytes of a number as it is computed with."""
     multiplications: float
     """A second, on one device."""
+    touching: float
+    """Numbers a second that pass through an elementwise function, on one device."""
     reading: float
     """Bytes of stored weights that one device is given a second, ready to compute with."""
     measured: bool
     """Whether the rates were measured here, or given."""
+    program_bytes: int = 0
+    """What the program itself takes where that is the same memory, on a CPU."""
 
 
 def measured(shape: Shape, device: str = "cpu", devices: int = 1) -> Machine:
@@ -42,6 +49,7 @@ def measured(shape: Shape, device: str = "cpu", devices: int = 1) -> Machine:
     `reading` is the rate at which numbers in memory become numbers of the computed type: a disk or link that is slower
     than that is not known to it. Raises `SuperweightsError` for a device that is not there.
     """
+    program = program_bytes()
     try:
         place = choose_device("auto" if device == "gpu" else device)
     except SuperweightsError:
@@ -56,6 +64,7 @@ def measured(shape: Shape, device: str = "cpu", devices: int = 1) -> Machine:
     dtype = torch.float32 if slow else stored
     x = torch.randn(_ROWS, shape.width, device=place).to(dtype)
     matrix = torch.randn(shape.inner, shape.width, device=place).to(dtype)
+    activations = torch.randn(_ROWS, shape.inner, device=place).to(dtype)
     numbers = torch.randn(_NUMBERS).to(stored)
     product = _ROWS * shape.inner * shape.width
     return Machine(
@@ -63,8 +72,10 @@ def measured(shape: Shape, device: str = "cpu", devices: int = 1) -> Machine:
         devices=devices,
         computed_bytes=dtype.itemsize,
         multiplications=product / _seconds(lambda: functional.linear(x, matrix)),
+        touching=activations.numel() / _seconds(lambda: functional.silu(activations)),
         reading=numbers.nbytes / _seconds(lambda: numbers.clone().to(place, dtype)),
         measured=True,
+        program_bytes=program if place.type == "cpu" else 0,
     )
 
 
@@ -82,3 +93,13 @@ def _seconds(work: Callable[[], Tensor]) -> float:
         found.append(clock() - start)
     threads = torch.get_num_threads() if cpu else 1
     return max(sorted(found)[len(found) // 2] / threads, 1e-9)
+
+
+def program_bytes() -> int:
+    """What this very program takes with all that it has imported: a run begins with as much."""
+    try:
+        resident = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:  # elsewhere: the most that it ever took
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return resident * resource.getpagesize()

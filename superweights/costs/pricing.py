@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,6 +14,9 @@ from superweights.errors import SuperweightsError
 _LOGITS, _LOGIT_COPIES = 1 << 25, 3
 # Tensors of the stream's width and of the widest matrix that a block holds at a time, for each token.
 _OF_WIDTH, _OF_INNER = 4, 3
+# How often, for each token, a number of the stream's width, of the widest matrix (in each block) and of the vocabulary
+# is touched: norms, rotations, residuals; the activation; the softmax of the loss. Fitted to docs/estimate.md's runs.
+_TOUCHES = {"width": 20, "inner": 6, "vocabulary": 6}
 # Tokens that a streamed model is given at a time (scoring.loss).
 _BATCH = 8192
 
@@ -69,7 +70,8 @@ class Estimate:
     whole_bytes: int
     """The weights alone, where they are all kept in memory."""
     seconds: float
-    """Reading and multiplying, one after the other; starting the program and finding the text are not counted."""
+    """Reading, multiplying and what is done number by number, one after the other; starting the program and finding
+    the text are not counted."""
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary."""
@@ -90,6 +92,10 @@ def price(shape: Shape, machine: Machine, command: str = "find", work: Work | No
     windows = work.windows + work.share * work.edited
     tokens = windows * work.tokens
     multiplications = tokens * (shape.per_token + shape.attended * work.tokens)
+    touched = tokens * (
+        shape.blocks * (_TOUCHES["width"] * shape.width + _TOUCHES["inner"] * shape.inner)
+        + _TOUCHES["vocabulary"] * shape.vocabulary
+    )
     inside = shape.parameters - shape.outside
     read = shape.stored_bytes * (work.passes * inside + shape.outside)
     return Estimate(
@@ -101,7 +107,9 @@ def price(shape: Shape, machine: Machine, command: str = "find", work: Work | No
         multiplications=multiplications,
         memory_bytes=_memory(shape, machine, work),
         whole_bytes=machine.computed_bytes * shape.parameters // n,
-        seconds=read / n / machine.reading + multiplications / n / machine.multiplications,
+        seconds=read / n / machine.reading
+        + multiplications / n / machine.multiplications
+        + touched / n / machine.touching,
     )
 
 
@@ -115,10 +123,4 @@ def _memory(shape: Shape, machine: Machine, work: Work) -> int:
     flowing = min(work.at_once * work.tokens, max(_BATCH, work.tokens))
     stream = computed * flowing * (_OF_WIDTH * shape.width + _OF_INNER * shape.inner)
     logits = min(_LOGITS, 4 * flowing * shape.vocabulary) * _LOGIT_COPIES
-    return int((outside + block) / n + stream + logits) + (_program() if on_cpu else 0)
-
-
-def _program() -> int:
-    """What this very program takes with all that it has imported: a run begins with as much."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return int((outside + block) / n + stream + logits) + machine.program_bytes

@@ -107,11 +107,11 @@ def _config(model: str | Path) -> Any:
 
 def _built(config: Any, name: str) -> Any:
     """The model without numbers."""
-    from accelerate import init_empty_weights
+    import torch
     from transformers import AutoModelForCausalLM
 
     try:
-        with init_empty_weights(include_buffers=True):
+        with torch.device("meta"):
             built = AutoModelForCausalLM.from_config(config)
     except (ValueError, TypeError, AttributeError, KeyError, ImportError) as error:
         raise SuperweightsError(

@@ -28,35 +28,22 @@ def parts(found: Estimate) -> Parts:
         table.add_column(
             title, no_wrap=title != "of what", justify="right" if title == "how much" else "left"
         )
+    as_it_is = f"{work.windows} windows of {work.tokens} tokens as it is"
+    block = f"{shape.blocks} blocks of up to {shape.largest_block:,}"
     rows = [
-        (
-            "weights read",
-            _bytes(found.read_bytes),
-            f"{work.passes} passes, {shape.stored_bytes} bytes a number",
-        ),
-        (
-            "multiplications",
-            f"{found.multiplications:.3g}",
-            f"{work.windows} windows of {work.tokens} tokens as it is, {work.edited} edited ({work.share:.0%} of a pass)",
-        ),
-        (
-            "memory",
-            _bytes(found.memory_bytes),
-            f"a block at a time; {_bytes(found.whole_bytes)} for all weights",
-        ),
+        ("weights read", _bytes(found.read_bytes), f"{work.passes} passes, {shape.stored_bytes} bytes a number"),
+        ("multiplications", f"{found.multiplications:.3g}",
+         f"{as_it_is}, {work.edited} edited ({work.share:.0%} of a pass)"),
+        ("memory", _bytes(found.memory_bytes), f"a block at a time; {_bytes(found.whole_bytes)} for all weights"),
         ("time", _time(found.seconds), _rates(found)),
-        (
-            "model",
-            f"{shape.parameters:,}",
-            f"numbers, in {shape.blocks} blocks of up to {shape.largest_block:,}; {shape.per_token:,} multiplied a token",
-        ),
-    ]
+        ("model", f"{shape.parameters:,}", f"numbers, in {block}; {shape.per_token:,} multiplied a token"),
+    ]  # fmt: skip
     for row in rows:
         table.add_row(*row)
     yield table
     yield Text(
-        "Nothing was run. Starting the program is not counted, nor what devices tell each other, nor a disk or link "
-        "slower than the rate.",
+        "Nothing was run. Starting the program is not counted, nor what devices tell each other, nor a disk "
+        "or link slower than the rate.",
         style="dim",
     )
 

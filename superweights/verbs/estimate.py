@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 from superweights.costs import Estimate, Machine, measured, price, shape_of
+from superweights.costs.machine import program_bytes
 from superweights.errors import SuperweightsError
 
 __all__ = ["Estimate", "estimate"]
@@ -25,7 +27,8 @@ def estimate(
 
     `model` is a folder with a config.json, that file, or a name on the hub; no weight is read. `on` is `cpu`, `gpu`
     or a number of accelerators that share the model. Rates are measured here in about a second, on a matrix of the
-    model's size; `multiplications` and `reading`, a second and device, replace them, for a machine that is elsewhere.
+    model's size; `multiplications` and `reading`, a second and device, replace them, for a machine that is elsewhere
+    (what is done number by number is then not counted).
     `windows` of `window` tokens replace the command's own (of `score` and `ablate`).
 
     >>> estimate("org/llama-70b", on="8", multiplications=4e14, reading=5e10).seconds    # doctest: +SKIP
@@ -34,7 +37,16 @@ def estimate(
     device, devices = _where(on)
     if multiplications is not None and reading is not None:
         computed = 4 if device == "cpu" else shape.stored_bytes
-        machine = Machine(device, devices, computed, multiplications, reading, measured=False)
+        machine = Machine(
+            device,
+            devices,
+            computed,
+            multiplications,
+            math.inf,
+            reading,
+            False,
+            program_bytes() if device == "cpu" else 0,
+        )
     else:
         machine = measured(shape, device, devices)
         machine = replace(
