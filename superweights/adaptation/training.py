@@ -6,6 +6,8 @@ numbers, the optimizer's moments and the step are all that a stopped run needs t
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +40,8 @@ from superweights.progress import Progress, silent
 METHODS, DIRECTIONS = ("reinforce", "supervised"), ("paper", "code")
 # As many training prompts are answered before the first step, to see whether there is anything to learn.
 _LOOKED_AT = 64
+# Bytes of the hash that stands before a saved state.
+_DIGEST = 32
 
 
 @dataclass(frozen=True)
@@ -314,14 +318,22 @@ class Training:
             "state": {**vars(state), "steps": [asdict(step) for step in state.steps]},
         }
         self.file.parent.mkdir(parents=True, exist_ok=True)
+        whole = io.BytesIO()
+        torch.save(held, whole)
         with new_file(self.file, replace=True) as partial:
-            torch.save(held, partial)
+            partial.write_bytes(hashlib.sha256(whole.getbuffer()).digest() + whole.getbuffer())
 
     def _resumed(self) -> _State | None:
         """The state that a stopped run of the same training left, its numbers and moments put back; or None."""
         if self.file is None or not self.file.is_file():
             return None
-        held = torch.load(self.file, weights_only=True)
+        digest, whole = (data := self.file.read_bytes())[:_DIGEST], data[_DIGEST:]
+        if hashlib.sha256(whole).digest() != digest:  # numbers, of which nothing else could tell
+            raise SuperweightsError(
+                f"{self.file} is not what was written.",
+                hint=f"remove it, and the same command begins again: rm -r '{self.file.parent}'.",
+            )
+        held = torch.load(io.BytesIO(whole), weights_only=True)
         if held["identity"] != self.identity:
             raise SuperweightsError(
                 f"{self.file.parent} holds the unfinished training of another task, model or manner.",

@@ -26,7 +26,10 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent.parent)]
+
+import grown  # noqa: E402
+
 TENSOR = "model.layers.1.mlp.down_proj.weight"
 # Raw words for JSON, by the text that holds their place.
 _RAW = {
@@ -207,6 +210,7 @@ def artefacts(folder: Path, *, folders: bool = True) -> list[Artefact]:
         Artefact("plan", plan.to_json().encode(), read_plan),
         *_records(folder, source),
         *_stores(folder),
+        *(Artefact(*row) for row in grown.rows(folder, TENSOR)),
         *(_folders(folder, source, plan) if folders else ()),
     ]
 
@@ -310,8 +314,11 @@ def _folders(folder: Path, source: Path, plan: Any) -> list[Artefact]:
     from superweights.formats.compressed_tensors import write_compressed_tensors
     from superweights.formats.packed.writing import write_packed
     from superweights.quantization import Blocks, Scheme
+    from superweights.quantization.peel import SIDE_CAR
     from superweights.quantization.plan import Plan
+    from superweights.quantization.sidecar import SideCar, kept_weights
     from superweights.stream import streaming
+    from superweights.verbs.attach import attach
 
     flat = Scheme("int4", zero_point="none", blocks=Blocks("group", (32,)))
     with open_checkpoint(source) as checkpoint:
@@ -335,6 +342,26 @@ def _folders(folder: Path, source: Path, plan: Any) -> list[Artefact]:
         with open_checkpoint(where) as checkpoint, streaming(checkpoint, resident=True):
             pass
 
+    with open_checkpoint(source) as checkpoint:
+        side_car = SideCar(kept_weights(TENSOR, checkpoint.read(TENSOR), [(5, 7)]))
+        (folder / "taken").mkdir()
+        (folder / "taken" / SIDE_CAR).write_text(side_car.to_json())
+
+    def attached(where: Path) -> None:
+        shutil.rmtree(folder / "adapter", ignore_errors=True)
+        attach(str(where), folder / "taken", folder / "adapter")
+
+    # Without its manifest, as one that another program has written.
+    shutil.copytree(stored, folder / "strange")
+    (folder / "strange" / MANIFEST).unlink()
+    beside = {
+        "peft_type": "LORA",
+        "r": 1,
+        "target_modules": ["down_proj"],
+        "base_model_name_or_path": str(stored),
+    }
+    shutil.copytree(folder / "strange", folder / "with adapter")
+    (folder / "with adapter" / "adapter_config.json").write_text(json.dumps(beside))
     return [
         Artefact(
             f"{form}, {name}",
@@ -348,19 +375,22 @@ def _folders(folder: Path, source: Path, plan: Any) -> list[Artefact]:
             ("packed, from_pretrained", packed, MANIFEST, plainly),
             ("compressed-tensors, opened", stored, "config.json", opened),
             ("compressed-tensors, opened", stored, "model.safetensors", opened),
+            ("attach, on compressed-tensors", stored, "config.json", attached),
+            ("attach, on those of others", folder / "strange", "config.json", attached),
+            ("attach, an adapter beside", folder / "with adapter", "adapter_config.json", attached),
         )
     ]
 
 
-def run_all(times: int, seed: int, *, folders: bool = True) -> dict[str, Tally]:
+def run_all(times: int, seed: int, *, folders: bool = True, only: tuple[str, ...] = ()) -> dict[str, Tally]:
     """A tally for each artefact, `times` changes in all."""
     tallies: dict[str, Tally] = {}
     with tempfile.TemporaryDirectory() as held:
         made = artefacts(Path(held), folders=folders)
+        made = [each for each in made if not only or any(word in each.name for word in only)]
         # Folders are opened for each change, which takes fifty times as long.
         shares = [
-            1 if "," in each.name and each.name.split(",")[0] in ("packed", "compressed-tensors") else 5
-            for each in made
+            1 if each.name.split(",")[0] in ("packed", "compressed-tensors", "attach") else 5 for each in made
         ]
         for artefact, share in zip(made, shares, strict=True):
             tally, draw = Tally(), random.Random(f"{seed} {artefact.name}")
@@ -395,9 +425,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--times", type=int, default=5000, help="changes in all")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--only", action="append", default=[], help="a word in the artefact's name; repeatable"
+    )
     parser.add_argument("--table", type=Path, help="put the tables between the marks of this page")
     args = parser.parse_args()
-    tallies = run_all(args.times, args.seed)
+    tallies = run_all(args.times, args.seed, only=tuple(args.only))
     print(table(tallies))
     if args.table is not None:
         begin, end = "<!-- mutations: begin -->", "<!-- mutations: end -->"

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from superweights.artefacts.file import write_text
+from superweights.artefacts.reading import parse_json, read_text
+from superweights.artefacts.shape import shaped
 from superweights.errors import SuperweightsError
 
 
@@ -48,14 +50,12 @@ def keep(folder: Path, name: str, runs: Sequence[Any], settings: Any, cpu_second
 def kept(folder: Path, name: str) -> dict[str, Any]:
     """What `keep` has written. Raises `SuperweightsError` where there is nothing, or something else."""
     file = folder / f"{name}.json"
-    try:
-        held = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not file.is_file():
         raise SuperweightsError(
             f"{folder} holds no results of {name}.", hint=f"python benchmarks/designs.py {name} makes them."
-        ) from None
-    except ValueError as error:
-        raise SuperweightsError(f"{file} is not JSON.", hint="run the experiment again.") from error
+        )
+    again = "run the experiment again."
+    held = shaped(dict, parse_json(read_text(file, hint=again), str(file), hint=again), str(file), again)
     if held.get("experiment") != name:
         raise SuperweightsError(f"{file} is not of {name}.", hint="run the experiment again.")
     return held
