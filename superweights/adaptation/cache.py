@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from superweights.adaptation.factors import Factors, decompose
 from superweights.adaptation.matrices import Matrix, weight_of
+from superweights.artefacts.disk import explained
 from superweights.artefacts.file import new_file
 from superweights.progress import Progress, silent
 from superweights.subject import device_of, stream_of
@@ -136,6 +137,7 @@ def _write(factors: Factors, file: Path) -> None:
         "energy": json.dumps(factors.energy),
     }
     told["digest"] = _digest_of(factors.U, factors.sigma, factors.Vh, told)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    with explained(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
     with new_file(file, replace=True) as partial:
         save_file({"U": factors.U, "sigma": factors.sigma, "Vh": factors.Vh}, partial, metadata=told)

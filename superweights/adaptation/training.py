@@ -32,6 +32,7 @@ from superweights.adaptation.speaking import (
     score,
 )
 from superweights.adaptation.tasks import Example, Reward, Task
+from superweights.artefacts.disk import explained
 from superweights.artefacts.file import new_file
 from superweights.axes import Float
 from superweights.errors import SuperweightsError
@@ -317,9 +318,10 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "state": {**vars(state), "steps": [asdict(step) for step in state.steps]},
         }
-        self.file.parent.mkdir(parents=True, exist_ok=True)
         whole = io.BytesIO()
         torch.save(held, whole)
+        with explained(self.file):
+            self.file.parent.mkdir(parents=True, exist_ok=True)
         with new_file(self.file, replace=True) as partial:
             partial.write_bytes(hashlib.sha256(whole.getbuffer()).digest() + whole.getbuffer())
 
@@ -327,8 +329,8 @@ class Training:
         """The state that a stopped run of the same training left, its numbers and moments put back; or None."""
         if self.file is None or not self.file.is_file():
             return None
-        digest, whole = (data := self.file.read_bytes())[:_DIGEST], data[_DIGEST:]
-        if hashlib.sha256(whole).digest() != digest:  # numbers, of which nothing else could tell
+        whole = (data := self.file.read_bytes())[_DIGEST:]
+        if hashlib.sha256(whole).digest() != data[:_DIGEST]:  # numbers, of which nothing else could tell
             raise SuperweightsError(
                 f"{self.file} is not what was written.",
                 hint=f"remove it, and the same command begins again: rm -r '{self.file.parent}'.",
@@ -343,8 +345,7 @@ class Training:
             for name, parameter in self.learner.parameters.items():
                 parameter.copy_(held["numbers"][name])
         self.optimizer.load_state_dict(held["optimizer"])
-        told = held["state"]
-        return _State(**{**told, "steps": [Step(**step) for step in told["steps"]]})
+        return _State(**{**held["state"], "steps": [Step(**step) for step in held["state"]["steps"]]})
 
 
 class _Asked:

@@ -59,7 +59,7 @@ def explained(to: Path) -> Iterator[None]:
     except Exception as error:
         # safetensors has an error of its own, which says the system's number in its text only; torch says none.
         number = re.search(r"\(os error (\d+)\)", str(error))
-        if "PytorchStreamWriter failed writing" in str(error):
+        if "inline_container.cc" in str(error):  # where torch writes files
             raise SuperweightsError(
                 f"{to} could not be written: the disk is full, or refuses it.",
                 hint="free some space and run the same command again, or write to another disk.",

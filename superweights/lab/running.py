@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from superweights.artefacts.disk import explained
 from superweights.artefacts.file import write_text
 from superweights.artefacts.reading import parse_json, read_noun, read_text
 from superweights.errors import SuperweightsError
@@ -123,7 +124,8 @@ def _begin(place: Path, suite: Suite) -> None:
         return
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise SuperweightsError(f"{place} is not empty and holds no suite.", hint="give a new folder.")
-    place.mkdir(parents=True, exist_ok=True)
+    with explained(place):
+        place.mkdir(parents=True, exist_ok=True)
     write_text(manifest, json.dumps(facts, indent=1) + "\n")
 
 

@@ -344,7 +344,8 @@ def run_all(times: int, only: list[str], library: Path) -> list[tuple[str, str, 
             campaign = Campaign(writer, folder / str(number), lib)
             campaign.run(times)
             rows += [(writer.name, kind, tally) for kind, tally in campaign.tallies.items() if tally.tried]
-            print(f"{writer.name}: {campaign.calls} calls", file=sys.stderr, flush=True)
+            print(f"{writer.name}: {campaign.calls} calls", file=sys.stderr)
+            print(*table(rows).splitlines()[-len(campaign.tallies) :], sep="\n", file=sys.stderr, flush=True)
     return rows
 
 

@@ -30,11 +30,14 @@ def small_recipe(steps: int = 4, checkpoint_every: int = 2) -> Any:
 
 
 def _file(path: Path, read: Callable[[], Any], whole: Any = None) -> tuple[bytes, Callable[[bytes], str]]:
-    """The bytes of a file, and a reader of changed ones, after which the file is as before."""
+    """The bytes of a file, and a reader of changed ones, after which the file is as before.
+
+    A line of a file of lines keeps its end: without it, it is one that was cut short, and rightly left out.
+    """
     held = path.read_bytes()
 
     def reading(made: bytes) -> str:
-        path.write_bytes(made)
+        path.write_bytes(made + b"\n" if path.suffix == ".jsonl" and not made.endswith(b"\n") else made)
         try:
             found = read()
         finally:

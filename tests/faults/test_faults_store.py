@@ -8,8 +8,10 @@ import multiprocessing
 import os
 import signal
 import sqlite3
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +24,10 @@ from superweights.jobs.work import work
 from superweights.stopping import Terminated, stopped_by_sigterm
 from superweights.sweeps import Cell, Cut, Numbers, Store
 from superweights.sweeps.cell import SWEEP
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import stores
 
 pytestmark = pytest.mark.unit
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from superweights.artefacts.disk import explained
 from superweights.artefacts.file import write_text
 from superweights.artefacts.reading import parse_json, read_text
 from superweights.artefacts.shape import shaped
@@ -35,7 +36,8 @@ class Spread:
 
 def keep(folder: Path, name: str, runs: Sequence[Any], settings: Any, cpu_seconds: float) -> Path:
     """Write the runs of the experiment `name` so far; the file is never half of itself."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     held = {
         "experiment": name,
         "settings": asdict(settings),
