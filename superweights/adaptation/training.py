@@ -6,8 +6,6 @@ numbers, the optimizer's moments and the step are all that a stopped run needs t
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from superweights.adaptation.kept_state import keep_state, kept_state
 from superweights.adaptation.learners import Learner
 from superweights.adaptation.speaking import (
     Completion,
@@ -32,8 +31,6 @@ from superweights.adaptation.speaking import (
     score,
 )
 from superweights.adaptation.tasks import Example, Reward, Task
-from superweights.artefacts.disk import explained
-from superweights.artefacts.file import new_file
 from superweights.axes import Float
 from superweights.errors import SuperweightsError
 from superweights.progress import Progress, silent
@@ -41,8 +38,6 @@ from superweights.progress import Progress, silent
 METHODS, DIRECTIONS = ("reinforce", "supervised"), ("paper", "code")
 # As many training prompts are answered before the first step, to see whether there is anything to learn.
 _LOOKED_AT = 64
-# Bytes of the hash that stands before a saved state.
-_DIGEST = 32
 
 
 @dataclass(frozen=True)
@@ -318,24 +313,13 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "state": {**vars(state), "steps": [asdict(step) for step in state.steps]},
         }
-        whole = io.BytesIO()
-        torch.save(held, whole)
-        with explained(self.file):
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-        with new_file(self.file, replace=True) as partial:
-            partial.write_bytes(hashlib.sha256(whole.getbuffer()).digest() + whole.getbuffer())
+        keep_state(self.file, held)
 
     def _resumed(self) -> _State | None:
         """The state that a stopped run of the same training left, its numbers and moments put back; or None."""
         if self.file is None or not self.file.is_file():
             return None
-        whole = (data := self.file.read_bytes())[_DIGEST:]
-        if hashlib.sha256(whole).digest() != data[:_DIGEST]:  # numbers, of which nothing else could tell
-            raise SuperweightsError(
-                f"{self.file} is not what was written.",
-                hint=f"remove it, and the same command begins again: rm -r '{self.file.parent}'.",
-            )
-        held = torch.load(io.BytesIO(whole), weights_only=True)
+        held = kept_state(self.file)
         if held["identity"] != self.identity:
             raise SuperweightsError(
                 f"{self.file.parent} holds the unfinished training of another task, model or manner.",
