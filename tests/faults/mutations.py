@@ -29,6 +29,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent.parent)]
 
 import grown  # noqa: E402
+import opened  # noqa: E402
 
 TENSOR = "model.layers.1.mlp.down_proj.weight"
 # Raw words for JSON, by the text that holds their place.
@@ -206,12 +207,14 @@ def artefacts(folder: Path, *, folders: bool = True) -> list[Artefact]:
 
     return [
         Artefact("side-car, without its folder", side_car, read_alone),
-        Artefact("side-car, in its folder", side_car, _in_folder(folder / "peeled", SIDE_CAR, _side_car)),
+        Artefact(
+            "side-car, in its folder", side_car, opened.in_folder(folder / "peeled", SIDE_CAR, _side_car)
+        ),
         Artefact("plan", plan.to_json().encode(), read_plan),
         *_records(folder, source),
         *_stores(folder),
         *(Artefact(*row) for row in grown.rows(folder, TENSOR)),
-        *(_folders(folder, source, plan) if folders else ()),
+        *((Artefact(*row) for row in opened.rows(folder, source, plan)) if folders else ()),
     ]
 
 
@@ -219,21 +222,6 @@ def _side_car(folder: Path) -> Any:
     from superweights.quantization.peel import read_side_car
 
     return read_side_car(folder)
-
-
-def _in_folder(folder: Path, name: str, read: Callable[[Path], Any]) -> Callable[[bytes], str]:
-    """Read a folder with one of its files changed, which is put back."""
-    whole = (folder / name).read_bytes()
-
-    def reading(made: bytes) -> str:
-        (folder / name).write_bytes(made)
-        try:
-            read(folder)
-        finally:
-            (folder / name).write_bytes(whole)
-        return "same" if made == whole else ""
-
-    return reading
 
 
 def _records(folder: Path, source: Path) -> list[Artefact]:
@@ -302,84 +290,6 @@ def _stores(folder: Path) -> list[Artefact]:
         return "wrong: other numbers" if other else "same"
 
     return [Artefact("store", path.read_bytes(), read, json=False)]
-
-
-def _folders(folder: Path, source: Path, plan: Any) -> list[Artefact]:
-    from transformers import AutoModelForCausalLM
-
-    import superweights  # noqa: F401 - teaches transformers the packed form
-    from superweights.artefacts.place import MANIFEST
-    from superweights.checkpoint import open_checkpoint
-    from superweights.errors import SuperweightsError
-    from superweights.formats.compressed_tensors import write_compressed_tensors
-    from superweights.formats.packed.writing import write_packed
-    from superweights.quantization import Blocks, Scheme
-    from superweights.quantization.peel import SIDE_CAR
-    from superweights.quantization.plan import Plan
-    from superweights.quantization.sidecar import SideCar, kept_weights
-    from superweights.stream import streaming
-    from superweights.verbs.attach import attach
-
-    flat = Scheme("int4", zero_point="none", blocks=Blocks("group", (32,)))
-    with open_checkpoint(source) as checkpoint:
-        packed = write_packed(checkpoint, plan, folder / "packed").folder
-        stored = write_compressed_tensors(
-            checkpoint, Plan(dict.fromkeys(plan.schemes, flat)), folder / "stored"
-        ).folder
-
-    def plainly(where: Path) -> None:
-        try:
-            AutoModelForCausalLM.from_pretrained(where)
-        except (OSError, RecursionError, ValueError) as error:
-            # What is no JSON at all, or nested thousands deep, transformers' own reader refuses before it asks us.
-            if any(
-                "/superweights/" in frame.filename for frame in traceback.extract_tb(error.__traceback__)[1:]
-            ):
-                raise
-            raise SuperweightsError("transformers refuses config.json.", hint="-") from error
-
-    def opened(where: Path) -> None:
-        with open_checkpoint(where) as checkpoint, streaming(checkpoint, resident=True):
-            pass
-
-    with open_checkpoint(source) as checkpoint:
-        side_car = SideCar(kept_weights(TENSOR, checkpoint.read(TENSOR), [(5, 7)]))
-        (folder / "taken").mkdir()
-        (folder / "taken" / SIDE_CAR).write_text(side_car.to_json())
-
-    def attached(where: Path) -> None:
-        shutil.rmtree(folder / "adapter", ignore_errors=True)
-        attach(str(where), folder / "taken", folder / "adapter")
-
-    # Without its manifest, as one that another program has written.
-    shutil.copytree(stored, folder / "strange")
-    (folder / "strange" / MANIFEST).unlink()
-    beside = {
-        "peft_type": "LORA",
-        "r": 1,
-        "target_modules": ["down_proj"],
-        "base_model_name_or_path": str(stored),
-    }
-    shutil.copytree(folder / "strange", folder / "with adapter")
-    (folder / "with adapter" / "adapter_config.json").write_text(json.dumps(beside))
-    return [
-        Artefact(
-            f"{form}, {name}",
-            (where / name).read_bytes(),
-            _in_folder(where, name, read),
-            name.endswith("json"),
-        )
-        for form, where, name, read in (
-            ("packed, from_pretrained", packed, "config.json", plainly),
-            ("packed, from_pretrained", packed, "superweights.safetensors", plainly),
-            ("packed, from_pretrained", packed, MANIFEST, plainly),
-            ("compressed-tensors, opened", stored, "config.json", opened),
-            ("compressed-tensors, opened", stored, "model.safetensors", opened),
-            ("attach, on compressed-tensors", stored, "config.json", attached),
-            ("attach, on those of others", folder / "strange", "config.json", attached),
-            ("attach, an adapter beside", folder / "with adapter", "adapter_config.json", attached),
-        )
-    ]
 
 
 def run_all(times: int, seed: int, *, folders: bool = True, only: tuple[str, ...] = ()) -> dict[str, Tally]:
