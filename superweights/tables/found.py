@@ -255,7 +255,8 @@ def _next(findings: Findings, kept_in: Path | None) -> Parts:
     worst = max(held, key=lambda weight: weight.effect.value if weight.effect else 0.0)
     model = str(findings.conditions.get("name") or "embedded")
     name, file = shlex.quote(model), shlex.quote(str(kept_in or "found.json"))
-    to = shlex.quote(f"{PurePath(model.partition('@')[0]).stem or 'model'}-int4")
+    stem = PurePath(model.partition("@")[0]).name.removesuffix(".gguf").removesuffix(".safetensors")
+    to = shlex.quote(f"{stem or 'model'}-int4")
     first = "" if kept_in else f"[bold]superweights find {plain(name)} --out {plain(file)}[/], then "
     yield (
         f"Next: {first}[bold]superweights quantize {plain(name)} --to {plain(to)} --from {plain(file)}[/] keeps them "
