@@ -6,6 +6,7 @@ import copy
 import json
 from pathlib import Path
 
+import gguf
 import pytest
 import torch
 from safetensors import safe_open
@@ -19,7 +20,9 @@ from superweights.cli import run
 from superweights.formats.packed.embedding import PackedEmbedding, TiedHead
 from superweights.quantization import Blocks, Scheme, quantize_tensor
 from superweights.record import Record
+from superweights.stream import streaming
 from superweights.subject import Reading
+from tests.tiny_gguf import write_tiny
 
 pytestmark = pytest.mark.tiny
 
@@ -181,3 +184,25 @@ def test_a_super_expert_is_said_to_be_kept_in_one_weight_only(tmp_path, capsys):
     plan = ["plan", str(source), "--from", str(tmp_path / "found.json"), "--window", "8", "--windows", "2"]
     assert run([*plan, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["findings"]["notes"]
+
+
+def test_a_gguf_file_keeps_its_embeddings_or_has_them_in_q8_0(tmp_path):
+    write_tiny(tmp_path / "tiny.gguf", "llama", "llama")
+    asked = ["quantize", str(tmp_path / "tiny.gguf"), "--format", "gguf", "--keep", "none", "--no-check"]
+    assert run([*asked, "--to", str(tmp_path / "kept.gguf")]) == 0
+    assert run([*asked, "--to", str(tmp_path / "q8.gguf"), "--embeddings", "int8"]) == 0
+    kinds = {
+        name: {t.name: t.tensor_type.name for t in gguf.GGUFReader(tmp_path / f"{name}.gguf").tensors}
+        for name in ("tiny", "kept", "q8")
+    }
+    for name in ("token_embd.weight", "output.weight"):
+        assert kinds["kept"][name] == kinds["tiny"][name]
+        assert kinds["q8"][name] == "Q8_0"
+    assert logits_of_gguf(tmp_path / "q8.gguf").isfinite().all()
+    assert run([*asked, "--to", str(tmp_path / "no.gguf"), "--embeddings", "bf16"]) == 1
+
+
+@torch.no_grad()
+def logits_of_gguf(path: Path) -> torch.Tensor:
+    with open_checkpoint(str(path)) as checkpoint, streaming(checkpoint) as model:
+        return model(IDS).logits

@@ -79,6 +79,25 @@ def test_compressed_tensors_refuses_them_in_one_sentence(tmp_path, capsys):
     assert not (tmp_path / "to").exists()
 
 
+def test_an_audit_of_packed_experts_is_refused_in_one_sentence(tmp_path, capsys):
+    save_tiny("mixtral", tmp_path / "source")
+    asked = [
+        "quantize",
+        str(tmp_path / "source"),
+        "--to",
+        str(tmp_path / "to"),
+        "--keep",
+        "none",
+        "--group",
+        "32",
+    ]
+    assert run([*asked, "--no-check"]) == 0
+    assert run(["audit", str(tmp_path / "to"), "--against", str(tmp_path / "source")]) == 1
+    said = capsys.readouterr().err
+    assert "experts" in said
+    assert "hint:" in said
+
+
 @pytest.mark.unit
 def test_a_piece_is_found_by_its_values_and_put_back():
     pieces = [torch.randn(4, 6, generator=torch.Generator().manual_seed(seed)) for seed in range(6)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -54,7 +56,10 @@ def embedding_tensors(checkpoint: Checkpoint) -> dict[str, bool]:
     """
     skeleton = Skeleton(checkpoint, torch.float32, torch.device("cpu"))
     model = skeleton.model
-    ends = {id(each) for each in (model.get_input_embeddings(), model.get_output_embeddings())}
+    ends = set()
+    for ask in (model.get_input_embeddings, model.get_output_embeddings):
+        with suppress(NotImplementedError, AttributeError):  # transformers' way of saying that there is none
+            ends.add(id(ask()))
     tied: dict[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
     found = {
         f"{path}.weight": id(module) in ends and f"{path}.weight" not in tied
