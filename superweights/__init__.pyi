@@ -51,6 +51,7 @@ from superweights.verbs.plan import plan as plan
 from superweights.verbs.profile import profile as profile
 from superweights.verbs.prune import Dropping as Dropping
 from superweights.verbs.prune import prune as prune
+from superweights.verbs.push import push as push
 from superweights.verbs.quantize import quantize as quantize
 from superweights.verbs.recipe import recipe as recipe
 from superweights.verbs.report import report as report
@@ -61,6 +62,7 @@ from superweights.verbs.score import score as score
 from superweights.verbs.show import show as show
 from superweights.verbs.sweep import Grids as Grids
 from superweights.verbs.sweep import sweep as sweep
+from superweights.verbs.tour import tour as tour
 from superweights.verbs.train import train as train
 from superweights.watch import watching as watching
 

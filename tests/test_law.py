@@ -54,12 +54,14 @@ LAW: dict[str, set[str]] = {
     "quantization": {"checkpoint", "address", "record", "subject", "progress", "artefacts", "findings"},
     # Which module a tensor of the file becomes is known to the loader, `stream`.
     "formats": {
-        *("quantization", "checkpoint", "address", "stream", "subject", "progress", "artefacts"),
+        # A model card tells what the record does (record).
+        *("quantization", "checkpoint", "address", "stream", "subject", "progress", "artefacts", "record"),
     },
     # What rounding each matrix and each input costs, and the plan that a bit budget gives.
     "budget": {
         *("checkpoint", "address", "record", "stream", "scoring", "quantization", "subject", "progress"),
-        "findings",
+        # What comes before a rounded matrix is computed once for all of them.
+        *("findings", "branch"),
     },
     # Its curves are drawn on the same axes as every other picture.
     "sweeps": {
