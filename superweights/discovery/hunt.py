@@ -95,6 +95,8 @@ class Hunt:
     ) -> Iterator[Branching]:
         """A pass over `ids` in which the branches ride, and what is found starts branches of its own."""
         self.number += 1
+        most = max(self.number, 1 + self.search.budget)
+        label = f"{label}, pass {self.number} of {most} at most"
         self.layers, self._started = [], {}
         self._reader.take()
         everything = [*branches, *([watched] if watched is not None else [])]
