@@ -7,15 +7,19 @@ import csv
 import hashlib
 import io
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from html import escape
 from importlib import resources
 
 from superweights.record import to_json_line
-from superweights.reports.blocks import Beside, Block, Chart, Film, LayerMap, Paragraph, Section, Table
+from superweights.reports.blocks import Beside, Block, Cell, Chart, Film, LayerMap, Paragraph, Section, Table
 from superweights.reports.film import film_html
 from superweights.reports.markdown import shown
+
+# A tensor's name, with an index or without: `model.layers.11.mlp.down_proj.weight[507, 1229]`.
+_ADDRESS = re.compile(r"(?P<path>\w+(?:\.\w+){2,})(?P<index>\[[\d:]+(?:, ?[\d:]+)*\])?")
 
 
 def to_html(title: str, sections: Sequence[Section]) -> str:
@@ -26,7 +30,7 @@ def to_html(title: str, sections: Sequence[Section]) -> str:
     head = f'<h1>{escape(title)}</h1><nav aria-label="Sections">{links}</nav>'
     body += f'<script type="application/json" id="charts">{_data(charts.kept)}</script>'
     filmed = any(isinstance(block, Film) for section in sections for block in section.blocks)
-    scripts = ("uPlot.iife.min.js", "charts.js", *(["film.js"] if filmed else []))
+    scripts = ("uPlot.iife.min.js", "charts.js", "fit.js", *(["film.js"] if filmed else []))
     styles = ("uPlot.min.css", "page.css", *(["film.css"] if filmed else []))
     return framed(title, head, body, scripts, styles)
 
@@ -68,7 +72,7 @@ def _section(section: Section, number: int, charts: _Charts) -> str:
 
 def _block(block: Block, charts: _Charts) -> str:
     if isinstance(block, Paragraph):
-        return f"<p{' class=verdict' if block.strong else ''}>{escape(block.text)}</p>"
+        return f"<p{' class=verdict' if block.strong else ''}>{worded(block.text)}</p>"
     if isinstance(block, Table):
         return _table(block)
     if isinstance(block, Chart):
@@ -93,15 +97,27 @@ def _block(block: Block, charts: _Charts) -> str:
 
 def _table(table: Table) -> str:
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in table.columns)
-    rows = "".join(
-        "<tr>" + "".join(f"<td{_kind(cell)}>{escape(shown(cell))}</td>" for cell in row) + "</tr>"
-        for row in table.rows
-    )
+    rows = "".join(f"<tr>{''.join(map(_cell, table.columns, row))}</tr>" for row in table.rows)
     return (
         f'<p class="caption">{escape(table.caption)}</p><div class="scroll" tabindex="0" role="region" '
         f'aria-label="{escape(table.caption)}"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
+
+
+def _cell(title: str, cell: Cell) -> str:
+    return f'<td{_kind(cell)} data-title="{escape(title)}">{worded(shown(cell))}</td>'
+
+
+def worded(text: str) -> str:
+    """`text` as HTML in which an address goes to a new line between its parts only, and its index never."""
+    parts, end = [], 0
+    for found in _ADDRESS.finditer(text):
+        path = escape(found["path"]).replace(".", ".<wbr>")
+        index = f'<wbr><span class="index">{escape(found["index"])}</span>' if found["index"] else ""
+        parts += [escape(text[end : found.start()]), f'<span class="address">{path}{index}</span>']
+        end = found.end()
+    return "".join(parts) + escape(text[end:])
 
 
 def _kind(cell: object) -> str:
@@ -127,9 +143,12 @@ def _map(block: LayerMap) -> str:
     step = (width - left - 10) / max(block.layers, 1)
     column = f'y="8" width="{max(step - 2, 1):.1f}" height="{bottom - 8}" rx="3" class="layer"'
     parts = [f'<rect x="{left + n * step:.1f}" {column}/>' for n in range(block.layers)]
-    for n in range(0, block.layers, max(1, block.layers // 16)):
+    every = max(1, block.layers // 16)
+    fifth = every * max(1, round(block.layers / every / 5))  # about five numbers are left on a phone
+    for n in range(0, block.layers, every):
         parts.append(
-            f'<text x="{left + (n + 0.5) * step:.1f}" y="{bottom + 16}" text-anchor="middle">{n}</text>'
+            f'<text x="{left + (n + 0.5) * step:.1f}" y="{bottom + 16}" text-anchor="middle"'
+            f"{' class=minor' if n % fifth else ''}>{n}</text>"
         )
     turned = f'transform="translate(12 {bottom / 2}) rotate(-90)" text-anchor="middle"'
     parts.append(f"<text {turned}>{escape(block.height_title)}</text>")
