@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
+
+
+def _reason() -> str:
+    """What `make browser` said, which `make test` runs first."""
+    kept = Path(sys.prefix) / ".no-browser"
+    return kept.read_text().strip() if kept.is_file() else "make browser installs it"
 
 
 @pytest.fixture(scope="module")
@@ -13,7 +21,7 @@ def browser():
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     program, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
     if program is None or driver is None:
-        pytest.skip("no Chromium with chromedriver on this machine")
+        pytest.skip(f"no Chromium with chromedriver on this machine: {_reason()}")
     options = webdriver.ChromeOptions()
     options.binary_location = program
     for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1100,1400"):

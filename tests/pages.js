@@ -51,16 +51,20 @@ for (const e of document.body.querySelectorAll("*")) {
   if ((more + 0.05) / (less + 0.05) < 2.5 && !e.closest("[disabled], [aria-hidden=true]"))
     found.push(`hardly to be seen: ${told(e)}`);
   const size = parseFloat(style.fontSize) * scale(svg);
+  const sheet = svg && svg.getBoundingClientRect();
+  if (sheet && (box.left < sheet.left - 2 || box.right > sheet.right + 2 || box.top < sheet.top - 2 || box.bottom > sheet.bottom + 2))
+    found.push(`beyond its drawing: ${told(e)}`);
   if (size < 8.5) found.push(`letters of ${size.toFixed(1)} pixels: ${told(e)}`);
 }
 
-// Indices, the parts of a dotted name, and numbers stand on one line each.
+// Indices, numbers, and the parts of an address stand on one line each.
 const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-const whole = /\[[\d:]+(, ?[\d:]+)*\]|[\p{L}\d_]+(?=\.[\p{L}_\d])|[+-]?\d[\d,]*\.?\d*(e[+-]?\d+)?/gu;
+const name = /[\p{L}\d_]+/gu;
+const whole = /\[[\d:]+(, ?[\d:]+)*\]|(?<![\p{L}\d_-])[+-]?\d[\d,]*\.?\d*(e[+-]?\d+)?/gu;
 for (let node; (node = walk.nextNode()); ) {
   const at = node.parentElement;
   if (!at || at.closest("script, style, svg, textarea") || !seen(at)) continue;
-  for (const match of node.textContent.matchAll(whole)) {
+  for (const match of node.textContent.matchAll(at.closest(".address, code") && !at.closest(".place") ? name : whole)) {
     const range = document.createRange();
     range.setStart(node, match.index);
     range.setEnd(node, match.index + match[0].length);

@@ -26,7 +26,7 @@ STYLE = f"""
 .sw-charts {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr)); gap: 12px 24px; }}
 .sw-chart {{ overflow-wrap: anywhere; }}
 .sw-text .address, .sw-chart .address {{ overflow-wrap: normal; }}
-.sw-text .index, .sw-chart .index {{ white-space: nowrap; }}
+.sw-text .place, .sw-chart .place {{ white-space: nowrap; }}
 .sw-chart svg {{ width: 100%; height: auto; display: block; }}
 .sw-chart svg > rect {{ fill: transparent; }}
 .sw-chart svg text {{ fill: currentColor; }}

@@ -1,4 +1,4 @@
-"""The machine of a new user, small: a folder with the files that the docs speak of, where `embedded` is a tiny model."""
+"""The machine of a new user, small: a folder with the files that the docs speak of; `embedded` is a tiny model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def standing(folder: Path) -> Iterator[Path]:
     asked = {"question": "Bees make", "choices": ["milk", "honey"], "answer": 1}
     _jsonl(folder / "questions.jsonl", [asked] * 6)
     _jsonl(folder / "bad.jsonl", [{"question": "Bees make"}])
-    with mock.patch("superweights.checkpoint.opening._embedded_path", lambda: model):
+    with mock.patch("superweights.checkpoint.opening._embedded_path", return_value=model):
         yield folder
 
 

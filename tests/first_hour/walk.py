@@ -17,10 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-
 from lines import PAGES, Line, lines_of
-from stand import standing
 from terminal import Shown, in_pipe, in_terminal
 
 WIDTHS = (80, 120, 160)
@@ -106,6 +103,9 @@ def _shortened(text: str) -> str:
 
 def main(names: Sequence[str]) -> int:
     """Walk the pages of these names, or all; print each command and its faults. 1 where there are any."""
+    sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+    from stand import standing
+
     pages = [page for page in PAGES if not names or page.stem in names]
     lines = [line for page in pages for line in lines_of(page)]
     found = 0
