@@ -116,12 +116,9 @@ def worded(text: str) -> str:
     parts, end = [], 0
     for found in _ADDRESS.finditer(text):
         path = escape(found["path"] or found["name"] or "").replace(".", ".<wbr>")
-        index = (
-            f'{"<wbr>" if path else ""}<span class="place">{escape(found["index"])}</span>'
-            if found["index"]
-            else ""
-        )
-        parts += [escape(text[end : found.start()]), f'<span class="address">{path}{index}</span>']
+        place = f'<span class="place">{escape(found["index"] or "")}</span>'
+        between = "<wbr>" if path and found["index"] else ""
+        parts += [escape(text[end : found.start()]), f'<span class="address">{path}{between}{place}</span>']
         end = found.end()
     return "".join(parts) + escape(text[end:])
 
