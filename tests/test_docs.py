@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 from small import embedded_folder
 
+import superweights
 from superweights.cli import app, run
 
 ROOT = Path(__file__).parent.parent
@@ -71,6 +73,19 @@ def test_the_python_of_every_page_is_what_pyright_would_write(tmp_path):
     said = json.loads(done.stdout)["generalDiagnostics"]
     wrong = [f"{Path(each['file']).stem}: {each['message']}" for each in said if each["severity"] == "error"]
     assert wrong == []
+
+
+# Commands that hold or write something and measure nothing.
+NO_MEASURE = {"known", "recipe", "peel", "attach", "show", "report", "explore"}
+
+
+def test_what_the_readme_says_of_all_commands_is_so():
+    """ "Commands that measure take --json and --out, and each is a function of the same name." """
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        taken = {option for each in command.params for option in each.opts}
+        if not hasattr(command, "commands"):
+            assert hasattr(superweights, name), name
+            assert name in NO_MEASURE or {"--json", "--out"} <= taken, name
 
 
 def quick_pages() -> list[Path]:
