@@ -12,7 +12,8 @@ from rich.table import Table
 
 import superweights
 from superweights.cli import console, run
-from superweights.tables.numbers import plain
+from superweights.record import Score
+from superweights.tables.numbers import plain, with_error
 from superweights.tables.page import print_table, table
 
 pytestmark = pytest.mark.tiny
@@ -71,6 +72,15 @@ def test_commands_show_whole_addresses_and_numbers(width, capsys, tmp_path):
         shown = capsys.readouterr().out
         assert "…" not in shown
         assert re.search(r"model\.layers\.\d+\.[\w.]+\.weight\[\d+, \d+\]", shown)
+
+
+def test_no_number_of_a_table_is_minus_zero():
+    """What rounds to zero has no sign: every format of a float in the tables says so."""
+    folder = Path(superweights.__file__).parent / "tables"
+    for path in folder.glob("*.py"):
+        assert not re.findall(r"[\w\])]:[+]?,?\.\d+[gf%]}", path.read_text()), path
+    assert with_error(Score("loss rise", -0.0001, "nats/token", 8, 0.02), "+") == "+0.000 ±0.020"
+    assert with_error(Score("value", -0.0, "", 1)) == "0"
 
 
 def test_no_room_but_the_page_prints_a_table_by_itself():
