@@ -9,6 +9,7 @@ import pytest
 from pages import faults_of
 from test_reports import HOSTILE, asked, found, rounded, scored
 
+from superweights.explorer.door import LOGIN
 from superweights.index import load_known
 from superweights.reports import index_page, render
 from superweights.reports.blocks import (
@@ -74,6 +75,7 @@ PAGES = {
     "report": lambda: render([found(MODEL), found("after", peak=90.0), scored(MODEL), rounded(), asked()]),
     "index": lambda: index_page(load_known()),
     "blocks": everything,
+    "token": lambda: LOGIN,
 }
 
 
