@@ -36,6 +36,9 @@ def faults_of(browser, address: str, ready: Callable[[], object] = lambda: True)
     for width in WIDTHS:
         for scheme in SCHEMES:
             with as_seen(browser, width, scheme):
+                browser.get(
+                    "about:blank"
+                )  # what the page before has to say when it is left is not this one's
                 browser.get_log("browser")
                 browser.get(address)
                 until(ready)

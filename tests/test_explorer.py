@@ -331,7 +331,7 @@ def test_an_empty_prompt_a_number_beyond_the_end_and_another_weight_are_answered
     number = fresh.find_element("css selector", "input[type=number]")
     number.send_keys(Keys.CONTROL, "a")
     number.send_keys("99")
-    seen(fresh, "The factor is 99. give a number from 0 to 3.")
+    seen(fresh, "The factor is 99. Give a number from 0 to 3.")
     number.send_keys(Keys.CONTROL, "a")
     number.send_keys("2")
     seen(fresh, "(2 times)")

@@ -80,7 +80,7 @@ def answers(explorer: Explorer, asked: tuple[Any, Any, Any, Any], pinned: State 
         for state in explorer.run(*asked, wanted):
             yield (*shown(state, pinned), state)
     except SuperweightsError as error:
-        yield note(f"{error.message} {error.hint}"), "", "", None
+        yield note(f"{error.message} {error.hint[:1].upper()}{error.hint[1:]}"), "", "", None
 
 
 def _laid_out(gradio: Any, title: str, names: list[str], react: Any, typed: Any, left: Any) -> Any:
@@ -118,7 +118,7 @@ def _laid_out(gradio: Any, title: str, names: list[str], react: Any, typed: Any,
         }
         for event in (factor.change, tokens.change, weight.change, prompt.submit, page.load):
             event(react, **asks)
-        prompt.input(typed, **asks)
+        prompt.change(typed, **asks)
         pin.click(lambda now: now, state, pinned, show_progress="hidden").then(react, **asks)
         unpin.click(lambda: None, None, pinned, show_progress="hidden").then(react, **asks)
         page.unload(left)

@@ -11,7 +11,7 @@ from superweights.picture.page import svg
 from superweights.reports.html import worded
 
 # Pixels that a picture is drawn with: half of the page, so that its words can be read on a phone.
-_PICTURE_WIDTH = 430
+_PICTURE_WIDTH = 380
 
 STYLE = f"""
 .gradio-container {{ max-width: 1100px !important; margin: 0 auto; }}
