@@ -9,12 +9,13 @@ import families
 import pytest
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 import superweights
 from superweights.cli import console, run
 from superweights.record import Score
 from superweights.tables.numbers import plain, with_error
-from superweights.tables.page import print_table, table
+from superweights.tables.page import print_page, print_table, table
 
 pytestmark = pytest.mark.tiny
 
@@ -72,6 +73,21 @@ def test_commands_show_whole_addresses_and_numbers(width, capsys, tmp_path):
         shown = capsys.readouterr().out
         assert "…" not in shown
         assert re.search(r"model\.layers\.\d+\.[\w.]+\.weight\[\d+, \d+\]", shown)
+
+
+def test_sentences_are_broken_between_words_only(width, capsys):
+    told = f"without [bold]{console.plain(ADDRESS)}[/] perplexity is 12,345.678 ± 9.25, "
+    print_page(
+        [told * 3, "superweights find embedded --explain " + console.plain(f"'{ADDRESS}'")], console.data
+    )
+    lines = capsys.readouterr().out.splitlines()
+    whole = Text.from_markup(told * 3).plain
+    assert " ".join(lines[:-1]).split() == whole.split(), "every word, in order"
+    for line in lines[:-1]:
+        assert width is None or len(line) <= max(width, len(ADDRESS))
+        assert line.count("12,345.678") == line.count("± 9.25,"), "a number and its error stay together"
+    assert lines[-1].startswith("superweights find embedded --explain"), "a command is to be copied whole"
+    assert lines[-1].endswith(f"'{ADDRESS}'")
 
 
 def test_no_number_of_a_table_is_minus_zero():

@@ -76,7 +76,7 @@ def _of(shown: Shown, line: Line, where: str) -> list[str]:
         faults.append(f"{where}: a traceback")
     if cut := [row.strip() for row in said.splitlines() if re.search(r"(?<!█)…", row)]:
         faults.append(f"{where}: cut: {cut[0][:100]}")
-    if shown.breaks:
+    if shown.breaks and "--json" not in line.arguments:
         faults.append(f"{where}: broken: {', '.join(shown.breaks[:3])}")
     return faults
 
