@@ -5,15 +5,43 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 WIDTHS = (390, 1280)
 SCHEMES = ("light", "dark")
 
 _FAULTS = (Path(__file__).parent / "pages.js").read_text(encoding="utf-8")
+
+
+class NoBrowserError(Exception):
+    """There is none on this machine, and why."""
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """A headless Chromium that tells what it logs and what it asks the network for. Raises `NoBrowserError`."""
+    try:
+        from selenium import webdriver
+    except ImportError as error:
+        raise NoBrowserError("selenium is not installed") from error
+    program, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+    if program is None or driver is None:
+        kept = Path(sys.prefix) / ".no-browser"  # what `make browser` said, which `make test` runs first
+        why = kept.read_text().strip() if kept.is_file() else "make browser installs it"
+        raise NoBrowserError(f"no Chromium with chromedriver on this machine: {why}")
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1100,1400"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as found:
+        yield found
 
 
 @contextmanager

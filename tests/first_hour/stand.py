@@ -24,7 +24,7 @@ def standing(folder: Path) -> Iterator[Path]:
     """`folder` with everything in it; what is run inside the `with`, forks included, opens the tiny model."""
     model = folder / "tiny"
     planted(model)
-    (folder / "wikitext2_test.txt").write_text(_PROSE * 60)
+    (folder / "wikitext2_test.txt").write_text(_PROSE * 100)
     (folder / "my.txt").write_text(_PROSE * 30)
     words = [{"text": f"It was a fine day {n} for the ship."} for n in range(6)]
     _jsonl(folder / "lambada_test.jsonl", words)

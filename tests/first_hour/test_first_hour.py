@@ -11,7 +11,7 @@ from walk import walk
 pytestmark = pytest.mark.tiny
 
 # Pages whose commands take a second each on a tiny model; `python tests/first_hour/walk.py` walks all of them.
-QUICK = ("find", "known", "test", "scan", "verdicts")
+QUICK = ("known", "scan", "test")
 
 
 @pytest.fixture(scope="module")

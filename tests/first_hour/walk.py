@@ -5,7 +5,7 @@
 
 A command runs in a terminal of 80 columns. What it found is then shown again, at 80, 120 and 160 columns and in a
 pipe, by `superweights show`; a command that writes no record and nothing else runs again instead. Commands are on
-tiny models, so that it is the words that are tried, not the numbers.
+tiny models, so that it is the words that are tried, not the numbers. The pages that they wrote are opened in a browser.
 """
 
 from __future__ import annotations
@@ -101,6 +101,22 @@ def _shortened(text: str) -> str:
     return re.sub(r"(?m)^(steps|warmup) = \d+$", r"\1 = 2", text)
 
 
+def look(folder: Path) -> int:
+    """Open every page that the commands wrote in a browser, print its faults, and count them."""
+    import pages
+
+    found = 0
+    try:
+        with pages.chromium() as browser:
+            for path in sorted(folder.rglob("*.html")):
+                faults = pages.faults_of(browser, path.as_uri())
+                print(f"page {path.relative_to(folder)}", *(f"\n    {each}" for each in faults), flush=True)
+                found += len(faults)
+    except pages.NoBrowserError as reason:
+        print(f"pages were not looked at: {reason}")
+    return found
+
+
 def main(names: Sequence[str]) -> int:
     """Walk the pages of these names, or all; print each command and its faults. 1 where there are any."""
     sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
@@ -118,6 +134,7 @@ def main(names: Sequence[str]) -> int:
                 flush=True,
             )
             found += len(faults)
+        found += look(Path(folder))
     print(f"{len(lines)} commands of {len(pages)} pages, {found} faults")
     return int(found > 0)
 
