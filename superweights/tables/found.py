@@ -136,12 +136,12 @@ def _grouped(
 def _cells(w: SuperWeight, most: float, everything: bool, in_group: bool) -> list[str]:
     cells = [
         ("  " if in_group else "") + plain(str(w.address)),
-        f"{w.value:.3f}",
+        f"{w.value:z.3f}",
         _activation(w.spike_in),
         _activation(w.spike_out),
     ]
     if everything:
-        cells.append("" if w.dominance is None else f"{w.dominance:.2f}")
+        cells.append("" if w.dominance is None else f"{w.dominance:z.2f}")
     cells += [with_error(w.effect, "+"), _bar(w.effect.value if w.effect else 0.0, most)]
     cells.append(with_error(w.effect_at_mean, "+"))
     if everything:
@@ -165,8 +165,8 @@ def _bar(value: float, most: float) -> str:
 def _expert(e: Expert) -> str:
     colour = _COLOURS.get(e.verdict, "dim")
     parts = [
-        f"expert {e.layer}/{e.expert}: output up to {e.routed:,.4g} routed ({e.tokens} tokens), {e.forced:,.4g} "
-        f"forced, {e.ratio:,.0f} times the median expert's"
+        f"expert {e.layer}/{e.expert}: output up to {e.routed:z,.4g} routed ({e.tokens} tokens), {e.forced:z,.4g} "
+        f"forced, {e.ratio:z,.0f} times the median expert's"
     ]
     if e.effect is not None:
         parts.append(
@@ -175,20 +175,20 @@ def _expert(e: Expert) -> str:
     if e.control is not None:
         parts.append(f"without another expert (mean of a few) {with_error(e.control, '+')}")
     if e.inside:
-        parts.append(f"inside: {plain(e.inside)} = {e.value:.3g} (share {e.share:.2f})")
+        parts.append(f"inside: {plain(e.inside)} = {e.value:z.3g} (share {e.share:z.2f})")
     return f"{'; '.join(parts)}: [{colour}]{e.verdict}[/]"
 
 
 def _activation(value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"
+    return f"{value:z,.0f}" if abs(value) >= 100 else f"{value:z.1f}"
 
 
 def _strongest(w: SuperWeight) -> str:
     """The control that cost most, of those that could acquit the weight."""
     judged = [control.score.value for control in w.controls if control.judges]
-    return f"{max(judged):+.4f}" if judged else ""
+    return f"{max(judged):+z.4f}" if judged else ""
 
 
 def _folded(findings: Findings, everything: bool) -> Iterator[str]:
@@ -226,7 +226,7 @@ def _repetition(findings: Findings) -> Iterator[str]:
     """Whether greedy text repeats itself without what matters, where it was asked for."""
     if findings.repetition is None:
         return
-    yield f"greedy text that repeats itself (runs of four tokens): {findings.repetition.value:.0%} as the model is;"
+    yield f"greedy text that repeats itself (runs of four tokens): {findings.repetition.value:z.0%} as the model is;"
     without = [(str(w.address), w.repetition) for w in findings.super_weights]
     without += [(group.name, group.repetition) for group in findings.groups]
     for name, rate in without:
@@ -243,7 +243,7 @@ def _phases(findings: Findings) -> str:
     top = max(findings.layers, key=lambda layer: layer.peak)
     return (
         f"residual stream: steps up in layer {', '.join(up) or '-'}, down in {', '.join(down) or '-'}; largest "
-        f"{top.peak:,.0f} ({top.ratio:,.0f} times the median), channel {top.channel}, after layer {top.layer}."
+        f"{top.peak:z,.0f} ({top.ratio:z,.0f} times the median), channel {top.channel}, after layer {top.layer}."
     )
 
 
@@ -273,7 +273,7 @@ def published(found: Sequence[SuperWeight]) -> Parts:
     """What the published procedure gives, for comparison."""
     table = ruled("weight", "value", "spike in", "spike out", "share", header="bold")
     for c in found:
-        numbers = f"{c.value:.3f}", f"{c.spike_in:,.1f}", f"{c.spike_out:,.1f}", f"{c.dominance:.2f}"
+        numbers = f"{c.value:z.3f}", f"{c.spike_in:z,.1f}", f"{c.spike_out:z,.1f}", f"{c.dominance:z.2f}"
         table.add_row(plain(str(c.address)), *numbers)
     yield table
     yield (
