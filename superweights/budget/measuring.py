@@ -19,6 +19,7 @@ from superweights.quantization.plan import Plan
 from superweights.quantization.scheme import Blocks, Scheme
 from superweights.quantization.tensor import quantize_tensor
 from superweights.scoring import Comparison, Variant, compare, compare_all
+from superweights.scoring.loss import check_head
 from superweights.stream import streaming
 from superweights.subject import layout_of
 
@@ -87,6 +88,7 @@ def sensitivities(
     schemes, at = candidates_for(format_), _MEASURED[format_]
     found = []
     with streaming(checkpoint, dtype="float32", device=device, resident=True) as model:
+        check_head(model)
         names = {name: _parameter(model, checkpoint, name) for name in tensors}
         for start in range(0, len(names), _TOGETHER):
             part = list(names)[start : start + _TOGETHER]
@@ -95,7 +97,7 @@ def sensitivities(
             variants = [Variant(model, partial(_replaced, model, change)) for change in changes]
             for name, compared in zip(part, compare_all(model, variants, tokens), strict=True):
                 offers = rounded[name][0]
-                found.append(_sensitivity(name, checkpoint, offers, at, compared.kl.value))
+                found.append(_sensitivity(name, checkpoint, offers, at, _divergence(compared)))
             if progress is not None:
                 progress("sensitivity", len(found), len(names))
     return found
@@ -111,6 +113,11 @@ def check_plan(
             parameter = _parameter(model, checkpoint, name)
             rounded[parameter] = plan.round(name, checkpoint.read(name)).dequantize(torch.float32)
         return compare(model, Variant(model, lambda: _replaced(model, rounded)), tokens, seed=seed)
+
+
+def _divergence(compared: Comparison) -> float:
+    assert compared.kl is not None, "a model that predicts was asked for"
+    return compared.kl.value
 
 
 def _offers(

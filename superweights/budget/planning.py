@@ -59,6 +59,7 @@ def plan_bits(
     for least, scheme in _around(measured, allotment.bits_per_weight):
         same = Plan(dict.fromkeys(plan.schemes, scheme), plan.keep, plan.out_axes)
         kl = check_plan(checkpoint, same, tokens[half:], device=device, seed=seed).kl
+        assert kl is not None, "the model predicts: it was measured"
         uniform.append(Alternative(str(scheme), least, **asdict(kl)))
     found = Planned(
         allotment.bits_per_weight,
@@ -67,7 +68,8 @@ def plan_bits(
         tuple(uniform),
         tuple(_matrix(each, allotment, kept) for each in measured),
     )
-    return Planning(plan, found, (checked.kl, checked.base, checked.other))
+    scores = tuple(score for score in (checked.kl, checked.base, checked.other) if score is not None)
+    return Planning(plan, found, scores)
 
 
 def _matrix(each: Sensitivity, allotment: Allotment, kept: Sequence[Address]) -> PlannedMatrix:

@@ -24,6 +24,7 @@ from superweights.quantization import (
 )
 from superweights.quantization.calibration import Calibration
 from superweights.scoring import Comparison, Variant, compare
+from superweights.scoring.loss import check_head
 from superweights.subject import Reading
 
 # What is held out by default, in root mean squares of a token or of a sequence. Chosen on embedded prose
@@ -105,6 +106,7 @@ class _Trial:
     def __init__(
         self, model: nn.Module, tokenizer: Any, reading: Reading, ways: Ways, seed: int, progress: Progress
     ):
+        check_head(model)
         self._model, self._reading, self._ways = model, reading, ways
         self._seed, self._progress = seed, progress
         self._windows = reading.cut(tokenizer)
@@ -137,6 +139,8 @@ class _Trial:
             progress=told,
         )
         applied.release()
+        assert found.other is not None, "a model that predicts was asked for"
+        assert found.kl is not None, "likewise"
         self.base = found.base
         scores = found.other, found.loss, found.kl, found.agreement
         return RoundedRow(scale, way, scheme.to_json(), applied.held_share, *scores, found.other_losses)

@@ -16,6 +16,8 @@ from superweights.quantization.activation_scheme import ActivationScheme, Hold
 from superweights.quantization.activations import Limits, held_out
 from superweights.quantization.linears import Linear, linears_of, observed, places_in, tokens_of
 from superweights.quantization.smooth import Smoothing, smoothing_of
+from superweights.subject import objective_of
+from superweights.subject.facts import forward
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +96,8 @@ def run_windows(model: nn.Module, windows: Tensor, size: int, progress: Progress
     device = embedding.weight.device
     done = 0
     for batch in windows.split(size):
-        model(input_ids=batch.to("cpu" if device.type == "meta" else device), use_cache=False)
+        rows = batch.to("cpu" if device.type == "meta" else device)
+        forward(model, objective_of(model).batch(rows, whole=True))
         done += len(batch)
         if progress is not None:
             progress("windows", done, len(windows))
