@@ -192,7 +192,7 @@ def test_what_asks_for_every_token_is_refused_for_a_model_that_hides_some(tmp_pa
     with (
         open_checkpoint(str(tmp_path)) as checkpoint,
         streaming(checkpoint, resident=True) as model,
-        pytest.raises(SuperweightsError, match="objective masked"),
+        pytest.raises(SuperweightsError, match="objective is masked"),
     ):
         token_losses(model, token_ids(2, 10))
 

@@ -24,7 +24,7 @@ PLACES = 16
 
 def seeing():
     """A tiny model that reads four pictures, each as four tokens, before every window."""
-    model = tiny("image", "gemma3", **{"vision_config.image_size": 56, "mm_tokens_per_image": PLACES})
+    model = tiny("image", "gemma3", **{"vision_config.image_size": 64, "mm_tokens_per_image": PLACES})
     inputs = inputs_for("image", model)
     made = {
         name: held for name, held in inputs.items() if name in ("pixel_values", "input_ids", "token_type_ids")
