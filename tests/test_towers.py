@@ -8,15 +8,18 @@ import pytest
 import torch
 from planting import plant
 from reaching import inputs_for, places_to_plant, save, tiny
+from safetensors.torch import save_file
 
 from superweights.address import Address
 from superweights.branch import Branch, branching
 from superweights.checkpoint import open_checkpoint
+from superweights.cli import run
 from superweights.discovery import Search, find
 from superweights.editing import Edit
 from superweights.errors import SuperweightsError
 from superweights.interpretability.questions import question_named
 from superweights.interpretability.study import Study
+from superweights.record import Record
 from superweights.stream import streaming
 from superweights.subject import Batch
 from superweights.subject.blocks import blocks_in, find_blocks, tower_named, towers_of
@@ -162,3 +165,48 @@ def asked(folder: Path, question: str, tower: str | None = None):
 
     with open_checkpoint(str(folder)) as checkpoint, streaming(checkpoint, resident=True) as model:
         return question_named(question).answer(Study(model, token_ids(2, 16), tower=tower))
+
+
+def test_an_encoder_is_searched_by_the_command_line(tmp_path, capsys):
+    save(tiny("masked", "bert"), tmp_path / "bert")
+    assert run(["find", str(tmp_path / "bert"), "--out", str(tmp_path / "found.json")]) == 0
+    findings = Record.read(tmp_path / "found.json").findings
+    assert findings["conditions"]["objective"] == "masked"
+    assert len(findings["layers"]) == 3
+
+
+def test_given_inputs_are_searched_by_the_command_line(tmp_path, capsys):
+    model = tiny("image", "llava")
+    inputs = inputs_for("image", model)
+    plant(model, inputs, parameter=places_to_plant(model)["model.vision_tower.encoder.layers"][0])
+    save(model, tmp_path / "llava")
+    save_file(inputs, tmp_path / "inputs.safetensors")
+    asked = [
+        "find",
+        str(tmp_path / "llava"),
+        "--inputs",
+        str(tmp_path / "inputs.safetensors"),
+        "--tower",
+        "vision",
+    ]
+    assert run([*asked, "--json"]) == 0
+    assert "vision_tower" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--objective", "words"], "no objective 'words'"),
+        (["--objective", "embedding", "--greedy", "4"], "whose objective is embedding"),
+        (["--objective", "image"], "cannot be read for the objective image"),
+        (["--tower", "audio"], "no tower 'audio'"),
+        (["--inputs", "absent.safetensors"], "no file absent.safetensors"),
+    ],
+)
+def test_what_has_no_meaning_is_refused_in_one_sentence(tmp_path, capsys, options, sentence):
+    save(tiny("masked", "bert"), tmp_path)
+    assert run(["find", str(tmp_path), *options]) == 1
+    told = capsys.readouterr().err
+    assert sentence in " ".join(told.split())
+    assert "hint:" in told
+    assert "Traceback" not in told
