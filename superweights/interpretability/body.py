@@ -24,6 +24,7 @@ class Body:
     model: nn.Module
     sites: SiteMap
     tower: str | None = None
+    """The stack of blocks that is looked at; None: the last one."""
 
     @classmethod
     def of(cls, model: nn.Module, tower: str | None = None) -> Body:

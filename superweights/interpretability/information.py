@@ -147,13 +147,19 @@ class KindLayer:
     """
 
     layer: int
+    """The block, counted from 0."""
     part: str
+    """attention or mlp."""
     kind: str
     tokens: float
     rank_change: float
+    """Of the effective rank."""
     innovation: float
+    """Half the sum of the parts outside the old column and row spaces, 0 to 1."""
     rid: float
+    """The rank change and the innovation together."""
     mixing_nats: float
+    """Rise of the mixing entropy."""
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,11 @@ class Embedding:
 
     pooling: str = "mean"
     frame: Frame = NO_FRAME
+    """What stands before and after a text."""
     name: str = "embedding"
+    """The word for it."""
     unit: str = COSINE
+    """Of its loss."""
 
     def batch(self, ids: Tensor, first: int = 1, whole: bool = False) -> Batch:
         """The rows between their special tokens; nothing is scored word by word."""

@@ -25,9 +25,12 @@ class Masked:
 
     mask: int
     frame: Frame = NO_FRAME
+    """What stands before and after a text."""
     seed: int = 0
     name: str = "masked"
+    """The word for it."""
     unit: str = NATS
+    """Of its loss."""
 
     def batch(self, ids: Tensor, first: int = 1, whole: bool = False) -> Batch:
         """The rows between their special tokens, 15 % of the tokens hidden; scored are the hidden ones."""

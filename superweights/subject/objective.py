@@ -44,7 +44,9 @@ class NextToken:
     """Each token is predicted from those before it: decoder language models."""
 
     name: str = "next-token"
+    """The word for it."""
     unit: str = NATS
+    """Of its loss."""
 
     def batch(self, ids: Tensor, first: int = 1, whole: bool = False) -> Batch:
         """The rows, without their last tokens unless `whole`."""

@@ -29,7 +29,9 @@ class Pictured:
     fronts: tuple[Mapping[str, Tensor], ...]
     bos: int | None = None
     name: str = "image"
+    """The word for it."""
     unit: str = NATS
+    """Of its loss."""
 
     def batch(self, ids: Tensor, first: int = 1, whole: bool = False) -> Batch:
         """The windows behind their pictures; scored are their own tokens, from position `first`."""

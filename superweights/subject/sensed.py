@@ -29,6 +29,7 @@ class Sensed:
     argument: str
     processor: Callable[[], Any]
     checkpoint: str
+    """Its name, for what a person is told."""
 
     @property
     def name(self) -> str:

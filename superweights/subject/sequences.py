@@ -26,9 +26,12 @@ class Seq2Seq:
 
     start: tuple[int, ...]
     frame: Frame = NO_FRAME
+    """What stands before and after a text."""
     sentinels: tuple[int, ...] = ()
     name: str = "seq2seq"
+    """The word for it."""
     unit: str = NATS
+    """Of its loss."""
 
     def batch(self, ids: Tensor, first: int = 1, whole: bool = False) -> Batch:
         """The encoder's sequence of each row, and the decoder's beside it; all of the latter is scored."""
