@@ -54,11 +54,20 @@ def sites_of(model: nn.Module, tower: str | None = None) -> SiteMap:
 
 
 def _resolve(model: nn.Module, tower: str | None) -> SiteMap:
-    blocks = _blocks_of(model, tower)
+    blocks = find_blocks(model)
+    if not blocks:
+        raise SuperweightsError(
+            f"{type(model).__name__} has no list of blocks.", hint="taps work on models made of blocks."
+        )
+    chosen = blocks if tower is None else blocks_in(model, tower)
     batch = objective_of(model).batch(_random_ids(model), whole=True)
     try:
-        plain = predicted(forward(model, batch))
-        search = _Search(model, blocks)
+        with _last_of(blocks) as ran:
+            plain = predicted(forward(model, batch))
+        if tower is None and ran:
+            towers = towers_of(blocks)
+            chosen = {path: block for path, block in blocks.items() if towers[path] == towers[ran[-1]]}
+        search = _Search(model, chosen)
         recorded = search.run(batch)
     except CANNOT_RUN as error:
         raise SuperweightsError(
@@ -73,15 +82,19 @@ def _resolve(model: nn.Module, tower: str | None) -> SiteMap:
     return search.site_map(_disagreement(plain, recorded))
 
 
-def _blocks_of(model: nn.Module, tower: str | None) -> dict[str, nn.Module]:
-    """The blocks of the tower, by its full name or a part of it; of the last one where none is named."""
-    blocks = find_blocks(model)
-    if not blocks:
-        raise SuperweightsError(
-            f"{type(model).__name__} has no list of blocks.", hint="taps work on models made of blocks."
-        )
-    names = list(dict.fromkeys(towers_of(blocks).values()))
-    return blocks_in(model, tower if tower is not None or len(names) < 2 else names[-1])
+@contextmanager
+def _last_of(blocks: dict[str, nn.Module]) -> Iterator[list[str]]:
+    """A list of one path: the block that has run last inside the `with`."""
+    last: list[str] = []
+    hooks = [
+        block.register_forward_pre_hook(lambda *_, path=path: last.__setitem__(slice(None), [path]))
+        for path, block in blocks.items()
+    ]
+    try:
+        yield last
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class _Search:
