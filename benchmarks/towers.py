@@ -6,8 +6,8 @@
 
 For every type that transformers maps as masked, sequence to sequence, or seeing and hearing: a tiny random model is
 built and saved; what it predicts is compared bit for bit with the same checkpoint streamed a block at a time; then, in
-one tower after the other, a super weight is planted, saved, and searched for as in a stranger's checkpoint, on the
-arguments that the model runs with (pictures and sounds are random numbers). A tower is a stack of blocks with
+one tower after the other, a super weight is planted, saved, and searched for as in a stranger's checkpoint (one proving
+pass, since it is the place that counts here), on the arguments that the model runs with (pictures and sounds are random numbers). A tower is a stack of blocks with
 feed-forward matrices. Each type has a process of its own, which is ended when it takes too long.
 """
 
@@ -110,10 +110,12 @@ def planted_rows(
 
 def search(row: Row, folder: Path, inputs: dict[str, Any]) -> Row:
     """Open `folder` and search it."""
-    from superweights.discovery import find
+    from superweights.discovery import Search, find
 
     try:
-        findings = find(str(folder), token_ids=inputs, objective=objective(row.kind))
+        findings = find(
+            str(folder), Search(budget=1, rounds=0), token_ids=inputs, objective=objective(row.kind)
+        )
     except Exception as error:  # noqa: BLE001 - a refusal or a crash is a result here
         return replace(row, found=False, reason=f"{type(error).__name__}: {one_line(error)}")
     reported = {str(candidate.address): candidate.verdict for candidate in findings.candidates}
