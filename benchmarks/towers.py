@@ -199,7 +199,13 @@ def examine_all(types: list[tuple[str, str]], timeout: float) -> Iterator[Row]:
             yield row
 
 
-def page(rows: list[Row]) -> str:
+def in_turn(lists: list[list[tuple[str, str]]]) -> list[tuple[str, str]]:
+    """The lists as one, an element of each in turn: a run that is stopped has something of every kind."""
+    longest = max(map(len, lists))
+    return [held[i] for i in range(longest) for held in lists if i < len(held)]
+
+
+def page(rows: list[Row], wanted: int) -> str:
     """The tables for the documentation, as markdown."""
     import transformers
 
@@ -246,21 +252,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("types", nargs="*", help="kind:type, for example masked:bert (default: all)")
     parser.add_argument("--write", action="store_true", help="write the tables into docs/coverage.md")
-    parser.add_argument("--json", type=Path, help="write one JSON object per row here")
-    parser.add_argument("--from-json", type=Path, help="take the rows from this file instead of measuring")
+    parser.add_argument(
+        "--json", type=Path, help="one JSON object per row; what it holds is not measured again"
+    )
+    parser.add_argument("--page", action="store_true", help="measure nothing: the page of what --json holds")
     parser.add_argument("--timeout", type=float, default=120, help="seconds for one type")
     options = parser.parse_args()
     import reaching
 
-    types = [tuple(each.split(":")) for each in options.types]
-    types = types or [(kind, each) for kind in reaching.KINDS for each in reaching.types_of(kind)]
-    if options.from_json:
-        rows = [Row(**json.loads(line)) for line in options.from_json.read_text().splitlines()]
-    else:
-        rows = list(examine_all(types, options.timeout))
-    if options.json:
-        options.json.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows), encoding="utf-8")
-    text = page(rows)
+    types = [tuple(each.split(":")) for each in options.types] or in_turn(
+        [[(kind, each) for each in reaching.types_of(kind)] for kind in reaching.KINDS]
+    )
+    rows = []
+    if options.json and options.json.exists():
+        rows = [Row(**json.loads(line)) for line in options.json.read_text(encoding="utf-8").splitlines()]
+    done = {(row.kind, row.model_type) for row in rows}
+    for row in examine_all(
+        [each for each in types if each not in done and not options.page], options.timeout
+    ):
+        rows.append(row)
+        if options.json:
+            with options.json.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(row)) + "\n")
+    text = page(rows, len(types))
     print(text)
     if options.write:
         before, rest = PAGE.read_text(encoding="utf-8").split(MARKS[0])
