@@ -7,9 +7,9 @@
 For every type that transformers maps as masked, sequence to sequence, or seeing and hearing: a tiny random model is
 built and saved; what it predicts is compared bit for bit with the same checkpoint streamed a block at a time; then, in
 one tower after the other, a super weight is planted, saved, and searched for as in a stranger's checkpoint (one proving
-pass, since it is the place that counts here), on the arguments that the model runs with: pictures and sounds are random
-numbers. A tower is a stack of blocks with feed-forward matrices. Each type has a process of its own, which is ended when
-it takes too long; a run that was stopped goes on with `--json`.
+pass, since the place is what counts here), on the arguments that the model runs with: pictures and sounds are random
+numbers. A tower is a stack of blocks with feed-forward matrices. Each type has a process of its own, which is ended
+when it takes too long; a run that was stopped goes on with `--json`.
 """
 
 from __future__ import annotations
