@@ -5,7 +5,7 @@ VENV ?= .venv
 ARGS ?=
 BIN = $(VENV)/bin
 
-.PHONY: find test lint clean
+.PHONY: find test shapes lint clean
 
 find: $(VENV)/.ready
 	@$(BIN)/superweights find $(ARGS)
@@ -13,6 +13,13 @@ find: $(VENV)/.ready
 # Two processes with one thread each: most tests are too small for more. A file's tests share what they open.
 test: $(VENV)/.ready
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# The shapes of tensors that annotations name (superweights/axes.py), checked while the tests of these rooms run.
+SHAPED = $(shell printf 'superweights.%s,' scoring subject taps branch quantization interpretability discovery adaptation pruning)
+SHAPED_TESTS = scoring text taps branch quantization activations anatomy anatomy_* discovery adaptation pruning
+shapes: $(VENV)/.ready
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --jaxtyping-packages=$(SHAPED)tests.shape_checks.shapes \
+		$(foreach name,$(SHAPED_TESTS),$(wildcard tests/test_$(name).py))
 
 lint: $(VENV)/.ready
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
+from superweights.lazy import found
 from superweights.plugin import teach_transformers
 from superweights.telling import tell_by
 
@@ -67,9 +67,7 @@ __all__ = sorted([*_HOMES, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'superweights' has no attribute {name!r}")
-    return getattr(import_module(f"superweights.{_HOMES[name]}"), name)
+    return found(__name__, _HOMES, name)
 
 
 def __dir__() -> list[str]:

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 # What a shell calls a process that SIGTERM has ended.
@@ -37,3 +38,13 @@ def stopped_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def kept_in(place: Path | str) -> Iterator[None]:
+    """An interrupt of the body says in a note where the work so far is, and that the same call goes on with it."""
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        stopped.add_note(f"What is done is kept in {place}: the same command goes on from there.")
+        raise

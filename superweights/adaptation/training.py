@@ -31,6 +31,7 @@ from superweights.adaptation.speaking import (
 )
 from superweights.adaptation.tasks import Example, Reward, Task
 from superweights.artefacts.file import new_file
+from superweights.axes import Float
 from superweights.errors import SuperweightsError
 from superweights.progress import Progress, silent
 
@@ -383,7 +384,9 @@ def _frozen(model: nn.Module, but: Sequence[nn.Parameter]) -> Iterator[None]:
         model.train(was)
 
 
-def kl_of(ours: Tensor, base: Tensor, direction: str) -> Tensor:
+def kl_of(
+    ours: Float[Tensor, "tokens vocabulary"], base: Float[Tensor, "tokens vocabulary"], direction: str
+) -> Float[Tensor, " tokens"]:
     """The divergence at each token `[tokens]`, nats, between log-probabilities `[tokens, vocabulary]`.
 
     `paper`: KL(expert || base), Transformer² equation 1. `code`: KL(base || expert), as the published code computes.

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from superweights.axes import Float, Int
 from superweights.branch.calls import one_row, repeated, same, takes
 from superweights.branch.nouns import Branch, Pausable, Visit
 from superweights.editing import Edit, edited
@@ -55,7 +56,9 @@ class Branching:
         self._abreast, self._abreast_checked = abreast, False
 
     def pass_over(
-        self, batch: Batch | Tensor, discover: Callable[[Visit], Iterable[Branch]] | None = None
+        self,
+        batch: Batch | Int[Tensor, "rows tokens"],
+        discover: Callable[[Visit], Iterable[Branch]] | None = None,
     ) -> None:
         """Run the model on `batch`, or on token ids `[rows, tokens]`, with every branch.
 
@@ -75,7 +78,9 @@ class Branching:
             self._break("the head")
             self._base = None
 
-    def logits(self, branch: Branch | None, rows: slice, positions: slice | None = None) -> Tensor:
+    def logits(
+        self, branch: Branch | None, rows: slice, positions: slice | None = None
+    ) -> Float[Tensor, "rows tokens vocabulary"]:
         """What `branch` (None: the model itself) predicts for these rows: `[rows, tokens, vocabulary]`.
 
         Of `positions` alone where given; where the model's forward can be asked for some, no others are made.

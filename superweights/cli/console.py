@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -94,14 +93,4 @@ def progress(label: str = "opening") -> Iterator[Progress]:
     except KeyboardInterrupt as interrupt:
         for each in getattr(interrupt, "__notes__", ()):
             note(each)
-        raise
-
-
-@contextmanager
-def kept_in(folder: Path) -> Iterator[None]:
-    """Says at Ctrl-C where the work so far is, and that the same command goes on with it."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        note(f"What is done is kept in {folder}: the same command goes on from there.")
         raise

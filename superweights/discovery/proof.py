@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from superweights.axes import Float
 from superweights.branch import Branch, Branching
 from superweights.stream import give_back_memory
 from superweights.subject import Objective
@@ -34,7 +35,7 @@ class Effect:
 
 def measure(
     run: Branching, branches: Sequence[Branch], objective: Objective, loss_only: Collection[Branch] = ()
-) -> tuple[Tensor, list[Effect]]:
+) -> tuple[Float[Tensor, " rows"], list[Effect]]:
     """The model's own loss per row, and each branch's effect, on the batch that `run` has passed over.
 
     Where tokens are predicted: the mean loss of those that are scored, and KL(model || branch) over the same

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from superweights.axes import Int
 from superweights.discovery.findings import Search
 from superweights.errors import SuperweightsError
 from superweights.record import Score
@@ -23,7 +24,7 @@ _DOUBTFUL, _HOPELESS = 0.6, 0.9
 _LENGTH = 128
 
 
-def prompts_for(model: Any, tokenizer: Any, search: Search, bos: bool) -> Tensor:
+def prompts_for(model: Any, tokenizer: Any, search: Search, bos: bool) -> Int[Tensor, "rows tokens"]:
     """The rows that are searched, `[rows, tokens]`: prompts as the model reads them, or random ids."""
     length = min(search.prompt_length, context_of(model) or search.prompt_length)
     if tokenizer is None:
@@ -32,7 +33,7 @@ def prompts_for(model: Any, tokenizer: Any, search: Search, bos: bool) -> Tensor
     return token_prompts(tokenizer, length, bos=bos, prompts=search.prompts or PROMPTS).to(device_of(model))
 
 
-def windows_for(model: Any, tokenizer: Any, text: Text, search: Search, bos: bool) -> Tensor:
+def windows_for(model: Any, tokenizer: Any, text: Text, search: Search, bos: bool) -> Int[Tensor, "n length"]:
     """Windows of `text`, `[n, length]`: as many as may be needed, or as the text has; at least the first block's."""
     longest = context_of(model)
     length = search.length or min(_LENGTH, longest or _LENGTH)

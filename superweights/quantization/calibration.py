@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from superweights.axes import Int
 from superweights.errors import SuperweightsError
 from superweights.progress import Progress, silent
 from superweights.quantization.activation_scheme import ActivationScheme, Hold
@@ -49,7 +50,7 @@ class Calibration:
 @torch.no_grad()
 def calibrate(
     model: nn.Module,
-    windows: Tensor,
+    windows: Int[Tensor, "n length"],
     scheme: ActivationScheme,
     *,
     batch_size: int = 4,
@@ -85,7 +86,9 @@ def calibrate(
 
 
 @torch.no_grad()
-def run_windows(model: nn.Module, windows: Tensor, size: int, progress: Progress | None = None) -> None:
+def run_windows(
+    model: nn.Module, windows: Int[Tensor, "n length"], size: int, progress: Progress | None = None
+) -> None:
     """Send token ids `windows [n, length]` through `model`, `size` at a time, for those who look on."""
     if windows.dim() != 2 or not windows.numel():
         raise SuperweightsError(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from superweights.axes import Float, Int
 from superweights.progress import Progress
 from superweights.record import Score
 from superweights.scoring.embeddings import embeddings, moved
@@ -52,7 +53,7 @@ class Comparison:
 def compare(
     base: nn.Module | Variant,
     other: nn.Module | Variant,
-    windows: Tensor,
+    windows: Int[Tensor, "n length"],
     *,
     batch_size: int | None = None,
     first: int = 1,
@@ -72,7 +73,7 @@ def compare(
 def compare_all(
     base: nn.Module | Variant,
     others: Sequence[nn.Module | Variant],
-    windows: Tensor,
+    windows: Int[Tensor, "n length"],
     *,
     batch_size: int | None = None,
     first: int = 1,
@@ -95,7 +96,7 @@ def compare_all(
 def kl_and_agreement(
     base: nn.Module | Variant,
     other: nn.Module | Variant,
-    windows: Tensor,
+    windows: Int[Tensor, "n length"],
     *,
     batch_size: int | None = None,
     progress: Progress | None = None,
@@ -107,7 +108,9 @@ def kl_and_agreement(
     return found.kl, found.agreement
 
 
-def kl_nats(log_p: Tensor, log_q: Tensor) -> Tensor:
+def kl_nats(
+    log_p: Float[Tensor, "*rows vocabulary"], log_q: Float[Tensor, "*rows vocabulary"]
+) -> Float[Tensor, "*rows"]:
     """KL(p || q) of rows of log-probabilities `[..., vocabulary]`: `[...]`, nats, never negative.
 
     Summed as p (exp(d) - 1 - d) with d = log q - log p: every term is positive and small where the two
