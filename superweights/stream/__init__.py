@@ -44,7 +44,8 @@ def streaming(
     With `resident=False` each block's weights are read when the block runs and dropped after it; with True
     the whole model is in memory; None keeps it in memory when it takes less than half of what is free.
     `dtype` None computes in the stored type, but in float32 where that is float16 (massive activations overflow it),
-    or bfloat16 on a processor without arithmetic for it (see `device.choose_dtype`). `device` "auto" is the accelerator where there is one.
+    or bfloat16 on a processor without arithmetic for it (see `device.choose_dtype`). `device` "auto" is the
+    accelerator where there is one.
 
     `objective` is a word of `subject.choosing.NAMES`, or auto: what the checkpoint's own class is for. It says which
     class of transformers' is opened, so whether there is a head.
