@@ -5,17 +5,22 @@ from __future__ import annotations
 import pytest
 import torch
 from families import token_ids
-from reaching import inputs_for, tiny
+from reaching import inputs_for, save, tiny
 
+from superweights.checkpoint import open_checkpoint
+from superweights.discovery import Search, find
 from superweights.errors import SuperweightsError
 from superweights.interpretability.attention_ablation.ablating import attention_replaced, dealt_among
 from superweights.interpretability.information import update_of
 from superweights.interpretability.kinds import kinds_of
 from superweights.interpretability.questions import question_named
 from superweights.interpretability.study import Study
-from superweights.subject import announce
+from superweights.scoring import loss_per_window
+from superweights.stream import streaming
+from superweights.subject import announce, objective_of
 from superweights.subject.batch import UNSCORED
 from superweights.subject.pictured import Pictured, drawn_pictures, pictured
+from superweights.subject.text import embedded_prose
 from superweights.taps import Site, sites_of, tapping
 
 pytestmark = pytest.mark.tiny
@@ -51,8 +56,6 @@ def test_each_token_is_of_one_kind():
 
 
 def fronts_of(model):
-    from superweights.subject import objective_of
-
     return objective_of(model).fronts
 
 
@@ -149,3 +152,53 @@ def test_towers_have_their_own_sites():
     model = seeing()
     assert sites_of(model).blocks[0].startswith("model.language_model")
     assert sites_of(model, "vision").blocks[0].startswith("model.vision_tower")
+
+
+def with_processor(folder):
+    """A tiny LLaVA in `folder` with a processor of its own: pictures of 32 pixels as 16 tokens, words as they stand."""
+    pytest.importorskip("PIL")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
+
+    model = tiny("image", "llava", **{"vision_config.patch_size": 8})
+    words = dict.fromkeys(["<unk>", "<s>", "</s>", *embedded_prose().text.split()])
+    known = {word: number for number, word in enumerate(list(words)[:250])} | {
+        "<image>": model.config.image_token_id
+    }
+    split = Tokenizer(models.WordLevel(known, unk_token="<unk>"))
+    split.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    marks = {
+        "unk_token": "<unk>",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "additional_special_tokens": ["<image>"],
+    }
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=split, **marks)
+    pictures = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    how = {"patch_size": 8, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+    save(model, folder)
+    LlavaProcessor(image_processor=pictures, tokenizer=tokenizer, **how).save_pretrained(folder)
+    return model
+
+
+def test_pictures_go_through_the_models_own_processor_and_a_vision_tower_is_searched(tmp_path):
+    with_processor(tmp_path)
+    found = find(str(tmp_path), Search.quick(budget=1, tower="vision"), objective="image")
+    assert found.conditions["objective"] == "image"
+    assert {layer.tower for layer in found.layers} == {"vision_tower", "language_model"}
+    assert found.base_loss.unit == "nats/token"
+
+
+def test_with_pictures_the_score_is_of_the_text_alone(tmp_path):
+    model = with_processor(tmp_path)
+    with open_checkpoint(str(tmp_path)) as checkpoint, streaming(checkpoint, objective="image") as streamed:
+        ids = token_ids(3, 10)
+        found = loss_per_window(streamed, ids)
+        batch = objective_of(streamed).batch(ids, whole=True)
+    assert int((batch.arguments["input_ids"][0] == model.config.image_token_id).sum()) == 16
+    assert len(batch.targets) == 3 * 9
+    for row in range(3):
+        one = batch.take(slice(row, row + 1))
+        logits = model(**one.arguments).logits[0, :-1]
+        own = torch.nn.functional.cross_entropy(logits, one.labels[0, :-1], ignore_index=UNSCORED)
+        assert found[row].item() == pytest.approx(own.item(), abs=1e-4)

@@ -69,8 +69,14 @@ def pictured(processor: Any, name: str) -> Pictured:
 def drawn_pictures(size: int = _SIZE) -> list[Any]:
     """Four pictures of `size` x `size` pixels, drawn by rule: a slope, a chessboard, a disc, coloured stripes."""
     import numpy
-    from PIL import Image
 
+    try:
+        from PIL import Image
+    except ImportError:
+        raise SuperweightsError(
+            "Pictures are drawn with pillow, which is not installed.",
+            hint="pip install pillow, or give the model's arguments in a file with --inputs.",
+        ) from None
     y, x = numpy.mgrid[:size, :size].astype("float32") / (size - 1)
     slope = numpy.stack([x, y, 1 - x], -1)
     board = numpy.repeat((((x * 8).astype(int) + (y * 8).astype(int)) % 2)[..., None], 3, -1)
