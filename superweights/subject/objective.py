@@ -49,8 +49,9 @@ class NextToken:
     """Of its loss."""
 
     def batch(self, ids: Tensor, first: int = 1, whole: bool = False) -> Batch:
-        """The rows, without their last tokens unless `whole`."""
-        check_first(first, ids.shape[1])
+        """The rows, without their last tokens unless `whole`; rows of one token are read whole, and nothing is scored."""
+        if not whole or ids.shape[1] > 1:
+            check_first(first, ids.shape[1])
         labels = next_labels(ids, first)
         if whole:
             return Batch({"input_ids": ids}, labels)
