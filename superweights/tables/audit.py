@@ -33,8 +33,15 @@ def _compared(found: Any) -> Parts:
     )
     yield f"attention on the first token: {found.sink_before} before, {found.sink_after} after"
     compared = found.comparison
-    yield (
+    yield _predictions(compared)
+    yield "Weights as the checkpoint has them, in the original's model in float32: what kernels round is not in it."
+
+
+def _predictions(compared: Any) -> str:
+    """What both models say of the text, or how far the embeddings of the two lie apart."""
+    if compared.base is None:
+        return f"embedding change {compared.loss}; same nearest neighbour {compared.agreement.value:z.1%} of windows"
+    return (
         f"perplexity {compared.base.value:z.4g} before, {compared.other.value:z.4g} after; loss {compared.loss}; "
         f"KL {compared.kl}; same top {compared.agreement.value:z.1%}"
     )
-    yield "Weights as the checkpoint has them, in the original's model in float32: what kernels round is not in it."

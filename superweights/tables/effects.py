@@ -31,6 +31,8 @@ def parts(record: Record) -> Parts:
 
 
 def _scores(found: Effects) -> Table:
+    if found.conditions.get("objective") == "embedding":
+        return _moved(found)
     rows = table("weights", "perplexity", "loss, nats", "KL, nats", "same top", "bits/byte")
     rows.add_row(
         "as they are", with_error(found.base.perplexity), "", "", "", value(found.base.bits_per_byte)
@@ -44,6 +46,15 @@ def _scores(found: Effects) -> Table:
             f"{row.agreement.value:z.1%}",
             value(row.bits_per_byte),
         )
+    return rows
+
+
+def _moved(found: Effects) -> Table:
+    """How far the embeddings of a model without a head move."""
+    rows = table("weights", "embedding change, 1 - cosine", "same nearest neighbour")
+    rows.add_row("as they are", "0", "")
+    for row in found.rows:
+        rows.add_row(plain(row.name), with_error(row.loss), f"{row.agreement.value:.1%}")
     return rows
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from superweights.tables.numbers import cut_words, plain, with_error
 from superweights.tables.page import Fitting, Parts, Table, dim, ruled
-from superweights.tables.story import times, told
+from superweights.tables.story import costs, told
 from superweights.wording import counted
 
 if TYPE_CHECKING:
@@ -68,17 +68,17 @@ def _answer(findings: Findings) -> str:
     groups = [group for group in findings.groups if group.kind != "backup"]
     worst = max(held, key=lambda weight: weight.effect.value if weight.effect else 0.0, default=None)
     name = "" if worst is None else plain(str(worst.address))
-    rise = 0.0 if worst is None or worst.effect is None else worst.effect.value
-    if worst is not None and worst.verdict == "critical":
-        said += f": without {name} alone perplexity is {times(rise)} times as high."
+    rise = None if worst is None else worst.effect
+    if worst is not None and rise is not None and worst.verdict == "critical":
+        said += f": without {name} alone {costs(rise)}."
     elif groups:
         group = max(groups, key=lambda each: each.effect.value)
         said += (
-            f": without {plain(group.name)}, {_number(len(group.members), 'weight')} together, perplexity is "
-            f"{times(group.effect.value)} times as high, though no single one is critical."
+            f": without {plain(group.name)}, {_number(len(group.members), 'weight')} together, {costs(group.effect)}, "
+            "though no single one is critical."
         )
-    elif worst is not None:
-        said += f": the most costly, {name}, makes perplexity {times(rise)} times as high."
+    elif rise is not None:
+        said += f": without the most costly, {name}, {costs(rise)}."
     experts = [expert for expert in findings.experts if expert.matters]
     if experts:
         named = ", ".join(f"{expert.layer}/{expert.expert}" for expert in experts)
@@ -207,19 +207,27 @@ def _context(findings: Findings) -> Iterator[str]:
     said = findings.conditions
     bos = {True: ", each begun with BOS", False: ", without BOS", None: ""}[said.get("bos")]
     yield (
-        f"loss: nats/token, up to {cut_words(said.get('windows', 0), said.get('window_tokens', 0))} of "
-        f"{said.get('confirmed_on')}{bos}; the model's own: {findings.base_loss}. Verdicts by 95 % intervals: critical "
-        "above ln 2 (perplexity doubles), partial above 0.05."
+        f"loss: {findings.base_loss.unit}, up to {cut_words(said.get('windows', 0), said.get('window_tokens', 0))} of "
+        f"{said.get('confirmed_on')}{bos}; the model's own: {findings.base_loss}. Verdicts by 95 % intervals: "
+        f"{_bars(findings)}."
     )
     yield (
         f"tested: {_number(said.get('tested', 0), 'weight')} and {_number(said.get('columns_tested', 0), 'column')} as "
         f"a whole, against {said.get('null_weights', 0):,} random weights of the same tensors, columns and rows."
     )
     if findings.joint is not None and len(findings.removed) > 1:
-        yield f"without the {len(findings.removed)} strongest together: perplexity times {times(findings.joint.value)}."
+        yield f"without the {len(findings.removed)} strongest together: {costs(findings.joint)}."
     yield from _repetition(findings)
     yield _phases(findings)
     yield from (f"note: {note}" for note in findings.notes)
+
+
+def _bars(findings: Findings) -> str:
+    """Where the verdicts begin."""
+    bars = findings.conditions.get("bars")
+    if findings.base_loss.unit != "1 - cosine" or not bars:
+        return "critical above ln 2 (perplexity doubles), partial above 0.05"
+    return f"critical above {bars['critical']:.3g} (half the way to another text), partial above {bars['partial']:.3g}"
 
 
 def _repetition(findings: Findings) -> Iterator[str]:

@@ -13,7 +13,7 @@ from superweights.wording import counted
 if TYPE_CHECKING:
     from superweights.address import Address
     from superweights.discovery import Findings
-    from superweights.record import SuperWeight
+    from superweights.record import Score, SuperWeight
 
 
 def told(findings: Findings, address: Address) -> Iterator[str]:
@@ -73,8 +73,8 @@ def _measured(findings: Findings, w: SuperWeight) -> Iterator[str]:
         return
     low, high = w.effect.interval()
     yield (
-        f"without it the loss rises by {with_error(w.effect, '+')} nats/token (95 %: {low:+z.3f} to {high:+z.3f}, "
-        f"{counted(w.effect.n, 'window')}): perplexity times {times(w.effect.value)}."
+        f"without it the loss rises by {with_error(w.effect, '+')} {w.effect.unit} (95 %: {low:+z.3f} to {high:+z.3f}, "
+        f"{counted(w.effect.n, 'window')}): {costs(w.effect)}."
     )
     if w.effect_at_mean is not None:
         yield (
@@ -86,7 +86,7 @@ def _measured(findings: Findings, w: SuperWeight) -> Iterator[str]:
     for group in findings.groups:
         if str(w.address) in group.members:
             adds = "" if w.adds is None else f" Of that it adds {with_error(w.adds, '+')} to the rest."
-            yield f"group ({group.kind}) {group.name}: {with_error(group.effect, '+')} nats/token.{adds}"
+            yield f"group ({group.kind}) {group.name}: {with_error(group.effect, '+')} {group.effect.unit}.{adds}"
     if w.effect_with_others is not None:
         yield f"{w.effect_with_others.name}: {with_error(w.effect_with_others, '+')}."
     if w.kl is not None:
@@ -97,6 +97,13 @@ def _measured(findings: Findings, w: SuperWeight) -> Iterator[str]:
         f"on {said.get('confirmed_on')}, windows of {said.get('window_tokens')} tokens{bos}; the model's own loss "
         f"{findings.base_loss}."
     )
+
+
+def costs(rise: Score) -> str:
+    """What a rise means: by what perplexity grows, or how far the embedding of a model without a head moves."""
+    if rise.unit == "1 - cosine":
+        return f"the embedding moves by {rise.value:.3g} (1 - cosine)"
+    return f"perplexity is {times(rise.value)} times as high"
 
 
 def times(rise: float) -> str:
