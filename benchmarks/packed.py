@@ -26,6 +26,7 @@ import superweights  # noqa: F401 - teaches transformers the packed format
 from superweights.address import Address
 from superweights.checkpoint import open_checkpoint
 from superweights.formats.dense import write_dense
+from superweights.formats.embeddings import with_embeddings
 from superweights.formats.gguf import write_gguf
 from superweights.formats.packed.writing import write_packed
 from superweights.index import look_up
@@ -92,8 +93,8 @@ def _make(folder: Path, length: int) -> list[int]:
             match.address for match in look_up(checkpoint) if match.agreeing and match.address
         ]
         for name, scheme in SCHEMES.items():
-            plan = Plan.uniform(matrices, scheme, keep)
-            write_packed(checkpoint, plan, folder / name, rest=torch.bfloat16)
+            plan = with_embeddings(checkpoint, Plan.uniform(matrices, scheme, keep), "packed")
+            write_packed(checkpoint, plan, folder / name)
         first = next(iter(matrices))
         write_dense(checkpoint, Plan({first: SCHEMES["int8"]}), folder / "dense")
         quarter = Scheme("int4", blocks=Blocks("group", (32,)), fit="centred")

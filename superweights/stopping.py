@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -30,6 +31,10 @@ def stopped_by_sigterm() -> Iterator[None]:
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
+        if _is_in_finalizer(frame):
+            # Python swallows what is raised there; a moment later it is somewhere else.
+            threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            return
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise Terminated
 
@@ -48,3 +53,12 @@ def kept_in(place: Path | str) -> Iterator[None]:
     except KeyboardInterrupt as stopped:
         stopped.add_note(f"What is done is kept in {place}: the same command goes on from there.")
         raise
+
+
+def _is_in_finalizer(frame: FrameType | None) -> bool:
+    """Whether a `__del__` is being run, at whatever depth."""
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False

@@ -41,6 +41,8 @@ LAW: dict[str, set[str]] = {
     "index": {"address", "subject", "record", "artefacts"},
     "taps": {"subject"},
     "stream": {"checkpoint", "address", "subject", "progress"},
+    # What a run will take, from a config alone: it knows how blocks are found and in which type they are computed.
+    "costs": {"subject", "stream"},
     # Many jobs kept in one file: it knows payloads and results, never what they are about.
     "jobs": {"artefacts", "progress", "record"},
     # Many edited versions of one model in a single pass; used by the discovery and by sweeps.
@@ -52,12 +54,14 @@ LAW: dict[str, set[str]] = {
     "quantization": {"checkpoint", "address", "record", "subject", "progress", "artefacts", "findings"},
     # Which module a tensor of the file becomes is known to the loader, `stream`.
     "formats": {
-        *("quantization", "checkpoint", "address", "stream", "subject", "progress", "artefacts"),
+        # A model card tells what the record does (record).
+        *("quantization", "checkpoint", "address", "stream", "subject", "progress", "artefacts", "record"),
     },
     # What rounding each matrix and each input costs, and the plan that a bit budget gives.
     "budget": {
         *("checkpoint", "address", "record", "stream", "scoring", "quantization", "subject", "progress"),
-        "findings",
+        # What comes before a rounded matrix is computed once for all of them.
+        *("findings", "branch"),
     },
     # Its curves are drawn on the same axes as every other picture.
     "sweeps": {
@@ -126,7 +130,7 @@ LAW: dict[str, set[str]] = {
     # How results are told to people: lines and tables, one file for each kind of record. It knows the types of what it
     # shows, and imports none of them when it runs: no torch.
     "tables": {
-        *("record", "findings", "address", "discovery", "sweeps", "index", "quantization"),
+        *("record", "findings", "address", "discovery", "sweeps", "index", "quantization", "costs"),
     },
     # What `import superweights` teaches transformers: the model types of ours.
     "plugin": {"formats", "pruning", "lab"},

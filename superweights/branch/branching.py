@@ -142,9 +142,11 @@ class Branching:
         return bool(((again - last[:1]).abs() <= 1e-3 * scale).all())
 
     def _prepare(self, branch: Branch) -> None:
-        branch.hidden, branch._own = None, {}
-        every = [*branch.edits, *(edit for row in branch.by_row for edit in row)]
-        branch.apart = any(self._path_of(edit) is None for edit in every)
+        branch.hidden, branch._own, branch._edits_in = None, {}, {}
+        for edit in branch.edits:
+            branch._edits_in.setdefault(self._path_of(edit) or "", []).append(edit)
+        rows = (edit for row in branch.by_row for edit in row)
+        branch.apart = "" in branch._edits_in or any(self._path_of(edit) is None for edit in rows)
 
     def _path_of(self, edit: Edit) -> str | None:
         """The block that holds the edited parameter, or None."""
@@ -233,12 +235,13 @@ class Branching:
 
     def _changes(self, branch: Branch, path: str) -> bool:
         """Whether `branch` does something in the block at `path` that the model does not."""
-        every = (*branch.edits, *(branch.by_row[0] if branch.by_row else ()))
-        return branch.at == path or any(self._path_of(edit) == path for edit in every)
+        first = branch.by_row[0] if branch.by_row else ()
+        here = branch.at == path or path in branch._edits_in
+        return here or any(self._path_of(edit) == path for edit in first)
 
     def _run(self, branch: Branch, path: str, forward: Callable, args: tuple, kwargs: dict) -> Tensor:
         """The block's forward with what `branch` changes in it."""
-        here = [edit for edit in branch.edits if self._path_of(edit) == path]
+        here = branch._edits_in.get(path, [])
         around = branch.around() if branch.around and self._changes(branch, path) else nullcontext()
         with around, edited(self.model, here, verify=False) if here else nullcontext():
             if not branch.by_row or self._path_of(branch.by_row[0][0]) != path:

@@ -38,6 +38,8 @@ class Branch:
     hidden: Tensor | None = None
     apart: bool = False
     _own: dict[int, Any] = field(default_factory=dict, repr=False)
+    _edits_in: dict[str, list[Edit]] = field(default_factory=dict, repr=False)
+    """The edits by the block that they stand in."""
 
 
 @dataclass(frozen=True, eq=False)

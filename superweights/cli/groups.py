@@ -7,6 +7,7 @@ from collections.abc import Callable
 from copy import copy
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from typer.models import OptionInfo
@@ -110,6 +111,21 @@ class Lines(Output):
     """The same, printed one finding a line."""
 
     as_json: options.AsJsonLines = False
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Where on the hub it is put."""
+
+    push_to_hub: options.PushToHub = None
+    private: options.Private = False
+
+    def push(self, path: Path | None, record: Record | None = None) -> None:
+        """Put what was written to `path` there, where that was asked for."""
+        from superweights import push
+
+        if self.push_to_hub is not None and path is not None:
+            console.note(f"pushed: {push(path, self.push_to_hub, record, private=self.private)}")
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

@@ -92,4 +92,25 @@ Out = Annotated[
     Path | None, in_output(help="Also write the record to this file, as JSON.", callback=output_place)
 ]
 NewFolder = Annotated[Path, in_output("--to", help="A new folder.")]
+
+
+def hub_name(name: str | None) -> str | None:
+    """`name`, where something can be put on the hub. Raises `SuperweightsError` otherwise, before the work."""
+    if name is not None:
+        from superweights.verbs.push import check_target
+
+        check_target(name)
+    return name
+
+
+PushToHub = Annotated[
+    str | None,
+    in_output(
+        "--push-to-hub",
+        metavar="ORG/NAME",
+        help="Also put it into this new repository of the Hugging Face Hub, with a model card.",
+        callback=hub_name,
+    ),
+]
+Private = Annotated[bool, in_output("--private", help="On the hub only you may read it.")]
 Picture = Annotated[Path | None, in_output(help="Also draw it into this .svg file.")]

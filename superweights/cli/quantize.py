@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from superweights.cli import console, options
-from superweights.cli.groups import Output, Trust, grouped
+from superweights.cli.groups import Cut, Output, Placed, Shared, grouped
 
 To = Annotated[Path, options.in_output(help="A new folder (gguf: a new file).")]
 Format = Annotated[str, options.in_output("--format", help="packed, dense, compressed-tensors or gguf.")]
@@ -23,11 +23,14 @@ ClipZ = Annotated[float | None, typer.Option(help="Clip at so many standard devi
 PlanFile = Annotated[
     Path | None, typer.Option("--plan", help="A plan in JSON, instead of one scheme for all.")
 ]
-Rest = Annotated[
+Embeddings = Annotated[
     str | None,
     options.in_output(
-        help="packed: the dtype of matrices that are not rounded, such as embeddings; else as stored."
+        help="How embeddings and head are stored: bf16 (gguf: keep), int8, keep (as they are)."
     ),
+]
+Check = Annotated[
+    bool, options.in_text("--check/--no-check", help="Measure how far the result is from the original.")
 ]
 SavePlan = Annotated[Path | None, options.in_output(help="Also write the plan to this file.")]
 
@@ -44,10 +47,13 @@ def quantize(
     keep: options.Keep = None,
     from_: options.FromRecord = None,
     plan: PlanFile = None,
-    opened: Trust = Trust(),
+    check: Check = True,
+    read: Cut = Cut(128, 4),
+    opened: Placed = Placed(),
     format_: Format = "packed",
-    rest: Rest = None,
+    embeddings: Embeddings = None,
     save_plan: SavePlan = None,
+    shared: Shared = Shared(),
     output: Output = Output(),
 ) -> None:
     """Round a model's matrices to few bits, its super weights kept exactly, and write it for other programs.
@@ -60,7 +66,9 @@ def quantize(
     from superweights import quantize as verb
 
     rounding = plan or Rounding(grid, group, zero_point, fit, clip_z)
-    kept = {"keep": keep or ["known"], "record": from_, "save_plan": save_plan}
+    how = {"keep": keep or ["known"], "record": from_, "save_plan": save_plan, "embeddings": embeddings}
+    reading = read.reading() if check else None
     with console.progress() as bar:
-        record = verb(opened.source(model), to, rounding, format=format_, rest=rest, progress=bar, **kept)
+        record = verb(opened.source(model), to, rounding, format=format_, check=reading, progress=bar, **how)
     output.finish(record)
+    shared.push(to, record)

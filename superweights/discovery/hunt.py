@@ -115,6 +115,8 @@ class Hunt:
     ) -> Iterator[Branching]:
         """A pass over `batch` in which the branches ride, and what is found starts branches of its own."""
         self.number += 1
+        most = max(self.number, 1 + self.search.budget)
+        label = f"{label}, pass {self.number} of {most} at most"
         self.layers, self._started = [], {}
         self._uses.clear()
         self._reader.take()

@@ -14,7 +14,7 @@ import re
 import secrets
 import socket
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -39,8 +39,9 @@ POLICY = (
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; connect-src 'self' data: blob:; "
     "frame-ancestors 'none'; base-uri 'self'; form-action 'self'"
 )
-_LOGIN = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Token</title>
-<body style="font-family: system-ui, sans-serif; max-width: 24rem; margin: 20vh auto">
+LOGIN = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Token</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
+<body style="font-family: system-ui, sans-serif; max-width: 24rem; margin: 20vh auto; padding: 0 1rem">
 <form method="post" action="/login"><label>Token <input type="password" name="password" autofocus required></label>
 <button>Enter</button></form></body></html>"""
 
@@ -57,8 +58,10 @@ class Door:
     404: a door that the page does not need. 413, 429: a form that is none, too many at the same time.
     """
 
-    def __init__(self, inner: App, host: str, token: str | None):
+    def __init__(self, inner: App, host: str, token: str | None, names: Collection[str] = ()):
         self._inner, self._host, self._token = inner, host, token
+        # By which it is known beyond this machine: those of a proxy before it.
+        self._names = frozenset(name.lower() for name in names if name)
         self._sessions: OrderedDict[str, None] = OrderedDict()
         self._guesses = _Guesses()
 
@@ -76,7 +79,7 @@ class Door:
         if self._token and path == "/login" and method == "POST":
             return await self._enter(scope, headers, receive, send)
         if self._token and not self._knows(headers):
-            return await _say(send, 401, _LOGIN if path in ("/", "/login") else "Enter the token first.")
+            return await _say(send, 401, LOGIN if path in ("/", "/login") else "Enter the token first.")
         door = _DOORS.get("GET" if method == "HEAD" else method)
         if door is None or not door.fullmatch(path):
             return await _say(send, 404, "There is nothing here.")
@@ -85,7 +88,8 @@ class Door:
     def _is_ours(self, headers: Mapping[str, str]) -> bool:
         """Whether the host that was asked for is this machine's, and the page that asks is ours."""
         host = headers.get("host", "")
-        if not is_own_name(_name_in(f"//{host}"), self._host):
+        name = _name_in(f"//{host}")
+        if name not in self._names and not is_own_name(name, self._host):
             return False
         origin = headers.get("origin")
         other = headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate"
@@ -108,7 +112,7 @@ class Door:
         right = hmac.compare_digest(form.get("password", "").encode(), self._token.encode())
         if not (known := await self._guesses.of(asked_by).weigh(right)):
             return (
-                await _say(send, 401, _LOGIN)
+                await _say(send, 401, LOGIN)
                 if known is False
                 else await _say(send, 429, "Too many at a time.")
             )

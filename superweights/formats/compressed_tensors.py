@@ -50,8 +50,7 @@ def write_compressed_tensors(
     Source: the package's own documentation and reader, compressed-tensors 0.20.
     """
     plan.check(checkpoint)
-    whole = {address.tensor for address in plan.keep}
-    packed = Plan({name: s for name, s in plan.schemes.items() if name not in whole}, (), plan.out_axes)
+    packed = plan.without({address.tensor for address in plan.keep})
     if not packed.schemes:
         raise SuperweightsError(
             "Every planned matrix holds a weight to keep, so nothing would be rounded.",
@@ -67,7 +66,7 @@ def write_compressed_tensors(
             hint="write --format packed, dense or gguf.",
         )
     modules = {name: module for name, module in modules.items() if module in loadable}
-    packed = Plan({name: packed.schemes[name] for name in modules}, (), plan.out_axes)
+    packed = packed.without(packed.schemes.keys() - modules.keys())
 
     def encode(name: str, quantized: Quantized) -> Mapping[str, torch.Tensor]:
         return {f"{modules[name]}.{part}": tensor for part, tensor in _parts(name, quantized).items()}

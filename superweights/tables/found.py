@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from superweights.tables.numbers import cut_words, plain, with_error
@@ -24,10 +26,16 @@ _LEAST_FIRST = ("role", "windows", "share of it", "beside the strongest", "other
                 "input spike", "value", "output spike", "")  # fmt: skip
 
 
-def parts(record: Record, everything: bool = False, explain: Address | None = None) -> Parts:
+def parts(
+    record: Record,
+    everything: bool = False,
+    explain: Address | None = None,
+    kept_in: Path | None = None,
+) -> Parts:
     """The answer first, then the super weights; every spike with `everything`; or the story of the weight `explain`.
 
-    Raises `SuperweightsError` where that weight is none that spiked in this search.
+    `kept_in` is the file that the record was written to, for the command to go on with.
+        Raises `SuperweightsError` where that weight is none that spiked in this search.
     """
     findings: Findings = record.findings
     if explain is not None:
@@ -39,9 +47,7 @@ def parts(record: Record, everything: bool = False, explain: Address | None = No
         yield _fitting(findings, weights, everything)
     yield from map(_expert, findings.experts)
     yield from (dim(plain(line)) for line in (*_folded(findings, everything), *_context(findings)))
-    next_step = _next(findings)
-    if next_step:
-        yield next_step
+    yield from _next(findings, kept_in)
 
 
 def _answer(findings: Findings) -> str:
@@ -130,12 +136,12 @@ def _grouped(
 def _cells(w: SuperWeight, most: float, everything: bool, in_group: bool) -> list[str]:
     cells = [
         ("  " if in_group else "") + plain(str(w.address)),
-        f"{w.value:.3f}",
+        f"{w.value:z.3f}",
         _activation(w.spike_in),
         _activation(w.spike_out),
     ]
     if everything:
-        cells.append("" if w.dominance is None else f"{w.dominance:.2f}")
+        cells.append("" if w.dominance is None else f"{w.dominance:z.2f}")
     cells += [with_error(w.effect, "+"), _bar(w.effect.value if w.effect else 0.0, most)]
     cells.append(with_error(w.effect_at_mean, "+"))
     if everything:
@@ -159,8 +165,8 @@ def _bar(value: float, most: float) -> str:
 def _expert(e: Expert) -> str:
     colour = _COLOURS.get(e.verdict, "dim")
     parts = [
-        f"expert {e.layer}/{e.expert}: output up to {e.routed:,.4g} routed ({e.tokens} tokens), {e.forced:,.4g} "
-        f"forced, {e.ratio:,.0f} times the median expert's"
+        f"expert {e.layer}/{e.expert}: output up to {e.routed:z,.4g} routed ({e.tokens} tokens), {e.forced:z,.4g} "
+        f"forced, {e.ratio:z,.0f} times the median expert's"
     ]
     if e.effect is not None:
         parts.append(
@@ -169,20 +175,20 @@ def _expert(e: Expert) -> str:
     if e.control is not None:
         parts.append(f"without another expert (mean of a few) {with_error(e.control, '+')}")
     if e.inside:
-        parts.append(f"inside: {plain(e.inside)} = {e.value:.3g} (share {e.share:.2f})")
+        parts.append(f"inside: {plain(e.inside)} = {e.value:z.3g} (share {e.share:z.2f})")
     return f"{'; '.join(parts)}: [{colour}]{e.verdict}[/]"
 
 
 def _activation(value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"
+    return f"{value:z,.0f}" if abs(value) >= 100 else f"{value:z.1f}"
 
 
 def _strongest(w: SuperWeight) -> str:
     """The control that cost most, of those that could acquit the weight."""
     judged = [control.score.value for control in w.controls if control.judges]
-    return f"{max(judged):+.4f}" if judged else ""
+    return f"{max(judged):+z.4f}" if judged else ""
 
 
 def _folded(findings: Findings, everything: bool) -> Iterator[str]:
@@ -228,7 +234,7 @@ def _repetition(findings: Findings) -> Iterator[str]:
     """Whether greedy text repeats itself without what matters, where it was asked for."""
     if findings.repetition is None:
         return
-    yield f"greedy text that repeats itself (runs of four tokens): {findings.repetition.value:.0%} as the model is;"
+    yield f"greedy text that repeats itself (runs of four tokens): {findings.repetition.value:z.0%} as the model is;"
     without = [(str(w.address), w.repetition) for w in findings.super_weights]
     without += [(group.name, group.repetition) for group in findings.groups]
     for name, rate in without:
@@ -245,20 +251,26 @@ def _phases(findings: Findings) -> str:
     top = max(findings.layers, key=lambda layer: layer.peak)
     return (
         f"residual stream: steps up in layer {', '.join(up) or '-'}, down in {', '.join(down) or '-'}; largest "
-        f"{top.peak:,.0f} ({top.ratio:,.0f} times the median), channel {top.channel}, after layer {top.layer}."
+        f"{top.peak:z,.0f} ({top.ratio:z,.0f} times the median), channel {top.channel}, after layer {top.layer}."
     )
 
 
-def _next(findings: Findings) -> str:
+def _next(findings: Findings, kept_in: Path | None) -> Parts:
+    """The very commands to go on with; `kept_in` is the file that the record was written to."""
     held = [weight for weight in findings.super_weights if weight.effect is not None]
     if not held:
-        return ""
+        return
     worst = max(held, key=lambda weight: weight.effect.value if weight.effect else 0.0)
-    model = plain(str(findings.conditions.get("name") or "embedded"))
-    return (
-        "Next: keep these exact when you quantize; "
-        f"[bold]superweights find {model} --explain '{plain(str(worst.address))}'[/] tells one's story."
+    model = str(findings.conditions.get("name") or "embedded")
+    name, file = shlex.quote(model), shlex.quote(str(kept_in or "found.json"))
+    stem = PurePath(model.partition("@")[0]).name.removesuffix(".gguf").removesuffix(".safetensors")
+    to = shlex.quote(f"{stem or 'model'}-int4")
+    first = "" if kept_in else f"[bold]superweights find {plain(name)} --out {plain(file)}[/], then "
+    yield (
+        f"Next: {first}[bold]superweights quantize {plain(name)} --to {plain(to)} --from {plain(file)}[/] keeps them "
+        "exact in a small model."
     )
+    yield f"[bold]superweights find {plain(name)} --explain '{plain(str(worst.address))}'[/] tells one's story."
 
 
 def _number(count: int, what: str) -> str:
@@ -269,7 +281,7 @@ def published(found: Sequence[SuperWeight]) -> Parts:
     """What the published procedure gives, for comparison."""
     table = ruled("weight", "value", "spike in", "spike out", "share", header="bold")
     for c in found:
-        numbers = f"{c.value:.3f}", f"{c.spike_in:,.1f}", f"{c.spike_out:,.1f}", f"{c.dominance:.2f}"
+        numbers = f"{c.value:z.3f}", f"{c.spike_in:z,.1f}", f"{c.spike_out:z,.1f}", f"{c.dominance:z.2f}"
         table.add_row(plain(str(c.address)), *numbers)
     yield table
     yield (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from superweights.lab.folder import write
+from superweights.artefacts.file import write_text
 from superweights.lab.page import suite_page
 from superweights.lab.running import run_suite
 from superweights.lab.sheets import Shown, suite_shown
@@ -31,5 +31,5 @@ def lab_run(
     chosen = suite_named(suite)
     with kept_in(to):
         done = run_suite(chosen.quick() if quick else chosen, to, workers=workers, ray=ray, progress=progress)
-    write(Path(to) / "page.html", suite_page(done))
+    write_text(Path(to) / "page.html", suite_page(done))
     return suite_shown(done)
