@@ -146,7 +146,9 @@ class _Trial:
             seed=self._seed,
             progress=labelled(self._progress, counted(len(schemes), "way")),
         )
-        return compared[0].base, tuple(map(_row, schemes, applied, compared))
+        base = compared[0].base
+        assert base is not None, "a model that predicts was asked for"
+        return base, tuple(map(_row, schemes, applied, compared))
 
     def _rounding(self, row: _Row, shared: dict[Any, dict[str, RoundedWeight]]) -> Rounding:
         """The model under one scheme; weights that are rounded alike are kept once."""

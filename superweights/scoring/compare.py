@@ -122,27 +122,6 @@ def kl_nats(
     return torch.where(p > 0, torch.where(d.abs() < 1, near, far), log_q.exp()).sum(-1)
 
 
-def _compare_embeddings(
-    variants: list[Variant], windows: Tensor, batch_size: int | None, progress: Progress | None
-) -> list[Comparison]:
-    """As `compare_all`, of models without a head; neighbours are looked for among all windows."""
-    goal = objective_of(variants[0].model)
-    held: list[list[Tensor]] = [[] for _ in variants]
-    for rows in batches(variants[0].model, windows, batch_size, progress):
-        batch = goal.batch(rows)
-        for kept, variant in zip(held, variants, strict=True):
-            kept.append(embeddings(variant, batch))
-    base, *others = (torch.cat(kept) for kept in held)
-    found = []
-    for other in others:
-        apart, same = moved(base, other)
-        change = _mean("embedding change", apart, COSINE)
-        kept = tuple(apart.tolist())
-        agreement = _mean("same nearest neighbour", same, "of windows")
-        found.append(Comparison(None, None, change, None, agreement, (0.0,) * len(kept), kept))
-    return found
-
-
 # So many numbers of a distribution stay in a processor's cache from one step to the next.
 _CACHED = 1 << 19
 # Below this log-probability, p exp(d) may leave the range of float32.
@@ -168,6 +147,27 @@ def _kl_in_cache(log_p: Tensor, log_q: Tensor) -> Tensor:
         return kl_nats(log_p, log_q)
     d = log_q.sub_(log_p)
     return d.expm1().sub_(d).mul_(log_p.exp()).sum(-1)
+
+
+def _compare_embeddings(
+    variants: list[Variant], windows: Tensor, batch_size: int | None, progress: Progress | None
+) -> list[Comparison]:
+    """As `compare_all`, of models without a head; neighbours are looked for among all windows."""
+    goal = objective_of(variants[0].model)
+    held: list[list[Tensor]] = [[] for _ in variants]
+    for rows in batches(variants[0].model, windows, batch_size, progress):
+        batch = goal.batch(rows)
+        for kept, variant in zip(held, variants, strict=True):
+            kept.append(embeddings(variant, batch))
+    base, *others = (torch.cat(kept) for kept in held)
+    found = []
+    for other in others:
+        apart, same = moved(base, other)
+        change = _mean("embedding change", apart, COSINE)
+        kept = tuple(apart.tolist())
+        agreement = _mean("same nearest neighbour", same, "of windows")
+        found.append(Comparison(None, None, change, None, agreement, (0.0,) * len(kept), kept))
+    return found
 
 
 def numbers_by_row(variants: list[Variant], batch: Tensor, first: int = 1) -> list[Tensor]:

@@ -49,7 +49,7 @@ class NextToken:
     """Of its loss."""
 
     def batch(self, ids: Tensor, first: int = 1, whole: bool = False) -> Batch:
-        """The rows, without their last tokens unless `whole`; of rows of one token nothing is scored."""
+        """The rows, without their last tokens unless `whole`; of rows of one token, read whole, nothing is scored."""
         if not whole or ids.shape[1] > 1:
             check_first(first, ids.shape[1])
         labels = next_labels(ids, first)
