@@ -8,6 +8,7 @@ is stored (its module stands in `ignore`). The alternative, a LoRA adapter that 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def write_compressed_tensors(
     """
     plan.check(checkpoint)
     whole = {address.tensor for address in plan.keep}
-    packed = Plan({name: s for name, s in plan.schemes.items() if name not in whole}, (), plan.out_axes)
+    packed = replace(plan, schemes={n: s for n, s in plan.schemes.items() if n not in whole}, keep=())
     if not packed.schemes:
         raise SuperweightsError(
             "Every planned matrix holds a weight to keep, so nothing would be rounded.",
@@ -67,7 +68,7 @@ def write_compressed_tensors(
             hint="write --format packed, dense or gguf.",
         )
     modules = {name: module for name, module in modules.items() if module in loadable}
-    packed = Plan({name: packed.schemes[name] for name in modules}, (), plan.out_axes)
+    packed = replace(packed, schemes={name: packed.schemes[name] for name in modules})
 
     def encode(name: str, quantized: Quantized) -> Mapping[str, torch.Tensor]:
         return {f"{modules[name]}.{part}": tensor for part, tensor in _parts(name, quantized).items()}

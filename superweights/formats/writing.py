@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -70,8 +69,7 @@ def rounded(name: str, stem: str, plan: Plan, encode: Encode, rest: torch.dtype 
         shrinks = rest is not None and weight.dim() > 1 and weight.is_floating_point()
         return {tensor: weight.to(rest) if shrinks else weight}
 
-    digest = hashlib.sha256(plan.to_json().encode())
-    return Form(f"{name} {digest.hexdigest()[:16]} {rest or 'as stored'}", stem, store)
+    return Form(f"{name} {plan.fingerprint()[:16]} {rest or 'as stored'}", stem, store)
 
 
 def write_folder(

@@ -13,6 +13,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from superweights.artefacts.shape import Between, shaped
 from superweights.errors import SuperweightsError
+from superweights.formats.packed.halves import keep_in_half
 from superweights.formats.packed.linear import PackedLinear, Packing
 from superweights.formats.packed.packing import PARTS
 from superweights.quantization.scheme import Scheme
@@ -110,6 +111,10 @@ class PackedQuantizer(HfQuantizer):
             replaced = _layer_of(model, name, packing)
             packed = PackedLinear(packing, replaced.bias is not None, replaced.weight.dtype, "meta")
             setattr(model.get_submodule(parent), leaf, packed)
+        return model
+
+    def _process_model_after_weight_loading(self, model: nn.Module, **_: Any) -> nn.Module:  # type: ignore[override]
+        keep_in_half(model)
         return model
 
     def is_serializable(self) -> bool:
