@@ -53,6 +53,10 @@ LAW: dict[str, set[str]] = {
     "formats": {
         *("quantization", "checkpoint", "address", "stream", "subject", "progress", "artefacts"),
     },
+    # Matrices rounded for what they read, block by block: the model runs, by its own forward (stream).
+    "reconstruction": {
+        *("checkpoint", "address", "stream", "quantization", "subject", "progress", "artefacts"),
+    },
     # What rounding each matrix and each input costs, and the plan that a bit budget gives.
     "budget": {
         *("checkpoint", "address", "record", "stream", "scoring", "quantization", "subject", "progress"),

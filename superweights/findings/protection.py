@@ -54,6 +54,8 @@ class Quantized:
     """How many matrices were rounded."""
     protected: tuple[Protected, ...]
     """The weights that were kept exactly."""
+    calibrated_on: str | None = None
+    """The text that the rounding was fitted to, in words; None where it looked at weights alone."""
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class Effort:
     """How hard it is tried; the defaults were chosen on text that no table shows."""
 
     damping: float = 0.01
-    """Added to every input's second moment, as a share of their mean: trust in the weights beside that in the inputs."""
+    """Added to every input's second moment, as a share of their mean: how far the moments are mistrusted."""
     rounds: int = 2
     """How often scales and codes take turns after the first codes (steps 2 and 3)."""
     drift: float = 1.0
@@ -64,11 +64,11 @@ def round_by_inputs(
     moments: InputMoments,
     keep: Sequence[tuple[int, ...]] = (),
     out_axis: int = 0,
-    effort: Effort = Effort(),  # noqa: B008 - frozen
+    effort: Effort = Effort(),
 ) -> Quantized:
     """`weight` rounded by `scheme` with the least error in its product with inputs of these `moments`.
 
-    A matrix `[outputs, inputs]`, or transposed with `out_axis` 1. Scales start from the scheme's fit (of `second_order`:
+    A matrix `[outputs, inputs]`, or transposed with `out_axis` 1. Scales start from the scheme's fit (`second_order`:
     the data-free one of its grid). Weights at `keep` stay exactly as they are. Errors as `quantize_tensor`.
     """
     start = quantize_tensor(weight, data_free(scheme), keep, out_axis)
@@ -91,7 +91,7 @@ def data_free(scheme: Scheme) -> Scheme:
 
 
 class _Problem:
-    """One matrix, inputs first (`[inputs, outputs]`, a column of the matrix is a row here), and what its error costs."""
+    """One matrix, inputs first (`[inputs, outputs]`: its columns are rows here), and what its error costs."""
 
     def __init__(self, weight: Tensor, start: Quantized, moments: InputMoments, effort: Effort):
         self._start, self._grid = start, grid_of(start.scheme)
@@ -99,7 +99,9 @@ class _Problem:
         second = moments.second.float()
         diagonal = second.diagonal()
         unseen = diagonal <= 0
-        damped = second + torch.diag(torch.where(unseen, 1.0, 0.0) + effort.damping * float(diagonal.mean() or 1.0))
+        damped = second + torch.diag(
+            torch.where(unseen, 1.0, 0.0) + effort.damping * float(diagonal.mean() or 1.0)
+        )
         self._cost = damped
         self._target = exact
         if moments.drift is not None and effort.drift:

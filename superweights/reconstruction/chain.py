@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,18 +12,14 @@ from torch import Tensor, nn
 from superweights.errors import SuperweightsError
 from superweights.subject import device_of, stream_of
 from superweights.subject.blocks import find_blocks
+from superweights.subject.calls import first_tensor, hidden_of, like_output, with_hidden
 
 # Sequences that run together.
 _BATCH = 8
 
 
-@dataclass(frozen=True)
-class _Call:
-    """What a block is called with, without its hidden states: those stand at `args[0]`, or under `named`."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    named: str | None
+# Positional and named arguments of one call of a block, its hidden states among them.
+_Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class Chain:
@@ -41,10 +36,8 @@ class Chain:
 
     def through(self, path: str, place: int, hidden: Tensor) -> Tensor:
         """The hidden states `[sequences, tokens, channels]` of batch `place` after the block at `path`."""
-        call = self._calls[path][place]
-        if call.named is None:
-            return _states(self.blocks[path](hidden, *call.args, **call.kwargs))
-        return _states(self.blocks[path](*call.args, **{call.named: hidden}, **call.kwargs))
+        args, kwargs = with_hidden(*self._calls[path][place], hidden)
+        return first_tensor(self.blocks[path](*args, **kwargs))
 
 
 def chain_of(model: nn.Module, tokens: Tensor) -> Chain:
@@ -59,12 +52,12 @@ def chain_of(model: nn.Module, tokens: Tensor) -> Chain:
             f"{type(model).__name__} has no list of blocks.", hint="round it by another fit: --fit centred."
         )
     body = getattr(model, getattr(model, "base_model_prefix", ""), None) or model
-    in_tuple = _check_chain(body, blocks, tokens[:1, : min(4, tokens.shape[1])].to(device_of(model)))
+    out = _check_chain(body, blocks, tokens[:1, : min(4, tokens.shape[1])].to(device_of(model)))
     calls: dict[str, list[_Call]] = {path: [] for path in blocks}
     start: list[Tensor] = []
     stream = stream_of(model)
     asleep: Any = nullcontext() if stream is None else stream.asleep()  # type: ignore[attr-defined]
-    with asleep, _recording(blocks, calls, start, in_tuple):
+    with asleep, _recording(blocks, calls, start, out):
         for batch in tokens.split(_BATCH):
             body(input_ids=batch.to(device_of(model)), use_cache=False)
     return Chain(blocks, calls, start[:: len(blocks)])
@@ -72,16 +65,15 @@ def chain_of(model: nn.Module, tokens: Tensor) -> Chain:
 
 @contextmanager
 def _recording(
-    blocks: dict[str, nn.Module], calls: dict[str, list[_Call]], seen: list[Tensor], in_tuple: bool
+    blocks: dict[str, nn.Module], calls: dict[str, list[_Call]], seen: list[Tensor], out: Any
 ) -> Iterator[None]:
     """Every block returns what it is given inside the `with`; how it is called goes to `calls`, with what to `seen`."""
 
     def standing_in(path: str):
         def stand_in(*args: Any, **kwargs: Any) -> Any:
-            hidden, call = _taken_apart(args, kwargs)
-            calls[path].append(call)
-            seen.append(hidden)
-            return (hidden,) if in_tuple else hidden
+            calls[path].append((args, kwargs))
+            seen.append(hidden_of(args, kwargs))
+            return like_output(out, seen[-1])
 
         return stand_in
 
@@ -94,13 +86,13 @@ def _recording(
             del block.forward
 
 
-def _check_chain(body: nn.Module, blocks: dict[str, nn.Module], few: Tensor) -> bool:
-    """Whether blocks return their hidden states in a tuple. Raises unless each block gets what the last one made."""
+def _check_chain(body: nn.Module, blocks: dict[str, nn.Module], few: Tensor) -> Any:
+    """What a block returns, for its form. Raises unless each block gets what the last one made."""
     given: list[Tensor] = []
     made: list[Any] = []
 
     def before(_: nn.Module, args: Any, kwargs: Any) -> None:
-        given.append(_taken_apart(args, kwargs)[0])
+        given.append(hidden_of(args, kwargs))
 
     def after(_: nn.Module, __: Any, out: Any) -> None:
         made.append(out)
@@ -113,22 +105,9 @@ def _check_chain(body: nn.Module, blocks: dict[str, nn.Module], few: Tensor) -> 
         for handle in handles:
             handle.remove()
     chained = len(given) == len(made) == len(blocks)
-    if not chained or any(not torch.equal(_states(m), g) for m, g in zip(made, given[1:], strict=False)):
+    if not chained or any(not torch.equal(first_tensor(m), g) for m, g in zip(made, given[1:], strict=False)):
         raise SuperweightsError(
             f"The blocks of {type(body).__name__} do not simply follow one another.",
             hint="round it by another fit: --fit centred.",
         )
-    return isinstance(made[0], tuple)
-
-
-def _taken_apart(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, _Call]:
-    """The hidden states that a block is called with, and all the rest."""
-    if args:
-        return args[0], _Call(tuple(args[1:]), dict(kwargs), None)
-    named = "hidden_states" if "hidden_states" in kwargs else next(iter(kwargs))
-    rest = {name: value for name, value in kwargs.items() if name != named}
-    return kwargs[named], _Call((), rest, named)
-
-
-def _states(out: Any) -> Tensor:
-    return out[0] if isinstance(out, tuple) else out
+    return made[0]

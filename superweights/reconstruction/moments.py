@@ -1,4 +1,4 @@
-"""Second moments of what linear layers read, gathered while a block runs; layers that read the same input share them."""
+"""Second moments of what linear layers read, gathered while a block runs; those that read one input share them."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Gathered:
         if leader is None or leader not in self._second:
             return InputMoments(torch.eye(layer.inputs))
         number = self._tokens[leader]
-        return InputMoments(self._second[leader] / number, self._drift[leader] / number)
+        return InputMoments((self._second[leader] / number).cpu(), (self._drift[leader] / number).cpu())
 
     def _add(self, name: str, exact: Tensor, moved: Tensor) -> None:
         size = moved.square().sum(1)

@@ -1,9 +1,9 @@
 """All matrices of a model rounded block by block, each with the inputs that the rounded blocks before it give it.
 
 Two streams of hidden states go through the blocks: what the unrounded model makes of some tokens, and what the model
-does whose blocks are rounded up to here. For each block both are sent through its unrounded weights; every linear layer's
-inputs are gathered, its matrix rounded, and the second stream sent through the rounded block. Memory: the hidden states
-twice, one block's weights, one matrix of moments for each input of a block, and the codes of all that is rounded.
+does whose blocks are rounded up to here. For each block both are sent through its unrounded weights; the inputs of
+every linear layer are gathered, its matrix rounded, and the second stream sent through the rounded block. Memory: the
+hidden states twice, one block's weights, one matrix of moments for each input of a block, and all codes.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def rounded_plan(
 
 @dataclass(frozen=True)
 class Rounded(Plan):
-    """A plan whose matrices of fit `second_order` are rounded already: `done`, for tokens and effort of that `digest`."""
+    """A plan whose matrices of fit `second_order` are rounded: `done`, for tokens and effort of that `digest`."""
 
     done: Mapping[str, Quantized] = field(default_factory=dict)
     digest: str = ""
@@ -71,7 +71,9 @@ class Rounded(Plan):
         return self.done[name] if name in self.done else super().round(name, weight)
 
 
-def _layers(model: nn.Module, checkpoint: Checkpoint, plan: Plan, chain: Chain) -> dict[str, dict[str, Linear]]:
+def _layers(
+    model: nn.Module, checkpoint: Checkpoint, plan: Plan, chain: Chain
+) -> dict[str, dict[str, Linear]]:
     """For each block's path, the layers of the tensors that are rounded by their inputs."""
     layout: Any = layout_of(model)
     found: dict[str, dict[str, Linear]] = {}

@@ -7,23 +7,24 @@ well as from drawn words, and temperatures are mixed.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from superweights.artefacts.cache import cache_folder
 from superweights.artefacts.file import new_file
+from superweights.artefacts.manifest import digest_of
 from superweights.checkpoint import Checkpoint
 from superweights.errors import SuperweightsError
 from superweights.progress import Progress, silent
-from superweights.subject import begins_with_bos, context_of, device_of, vocabulary_of
+from superweights.stream import streaming
+from superweights.subject import begins_with_bos, context_of, device_of, read_text, vocabulary_of, windows
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Sampling:
 
 @torch.no_grad()
 def own_samples(
-    model: Any, tokenizer: Any, sampling: Sampling = Sampling(), progress: Progress = silent  # noqa: B008 - frozen
+    model: Any, tokenizer: Any, sampling: Sampling = Sampling(), progress: Progress = silent
 ) -> Tensor:
     """Token ids `[sequences, length]` that `model` draws. `progress` counts tokens.
 
@@ -69,6 +70,44 @@ def own_samples(
         ids = torch.cat([ids, unread], 1)
         progress("drawing text", ids.shape[1], length)
     return ids
+
+
+def remembered_samples(
+    checkpoint: Checkpoint,
+    sampling: Sampling = Sampling(),
+    *,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> Tensor:
+    """`own_samples` of a checkpoint, drawn once: found again by its fingerprint and `sampling` in the user's cache."""
+    about = digest_of(checkpoint.fingerprint(), json.dumps(asdict(sampling)))
+    kept = cache_folder("samples") / f"{about[:32]}.safetensors"
+    try:
+        return load_file(kept)["tokens"]
+    except (OSError, SafetensorError, KeyError):  # not there, or damaged: made anew
+        pass
+    with streaming(checkpoint, dtype="float32", device=device) as model:
+        tokens = own_samples(model, checkpoint.tokenizer(), sampling, progress)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with new_file(kept, replace=True) as partial:
+        save_file({"tokens": tokens.contiguous()}, partial)
+    return tokens
+
+
+def tokens_of_text(checkpoint: Checkpoint, path: Path, sampling: Sampling = Sampling()) -> Tensor:
+    """Token ids `[sequences, length]` of a person's text, spread evenly over it; fewer where it is short.
+
+    Raises `SuperweightsError` for a file that is no text or shorter than one sequence, and without a tokenizer.
+    """
+    tokenizer = checkpoint.tokenizer()
+    if tokenizer is None:
+        raise SuperweightsError(
+            f"{checkpoint.name} has no tokenizer to read a text with.",
+            hint="leave the text out: the model then draws tokens itself.",
+        )
+    every = windows(tokenizer, read_text(path), sampling.length, bos=begins_with_bos(tokenizer))
+    chosen = torch.linspace(0, len(every) - 1, min(sampling.sequences, len(every))).round().long()
+    return every[chosen]
 
 
 def _beginnings(model: Any, tokenizer: Any, sampling: Sampling, draw: torch.Generator) -> Tensor:

@@ -19,6 +19,8 @@ def parts(record: Record) -> Parts:
     yield from (f"  {plain(scheme)}" for scheme in found.schemes)
     yield from (f"  {score.name}: {score}" for score in record.scores)
     yield f"  matrices rounded: {found.tensors_rounded}"
+    if found.calibrated_on is not None:
+        yield f"  rounded for {plain(found.calibrated_on)}"
     for each in found.protected:
         name = each.address.split("[")[0]
         yield f"  {plain(name + each.said)}"

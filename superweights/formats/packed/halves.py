@@ -61,7 +61,10 @@ def keep_in_half(model: nn.Module) -> None:
     if type(embedding) is not nn.Embedding or type(head) is not nn.Linear or head.bias is not None:
         return
     weights = (embedding.weight, head.weight)
-    if any(w.dtype != torch.float32 or w.device.type != "cpu" for w in weights) or embedding.max_norm is not None:
+    if (
+        any(w.dtype != torch.float32 or w.device.type != "cpu" for w in weights)
+        or embedding.max_norm is not None
+    ):
         return
     halves = [w.detach().bfloat16() for w in weights[: 1 if weights[0] is weights[1] else 2]]
     if any(not torch.equal(half.float(), w) for half, w in zip(halves, weights, strict=False)):

@@ -37,7 +37,7 @@ class PackedLinear(nn.Module):
 
     The parts are buffers, so they move and load like any other. On the CPU, int4 in groups with a float zero point and
     int8 by channel are turned into a kernel's form at the first call, in the place of the codes; the kernels then
-    multiply few rows (ours in any dtype, torch's in bfloat16), and the kept weights are added as `(w - w_rounded) x[k]`.
+    multiply few rows (ours in any dtype, torch's in bfloat16), and kept weights are added as `(w - w_rounded) x[k]`.
     Everything else is dequantized for each call, and nothing dense is kept.
     """
 

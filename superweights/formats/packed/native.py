@@ -1,8 +1,7 @@
 """Products with packed weights by `products.c`, compiled by the machine's own compiler the first time they are wanted.
 
-Where there is no compiler, or the compiled code does not multiply as torch does, nothing here is used, and torch's kernels
-are. The library is kept in the user's cache folder (`$SUPERWEIGHTS_CACHE`), by the content of its source, the compiler
-and the processor. `SUPERWEIGHTS_NATIVE=0` turns it off.
+Where there is no compiler, nothing here is used, and torch's kernels are. The library is kept in the user's cache
+(`$SUPERWEIGHTS_CACHE`), by its source, the compiler and the processor. `SUPERWEIGHTS_NATIVE=0` turns it off.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from superweights.artefacts.cache import cache_folder
 from superweights.quantization.tensor import Quantized
 
 _SOURCE = Path(__file__).with_name("products.c")
@@ -129,9 +129,7 @@ def _compiled(compiler: str) -> Path:
     """The shared library's path; compiled where it is not there yet, and moved into its place whole."""
     told = [_SOURCE.read_bytes(), repr(_FLAGS).encode(), compiler.encode(), _processor().encode()]
     name = hashlib.sha256(b"\0".join(told)).hexdigest()[:16]
-    above = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    own = os.environ.get("SUPERWEIGHTS_CACHE")
-    folder = (Path(own) if own else Path(above).expanduser() / "superweights") / "native"
+    folder = cache_folder("native")
     to = folder / f"products-{name}.so"
     if not to.exists():
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
