@@ -2,9 +2,9 @@
 
     python benchmarks/second_order.py TEXT [--only WORD] [--sequences 64] [--write]
 
-int4 with a float zero point, in groups of 64 and in runs of 128; known super weights kept; embedding and head as they are;
+int4 with a float zero point, groups of 64 and runs of 128; known super weights kept, embedding and head as they are;
 float32. Each scheme rounded by weights alone (`centred`), for text that the model writes itself, and, beside it, for
-text of the same file (windows 24 to 24 + sequences / 2 of it, which nothing else looks at). Scored: the first 24 windows of
+text of the same file (its windows from the 24th on, which nothing else looks at). Scored: the first 24 windows of
 512 tokens, the last 8 of the file, 8 of the prose that Python carries.
 """
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small import saved_llama
 from transformers import AutoModelForCausalLM
 
 from superweights.address import Address
@@ -19,7 +20,6 @@ from superweights.formats.packed.writing import write_packed
 from superweights.quantization import Blocks, Scheme, quantize_tensor
 from superweights.quantization.plan import Plan
 from superweights.stream.linears import linear_tensors
-from tests.small import saved_llama
 
 pytestmark = pytest.mark.tiny
 

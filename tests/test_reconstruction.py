@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from families import save_tiny
+from small import saved_llama
 from transformers import AutoModelForCausalLM
 
 import superweights
@@ -19,8 +21,6 @@ from superweights.reconstruction import Sampling, own_samples, remembered_sample
 from superweights.reconstruction.chain import chain_of
 from superweights.stream import streaming
 from superweights.stream.linears import linear_tensors
-from tests.families import save_tiny
-from tests.small import saved_llama
 
 pytestmark = pytest.mark.tiny
 

@@ -26,7 +26,8 @@ Fit = Annotated[
     ),
 ]
 CalibrateOn = Annotated[
-    Path | None, typer.Option(help="With --fit second_order: round for this text, in place of the model's own.")
+    Path | None,
+    typer.Option(help="With --fit second_order: round for this text, in place of the model's own."),
 ]
 ClipZ = Annotated[float | None, typer.Option(help="Clip at so many standard deviations first.")]
 PlanFile = Annotated[
