@@ -93,10 +93,9 @@ def test_a_streamed_model_is_rounded_as_one_in_memory(llama, tokens, monkeypatch
 def test_the_chain_of_blocks_ends_where_the_model_does(llama, tokens):
     with open_checkpoint(str(llama)) as checkpoint, streaming(checkpoint, resident=True) as model:
         chain = chain_of(model, tokens[:3])
-        hidden = chain.exact[0]
         for path in chain.blocks:
-            hidden = chain.through(path, 0, hidden)
-        assert torch.equal(model.lm_head(model.model.norm(hidden)), model(tokens[:3]).logits)
+            chain.hidden[0] = chain.through(path, 0)
+        assert torch.equal(model.lm_head(model.model.norm(chain.hidden[0])), model(tokens[:3]).logits)
 
 
 def test_own_text_is_that_of_the_seed_and_is_found_again(llama, tmp_path, monkeypatch):

@@ -10,9 +10,8 @@ steps, each of which only lowers that cost or leaves it:
 3. Codes once more, each to the best value while all others stay.
 
 Source: GPTQ (Frantar et al., arXiv 2210.17323, algorithm 1) for step 1, with "static groups" and "act order" of its
-authors' code; QuantEase (Behdin et al., arXiv 2309.01885) for step 3; GPTAQ (Li et al., arXiv 2504.02692) for the
-correction by `drift`. Where we differ: the start is the centred fit, kept weights have no error and take none, steps 2
-and 3 alternate.
+authors' code; QuantEase (Behdin et al., arXiv 2309.01885) for step 3. Where we differ: the start is the centred fit,
+kept weights have no error and take none, steps 2 and 3 alternate.
 """
 
 from __future__ import annotations
@@ -36,14 +35,9 @@ _CONJUGATE_STEPS = 10
 
 @dataclass(frozen=True, eq=False)
 class InputMoments:
-    """What is known of a layer's inputs.
-
-    `second` `[inputs, inputs]`: the mean of x x^T over tokens, x being what the rounded model feeds the layer. `drift`
-    `[inputs, inputs]`: the mean of (x_exact - x) x^T, where x_exact is what the unrounded model feeds it; None is 0.
-    """
+    """What is known of a layer's inputs: `second` `[inputs, inputs]`, the mean of x x^T over tokens."""
 
     second: Tensor
-    drift: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -54,8 +48,6 @@ class Effort:
     """Added to every input's second moment, as a share of their mean: how far the moments are mistrusted."""
     rounds: int = 2
     """How often scales and codes take turns after the first codes (steps 2 and 3)."""
-    drift: float = 1.0
-    """How much of the correction for inputs that have drifted is applied, 0 to 1."""
 
 
 def round_by_inputs(
@@ -103,10 +95,6 @@ class _Problem:
             torch.where(unseen, 1.0, 0.0) + effort.damping * float(diagonal.mean() or 1.0)
         )
         self._cost = damped
-        self._target = exact
-        if moments.drift is not None and effort.drift:
-            moved = torch.linalg.solve(damped.double(), moments.drift.double().T @ exact.double())
-            self._target = exact + effort.drift * moved.float()
         kept = start.kept.indices.long()
         self._held = torch.zeros_like(exact, dtype=torch.bool)
         if len(kept):
@@ -122,7 +110,7 @@ class _Problem:
         inverse = torch.linalg.inv(cost)
         upper = torch.linalg.cholesky((inverse + inverse.T) / 2, upper=True).float()
         place = _Places(self._spread(fitted), order)
-        rest = self._target[order]
+        rest = self._exact[order]
         exact, held = self._exact[order], self._held[order]
         levels = torch.empty_like(rest)
         for start in range(0, len(rest), _STRIP):
@@ -148,7 +136,7 @@ class _Problem:
         place = _Places(self._spread(fitted), torch.arange(len(levels)))
         levels = levels.clone()
         values = torch.where(self._held, self._exact, place.values(levels))
-        slope = cost @ (self._target - values)
+        slope = cost @ (self._exact - values)
         for start in range(0, len(order), _STRIP):
             rows = order[start : start + _STRIP]
             inner, local = cost[rows][:, rows], slope[rows]
@@ -195,7 +183,7 @@ class _Problem:
         if offsets:
             assert fitted.offsets is not None
             unknown.append(fitted.offsets.float() + scale * mean)
-        away = (self._target - torch.where(self._held, self._exact, 0.0)) - forward(unknown)
+        away = (self._exact - torch.where(self._held, self._exact, 0.0)) - forward(unknown)
         unknown = _conjugate(unknown, adjoint(self._cost @ away), precondition, forward, adjoint, self._cost)
         good = unknown[0].isfinite() & (unknown[0] * scale > 0)
         scales = _as_stored(torch.where(good, unknown[0], scale), fitted.scales)
@@ -214,8 +202,8 @@ class _Problem:
 
     def loss(self, quantized: Quantized) -> float:
         """The cost of `quantized`, as a share of what 0 in place of every weight would cost."""
-        error = self._target - self._turned(quantized.dequantize(torch.float32))
-        both = [float((self._cost @ each * each).sum()) for each in (error, self._target)]
+        error = self._exact - self._turned(quantized.dequantize(torch.float32))
+        both = [float((self._cost @ each * each).sum()) for each in (error, self._exact)]
         return both[0] / both[1] if both[1] else 0.0
 
     def _turned(self, matrix: Tensor) -> Tensor:

@@ -23,20 +23,19 @@ _Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class Chain:
-    """Hidden states before a block, batch by batch: `exact` of the unrounded model, `moved` of the rounded one."""
+    """The blocks of a model by their paths, and `hidden`: the states `[sequences, tokens, channels]` of each batch."""
 
     def __init__(self, blocks: dict[str, nn.Module], calls: dict[str, list[_Call]], start: list[Tensor]):
         self.blocks = blocks
         self._calls = calls
-        self.exact = list(start)
-        self.moved = list(start)
+        self.hidden = start
 
     def __len__(self) -> int:
-        return len(self.exact)
+        return len(self.hidden)
 
-    def through(self, path: str, place: int, hidden: Tensor) -> Tensor:
-        """The hidden states `[sequences, tokens, channels]` of batch `place` after the block at `path`."""
-        args, kwargs = with_hidden(*self._calls[path][place], hidden)
+    def through(self, path: str, place: int) -> Tensor:
+        """The hidden states of batch `place` after the block at `path`; those of the chain stay as they are."""
+        args, kwargs = with_hidden(*self._calls[path][place], self.hidden[place])
         return first_tensor(self.blocks[path](*args, **kwargs))
 
 

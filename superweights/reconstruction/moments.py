@@ -17,44 +17,25 @@ _LONGEST = 2.0
 
 
 class Gathered:
-    """The moments of `layers`, over all batches that run inside `exact()` and then `moved()`.
-
-    Each batch runs twice: with the hidden states of the unrounded model, then with those of the rounded one.
-    """
+    """The moments of `layers`, over all batches that run inside `gathering()`."""
 
     def __init__(self, layers: tuple[Linear, ...]):
         self._layers = layers
-        self._exact: dict[str, Tensor] = {}
         self._leader: dict[str, str] = {}
         self._second: dict[str, Tensor] = {}
-        self._drift: dict[str, Tensor] = {}
         self._tokens: dict[str, int] = {}
 
     @contextmanager
-    def exact(self) -> Iterator[None]:
-        """Remember the inputs of one batch of the unrounded model."""
-        self._exact = {}
+    def gathering(self) -> Iterator[None]:
+        """Gather from the inputs of one batch."""
         seen: dict[int, str] = {}
         held = []
 
         def look(layer: Linear, x: Tensor) -> None:
             held.append(x)  # so that no other input takes its id while the block runs
-            leader = seen.setdefault(id(x), layer.name)
-            self._leader[layer.name] = leader
+            leader = self._leader[layer.name] = seen.setdefault(id(x), layer.name)
             if leader == layer.name:
-                self._exact[leader] = x.reshape(-1, x.shape[-1])
-
-        with observed(self._layers, look):
-            yield
-
-    @contextmanager
-    def moved(self) -> Iterator[None]:
-        """Gather from the inputs of the same batch in the rounded model."""
-
-        def look(layer: Linear, x: Tensor) -> None:
-            exact = self._exact.pop(layer.name, None)
-            if exact is not None:
-                self._add(layer.name, exact, x.reshape(-1, x.shape[-1]))
+                self._add(layer.name, x.reshape(-1, x.shape[-1]))
 
         with observed(self._layers, look):
             yield
@@ -62,22 +43,15 @@ class Gathered:
     def moments(self, layer: Linear) -> InputMoments:
         """Those of one layer. One that was never reached has no second moment but 1 for every input."""
         leader = self._leader.get(layer.name)
-        if leader is None or leader not in self._second:
+        if leader is None:
             return InputMoments(torch.eye(layer.inputs))
-        number = self._tokens[leader]
-        return InputMoments((self._second[leader] / number).cpu(), (self._drift[leader] / number).cpu())
+        return InputMoments((self._second[leader] / max(self._tokens[leader], 1)).cpu())
 
-    def _add(self, name: str, exact: Tensor, moved: Tensor) -> None:
-        size = moved.square().sum(1)
-        middle = size.median()
-        weight = (_LONGEST**2 * middle / size.clamp(min=1e-30)).clamp(max=1.0)
-        weighted = moved * weight[:, None]
-        second = weighted.T @ moved
-        # experts may be sent other tokens by the rounded model: then nothing is known of the drift
-        drift = (exact - moved).T @ weighted if exact.shape == moved.shape else torch.zeros_like(second)
-        if name in self._second:
-            self._second[name] += second
-            self._drift[name] += drift
-        else:
-            self._second[name], self._drift[name] = second, drift
-        self._tokens[name] = self._tokens.get(name, 0) + len(moved)
+    def _add(self, name: str, x: Tensor) -> None:
+        size = x.square().sum(1)
+        weight = torch.ones_like(size)
+        if len(size):  # an expert may be sent no token at all
+            weight = (_LONGEST**2 * size.median() / size.clamp(min=1e-30)).clamp(max=1.0)
+        second = (x * weight[:, None]).T @ x
+        self._second[name] = self._second[name] + second if name in self._second else second
+        self._tokens[name] = self._tokens.get(name, 0) + len(x)

@@ -1,9 +1,8 @@
 """All matrices of a model rounded block by block, each with the inputs that the rounded blocks before it give it.
 
-Two streams of hidden states go through the blocks: what the unrounded model makes of some tokens, and what the model
-does whose blocks are rounded up to here. For each block both are sent through its unrounded weights; the inputs of
-every linear layer are gathered, its matrix rounded, and the second stream sent through the rounded block. Memory: the
-hidden states twice, one block's weights, one matrix of moments for each input of a block, and all codes.
+The hidden states of some tokens go through the blocks, each twice: unrounded, while the inputs of its linear layers are
+gathered, and rounded, to the next block. Memory: the hidden states, one block's weights, one matrix of moments for each
+input of a block, and the codes of all that is rounded.
 """
 
 from __future__ import annotations
@@ -98,15 +97,11 @@ def _layers(
 def _round_block(
     chain: Chain, path: str, layers: Mapping[str, Linear], checkpoint: Checkpoint, plan: Plan, effort: Effort
 ) -> dict[str, Quantized]:
-    """The matrices of one block rounded, and both streams moved to its end."""
+    """The matrices of one block rounded, and the hidden states moved to its end."""
     gathered = Gathered(tuple(layers.values()))
-    for place in range(len(chain)):
-        with gathered.exact():
-            after = chain.through(path, place, chain.exact[place])
-        if layers:
-            with gathered.moved():
-                chain.through(path, place, chain.moved[place])
-        chain.exact[place] = after
+    for place in range(len(chain) if layers else 0):
+        with gathered.gathering():
+            chain.through(path, place)
     done = {}
     for name, layer in layers.items():
         moments = gathered.moments(layer)
@@ -120,7 +115,7 @@ def _round_block(
 
     with replaced(tuple(layers.values()), rounded):
         for place in range(len(chain)):
-            chain.moved[place] = chain.through(path, place, chain.moved[place])
+            chain.hidden[place] = chain.through(path, place)
     return done
 
 
