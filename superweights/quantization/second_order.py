@@ -29,8 +29,8 @@ from superweights.quantization.scheme import Scheme
 from superweights.quantization.tensor import Quantized, quantize_tensor
 
 # Columns that are rounded before the rest of the matrix hears of it: no more than a matter of speed.
-_STRIP = 64
-_CONJUGATE_STEPS = 10
+_STRIP = 16
+_CONJUGATE_STEPS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class Effort:
 
     damping: float = 0.01
     """Added to every input's second moment, as a share of their mean: how far the moments are mistrusted."""
-    rounds: int = 2
+    rounds: int = 1
     """How often scales and codes take turns after the first codes (steps 2 and 3)."""
 
 
