@@ -34,7 +34,7 @@ _FEW_ROWS_HALF = 4
 
 @dataclass
 class NativeInt4:
-    """`codes` `[outputs, inputs / 8]` of eight nibbles, `scales` and `offsets` `[outputs, groups]` float16 as stored.
+    """`codes` `[outputs, words]` of eight nibbles, `scales` and `offsets` `[outputs, groups]` float16 as stored.
 
     Products are taken in float32, whatever the dtype of the inputs: the only rounding is that of the codes.
     """
@@ -51,7 +51,7 @@ class NativeInt4:
         outputs, inputs = quantized.shape
         group = scheme.blocks.size[0] if scheme.blocks.kind == "group" else inputs
         kinds = scheme.blocks.kind in ("group", "channel") and (group == 32 or group % _TOGETHER == 0)
-        whole = kinds and inputs % group == 0 and inputs % _TOGETHER == 0
+        whole = kinds and inputs % group == 0
         if scheme.grid != "int4" or blocks.offsets is None or not whole or blocks.tensor_scale is not None:
             return None
         halves = [each.half() for each in (blocks.scales, blocks.offsets)]
@@ -72,7 +72,7 @@ class NativeInt4:
         rows, inputs = wide.shape
         outputs = len(self.codes)
         y = torch.empty(rows, outputs)
-        scratch = torch.empty(rows * (inputs + inputs // self.group))
+        scratch = torch.empty(rows * (8 * self.codes.shape[1] + inputs // self.group))
         library().multiply_int4(  # type: ignore[union-attr]
             *(each.data_ptr() for each in (wide, scratch, self.codes, self.scales, self.offsets, y)),
             *(rows, inputs, outputs, self.group, torch.get_num_threads()),
@@ -81,7 +81,7 @@ class NativeInt4:
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """The weights `[outputs, inputs]`."""
-        outputs, inputs = len(self.codes), 8 * self.codes.shape[1]
+        outputs, inputs = len(self.codes), self.group * self.scales.shape[1]
         weight = torch.empty(outputs, inputs)
         library().dequantize_int4(  # type: ignore[union-attr]
             *(each.data_ptr() for each in (self.codes, self.scales, self.offsets, weight)),
@@ -152,7 +152,8 @@ def _processor() -> str:
 
 
 def _words(codes: Tensor) -> Tensor:
-    """Codes `[outputs, inputs]` as `products.c` reads them, int32 `[outputs, inputs / 8]`."""
+    """Codes `[outputs, inputs]` as `products.c` reads them, int32 `[outputs, words]`; what is beyond them is 0."""
+    codes = torch.nn.functional.pad(codes, (0, -codes.shape[1] % _TOGETHER))
     outputs, inputs = codes.shape
     nibbles = codes.reshape(outputs, inputs // _TOGETHER, 8, 8).to(torch.int32)
     words = torch.zeros(outputs, inputs // _TOGETHER, 8, dtype=torch.int32)

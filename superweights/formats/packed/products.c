@@ -15,6 +15,8 @@ typedef uint32_t u8 __attribute__((vector_size(32)));
 
 /* Rows that share one reading of the weights. */
 #define TILE 4
+/* Words of an output: with groups of 32 the last eight may be half empty. */
+#define WORDS(inputs) (((inputs) + 63) / 64 * 8)
 
 static inline f8 load_f(const float *from) { f8 v; memcpy(&v, from, sizeof v); return v; }
 static inline u8 load_u(const void *from) { u8 v; memcpy(&v, from, sizeof v); return v; }
@@ -36,17 +38,17 @@ static void prepare(const float *x, float *scaled, float *sums, long rows, long 
                 f8 value = load_f(x + r * inputs + at);
                 sum += value;
                 value *= k == 7 ? 1.0f : 1.0f / (float)(1u << (4 * k));
-                memcpy(scaled + r * inputs + at, &value, sizeof value);
+                memcpy(scaled + r * WORDS(inputs) * 8 + at, &value, sizeof value);
             }
             sums[r * (inputs / group) + g] = total(sum);
         }
 }
 
 /* `here` plus the codes of nibbles `from` to `to` times their inputs; `x` is where the first nibble's input stands. */
-static inline void add(f8 *here, u8 words, const float *x, int from, int to, long rows, long inputs, int chains) {
+static inline void add(f8 *here, u8 words, const float *x, int from, int to, long rows, long stride, int chains) {
     for (int k = from; k < to; k++) {
         f8 value = nibble(words, k);
-        for (long r = 0; r < rows; r++) here[r * chains + k % chains] += value * load_f(x + r * inputs + 8 * k);
+        for (long r = 0; r < rows; r++) here[r * chains + k % chains] += value * load_f(x + r * stride + 8 * k);
     }
 }
 
@@ -54,7 +56,7 @@ static inline void one_output(const float *x, const float *sums, const uint32_t 
                               const _Float16 *offsets, float *y, long rows, long inputs, long group, long outputs) {
     /* Sums side by side, so that one need not wait for the last: few rows have more of them. */
     const int chains = rows == 1 ? 4 : rows == 2 ? 2 : 1;
-    long groups = inputs / group;
+    long groups = inputs / group, stride = WORDS(inputs) * 8;
     f8 kept[TILE] = {};
     float rest[TILE] = {};
     for (long g = 0; g < groups; g++) {
@@ -62,11 +64,11 @@ static inline void one_output(const float *x, const float *sums, const uint32_t 
         if (group == 32) {
             u8 words = load_u(codes + g / 2 * 8);
             const float *from = x + g / 2 * 64;
-            if (g % 2) add(here, words, from, 4, 8, rows, inputs, chains);
-            else add(here, words, from, 0, 4, rows, inputs, chains);
+            if (g % 2) add(here, words, from, 4, 8, rows, stride, chains);
+            else add(here, words, from, 0, 4, rows, stride, chains);
         } else
             for (long at = g * group; at < (g + 1) * group; at += 64)
-                add(here, load_u(codes + at / 8), x + at, 0, 8, rows, inputs, chains);
+                add(here, load_u(codes + at / 8), x + at, 0, 8, rows, stride, chains);
         float scale = (float)scales[g], offset = (float)offsets[g];
         for (long r = 0; r < rows; r++) {
             f8 sum = here[r * chains];
@@ -78,16 +80,16 @@ static inline void one_output(const float *x, const float *sums, const uint32_t 
     for (long r = 0; r < rows; r++) y[r * outputs] = total(kept[r]) + rest[r];
 }
 
-/* y [rows, outputs] = x W^T; `scratch` has room for x and for the sums of its groups. */
+/* y [rows, outputs] = x W^T; `scratch` has room for x, in whole words, and for the sums of its groups. */
 void multiply_int4(const float *x, float *scratch, const uint32_t *codes, const _Float16 *scales,
                    const _Float16 *offsets, float *y, long rows, long inputs, long outputs, long group, int threads) {
-    long words = inputs / 8, groups = inputs / group;
-    float *scaled = scratch, *sums = scratch + rows * inputs;
+    long words = WORDS(inputs), groups = inputs / group;
+    float *scaled = scratch, *sums = scratch + rows * words * 8;
     prepare(x, scaled, sums, rows, inputs, group);
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (long n = 0; n < outputs; n++)
         for (long r = 0; r < rows; r += TILE) {
-            const float *row = scaled + r * inputs, *s = sums + r * groups;
+            const float *row = scaled + r * words * 8, *s = sums + r * groups;
             const uint32_t *c = codes + n * words;
             const _Float16 *a = scales + n * groups, *b = offsets + n * groups;
             float *to = y + r * outputs + n;
@@ -108,7 +110,7 @@ void dequantize_int4(const uint32_t *codes, const _Float16 *scales, const _Float
         for (long g = 0; g < groups; g++) {
             float scale = (float)scales[n * groups + g], offset = (float)offsets[n * groups + g];
             for (long at = g * group; at < (g + 1) * group; at += 32) {
-                u8 words = load_u(codes + n * inputs / 8 + at / 64 * 8);
+                u8 words = load_u(codes + n * WORDS(inputs) + at / 64 * 8);
                 for (int k = 0; k < 4; k++) {
                     int place = at % 64 ? k + 4 : k;
                     float factor = place == 7 ? 1.0f : 1.0f / (float)(1u << (4 * place));
