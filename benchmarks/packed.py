@@ -26,6 +26,7 @@ import superweights  # noqa: F401 - teaches transformers the packed format
 from superweights.address import Address
 from superweights.checkpoint import open_checkpoint
 from superweights.formats.dense import write_dense
+from superweights.formats.embeddings import with_embeddings
 from superweights.formats.gguf import write_gguf
 from superweights.formats.packed.writing import write_packed
 from superweights.index import look_up
@@ -61,7 +62,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--prompt", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", default="", help="ways whose names match this pattern, beside torch float32")
+    parser.add_argument(
+        "--only", default="", help="ways whose names match this pattern, beside torch float32"
+    )
     parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
     parser.add_argument(
         "--memory-of", nargs=2, metavar=("WAY", "FOLDER"), help="one way's memory, nothing else"
@@ -93,8 +96,8 @@ def _make(folder: Path, length: int) -> list[int]:
             match.address for match in look_up(checkpoint) if match.agreeing and match.address
         ]
         for name, scheme in SCHEMES.items():
-            plan = Plan.uniform(matrices, scheme, keep)
-            write_packed(checkpoint, plan, folder / name, rest=torch.bfloat16)
+            plan = with_embeddings(checkpoint, Plan.uniform(matrices, scheme, keep), "packed")
+            write_packed(checkpoint, plan, folder / name)
         first = next(iter(matrices))
         write_dense(checkpoint, Plan({first: SCHEMES["int8"]}), folder / "dense")
         quarter = Scheme("int4", blocks=Blocks("group", (32,)), fit="centred")

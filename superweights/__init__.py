@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
+from superweights.lazy import found
 from superweights.plugin import teach_transformers
 from superweights.telling import tell_by
 
@@ -13,10 +13,10 @@ __version__ = "0.1.0.dev0"
 # The verbs: each lives in a file of its name.
 _VERBS = (
     "ablate", "activations", "adapt_answer", "adapt_compare", "adapt_effects", "adapt_mix",
-    "adapt_train", "adapt_write", "anatomy", "attach", "audit", "designs", "drift", "evaluate",
+    "adapt_train", "adapt_write", "anatomy", "attach", "audit", "designs", "drift", "estimate", "evaluate",
     "explore", "facts", "find", "grow", "known", "lab_compare", "lab_list", "lab_page", "lab_run",
-    "peel", "plan", "profile", "prune", "quantize", "recipe", "report", "reproduce", "scale", "scan",
-    "score", "show", "sweep", "train",
+    "peel", "plan", "profile", "prune", "push", "quantize", "recipe", "report", "reproduce", "scale", "scan",
+    "score", "show", "sweep", "tour", "train",
 )  # fmt: skip
 # Where each public name lives; `__init__.pyi` says the same to type checkers. Nothing is imported until it is asked
 # for, so that `import superweights` costs milliseconds and brings neither torch nor transformers.
@@ -67,9 +67,7 @@ __all__ = sorted([*_HOMES, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'superweights' has no attribute {name!r}")
-    return getattr(import_module(f"superweights.{_HOMES[name]}"), name)
+    return found(__name__, _HOMES, name)
 
 
 def __dir__() -> list[str]:

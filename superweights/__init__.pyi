@@ -35,6 +35,7 @@ from superweights.verbs.attach import attach as attach
 from superweights.verbs.audit import audit as audit
 from superweights.verbs.designs import designs as designs
 from superweights.verbs.drift import drift as drift
+from superweights.verbs.estimate import estimate as estimate
 from superweights.verbs.evaluate import evaluate as evaluate
 from superweights.verbs.explore import explore as explore
 from superweights.verbs.facts import facts as facts
@@ -50,6 +51,7 @@ from superweights.verbs.plan import plan as plan
 from superweights.verbs.profile import profile as profile
 from superweights.verbs.prune import Dropping as Dropping
 from superweights.verbs.prune import prune as prune
+from superweights.verbs.push import push as push
 from superweights.verbs.quantize import quantize as quantize
 from superweights.verbs.recipe import recipe as recipe
 from superweights.verbs.report import report as report
@@ -60,6 +62,7 @@ from superweights.verbs.score import score as score
 from superweights.verbs.show import show as show
 from superweights.verbs.sweep import Grids as Grids
 from superweights.verbs.sweep import sweep as sweep
+from superweights.verbs.tour import tour as tour
 from superweights.verbs.train import train as train
 from superweights.watch import watching as watching
 

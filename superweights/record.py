@@ -322,32 +322,36 @@ def weights_of(findings: Any, where: str = "the record", hint: str = _HINT) -> l
 
     `findings` are a `discovery.Findings`, or its JSON. Raises `SuperweightsError` for findings of something else.
     """
-    if not isinstance(findings, dict):
-        found = getattr(findings, "super_weights", None)
-        if found is None:
-            raise SuperweightsError(f"{where} is no record of a search.", hint=hint)
-        return list(found)
-    if findings.get("candidates") is None:
+    data = isinstance(findings, dict)
+    found = findings.get("candidates") if data else getattr(findings, "super_weights", None)
+    if found is None:
         raise SuperweightsError(f"{where} is no record of a search.", hint=hint)
-    candidates = shaped(tuple[SuperWeight, ...], findings["candidates"], f"{where}, candidates", hint)
-    weights = [weight for weight in candidates if weight.matters]
-    known = {weight.address for weight in weights}
-    inside = shaped(tuple[InExpert, ...], findings.get("experts") or [], f"{where}, experts", hint, "some")
-    more = [
-        SuperWeight(Address.parse(each.inside), each.value, verdict=each.verdict)
-        for each in inside
-        if each.verdict in MATTERS and each.inside is not None
-    ]
-    return [*weights, *(weight for weight in more if weight.address not in known)]
+    if not data:
+        return list(found)
+    candidates = shaped(tuple[SuperWeight, ...], found, f"{where}, candidates", hint)
+    weights = {weight.address: weight for weight in candidates if weight.matters}
+    for each in super_experts(findings, where, hint):
+        address = Address.parse(each.inside or "")
+        weights.setdefault(address, SuperWeight(address, each.value, verdict=each.verdict))
+    return list(weights.values())
 
 
 @dataclass(frozen=True)
 class InExpert:
-    """Of an expert that a search has found: its verdict, and the weight `inside` (its address, its `value`) of it."""
+    """An `expert` of a `module` that a search has found: `verdict`, and the weight `inside` it with its `value`."""
 
     verdict: str
     inside: str | None
     value: float
+    module: str = ""
+    expert: int = 0
+
+
+def super_experts(findings: Any, where: str = "the record", hint: str = _HINT) -> list[InExpert]:
+    """The experts in the findings of a search (or their JSON) that matter, and of which one weight is known."""
+    held = findings.get("experts") if isinstance(findings, dict) else plain(getattr(findings, "experts", ()))
+    found = shaped(tuple[InExpert, ...], held or [], f"{where}, experts", hint, "some")
+    return [each for each in found if each.verdict in MATTERS and each.inside]
 
 
 def table_of(weights: Iterable[SuperWeight]) -> str:
@@ -355,14 +359,10 @@ def table_of(weights: Iterable[SuperWeight]) -> str:
     titles = ("weight", "value", "spike in", "spike out", "loss without it", "verdict", "role")
     rows = []
     for w in weights:
-        numbers = map(_short, (w.value, w.spike_in, w.spike_out))
+        numbers = ("" if n is None else f"{n:.4g}" for n in (w.value, w.spike_in, w.spike_out))
         effect = "" if w.effect is None else str(w.effect)
         rows.append((str(w.address), *numbers, effect, w.verdict or "", w.role or ""))
     return html_table(titles, rows)
-
-
-def _short(number: float | None) -> str:
-    return "" if number is None else f"{number:.4g}"
 
 
 def to_json_line(data: Any) -> str:

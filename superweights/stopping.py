@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 # What a shell calls a process that SIGTERM has ended.
@@ -29,6 +31,10 @@ def stopped_by_sigterm() -> Iterator[None]:
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
+        if _is_in_finalizer(frame):
+            # Python swallows what is raised there; a moment later it is somewhere else.
+            threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            return
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise Terminated
 
@@ -37,3 +43,22 @@ def stopped_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def kept_in(place: Path | str) -> Iterator[None]:
+    """An interrupt of the body says in a note where the work so far is, and that the same call goes on with it."""
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        stopped.add_note(f"What is done is kept in {place}: the same command goes on from there.")
+        raise
+
+
+def _is_in_finalizer(frame: FrameType | None) -> bool:
+    """Whether a `__del__` is being run, at whatever depth."""
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False

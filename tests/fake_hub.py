@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import socket
@@ -32,6 +33,8 @@ class FakeHub(ThreadingHTTPServer):
         self.shift = 0  # ranges begin so many bytes late
         self.redirect = False  # weights are on "another host"
         self.expire = 0  # so many signed addresses are refused
+        self.made: dict[str, dict[str, Any]] = {}  # repositories that were created, by name
+        self.pushed: dict[str, dict[str, bytes]] = {}  # their files
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
     @property
@@ -59,6 +62,35 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._answer(body=True)
+
+    def do_POST(self) -> None:
+        """Repositories are made, and commits of small files taken."""
+        hub = self.server
+        sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        hub.seen.append((self.command, self.path, {k.lower(): v for k, v in self.headers.items()}))
+        if hub.refuse:
+            return self._send(hub.refuse[0], {"X-Error-Code": hub.refuse[1]})
+        if self.path == "/api/repos/create":
+            asked = json.loads(sent)
+            name = "/".join(part for part in (asked.get("organization"), asked["name"]) if part)
+            hub.made[name] = asked
+            return self._json({"url": f"{hub.url}/{name}"})
+        if self.path == "/api/validate-yaml":
+            return self._json({"errors": [], "warnings": []})
+        match = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(preupload|commit)/main", self.path)
+        if match is None or match[1] not in hub.made:
+            return self._send(404, {"X-Error-Code": "RepoNotFound"})
+        if match[2] == "preupload":
+            paths = [file["path"] for file in json.loads(sent)["files"]]
+            kind = {"uploadMode": "regular", "shouldIgnore": False, "oid": None}
+            return self._json({"files": [{"path": path, **kind} for path in paths]})
+        lines = [json.loads(line) for line in sent.decode().splitlines()]
+        files = [line["value"] for line in lines if line["key"] == "file"]
+        hub.pushed[match[1]] = {file["path"]: base64.b64decode(file["content"]) for file in files}
+        return self._json({"commitUrl": f"{hub.url}/{match[1]}/commit/{COMMIT}", "commitOid": COMMIT})
+
+    def _json(self, data: Any) -> None:
+        self._send(200, {"Content-Type": "application/json"}, json.dumps(data).encode())
 
     def _answer(self, *, body: bool) -> None:
         hub = self.server

@@ -15,12 +15,13 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from superweights.address import Address
-from superweights.budget import Choice, allot, candidates_for, check_plan, sensitivities
+from superweights.budget import Choice, allot, candidates_for, check_plans, measuring, sensitivities
 from superweights.checkpoint import open_checkpoint
 from superweights.cli import run
 from superweights.errors import SuperweightsError
 from superweights.quantization import Scheme, quantize_tensor
 from superweights.quantization.plan import Plan
+from superweights.scoring.compare import kl_of_logits
 from superweights.stream.linears import linear_tensors
 
 pytestmark = pytest.mark.tiny
@@ -95,10 +96,30 @@ def test_a_sensitivity_is_the_divergence_that_rounding_the_matrix_makes(llama):
     assert sizes == sorted(sizes, reverse=True), "more bits, less loss"
 
 
+def test_a_model_whose_blocks_are_no_chain_gives_the_same_numbers_matrix_by_matrix(llama, monkeypatch):
+    with open_checkpoint(str(llama)) as checkpoint:
+        tensors = linear_tensors(checkpoint)
+        fast = sensitivities(checkpoint, tensors, IDS, keep=[KEPT])
+        monkeypatch.setattr(measuring, "divergences_in_blocks", lambda *_: None)
+        slow = sensitivities(checkpoint, tensors, IDS, keep=[KEPT])
+    assert [each.measured for each in fast] == pytest.approx([each.measured for each in slow], rel=1e-4)
+    assert [each.tensor for each in fast] == [each.tensor for each in slow]
+
+
+@pytest.mark.unit
+def test_the_divergence_in_small_steps_is_the_divergence():
+    logits = 4 * torch.randn(7, 300_000, generator=torch.Generator().manual_seed(0))
+    other = logits + 0.1 * torch.randn(7, 300_000, generator=torch.Generator().manual_seed(1))
+    other[3] = -300.0 * torch.arange(300_000) / 300_000  # far apart: some p leave float32
+    p, q = (each.double().log_softmax(-1) for each in (logits, other))
+    found = kl_of_logits(functional.log_softmax(logits, -1), other)
+    torch.testing.assert_close(found.double(), (p.exp() * (p - q)).sum(-1), rtol=1e-3, atol=1e-5)
+
+
 def test_the_model_is_as_it_was_after_a_plan_was_checked(llama):
     with open_checkpoint(str(llama)) as checkpoint:
         plan = Plan.uniform(linear_tensors(checkpoint), Scheme("int2"), [KEPT])
-        first, second = check_plan(checkpoint, plan, IDS), check_plan(checkpoint, plan, IDS)
+        first, second = check_plans(checkpoint, [plan, plan], IDS)
     assert first.kl.value == second.kl.value > 0.01
     assert first.base.value == second.base.value
 

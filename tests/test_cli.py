@@ -24,6 +24,7 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 import superweights
 from superweights.cli import app, console, run
+from superweights.cli.options import PANELS
 from superweights.record import Record, SuperWeight
 from superweights.subject.text import raw_prompts
 from superweights.wording import counted
@@ -95,6 +96,18 @@ def test_help_keeps_the_brackets_of_its_examples(command, monkeypatch, capsys):
     assert run([command, "--help"]) == 0
     shown = capsys.readouterr().out
     assert not re.search(r"TENSOR(?!\[i, j\])|org/name(?!\[@revision\])|\.weight(?!\[\d)", shown)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_groups_its_options_and_cuts_nothing_at_80_columns(command, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run([command, "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    panels = [line.split()[1] for line in lines if line.startswith("╭─ ")]
+    told = [panel for panel in panels if panel in PANELS]
+    assert told == sorted(told, key=PANELS.index)
+    assert set(panels) <= {"Arguments", "Options", *PANELS}
+    assert all(len(line) <= 80 and "…" not in line for line in lines)
 
 
 def test_help_and_the_package_itself_need_neither_torch_nor_transformers():

@@ -62,7 +62,7 @@ def sum_of_sizes(folder: Path) -> int:
 
 
 def test_what_is_not_rounded_can_be_stored_smaller_but_gains_stay(llama, tmp_path):
-    assert run(["quantize", str(llama), "--to", str(tmp_path / "p"), "--rest", "bfloat16"]) == 0
+    assert run(["quantize", str(llama), "--to", str(tmp_path / "p"), "--no-check"]) == 0
     with safe_open(tmp_path / "p" / "superweights.safetensors", framework="pt") as file:
         assert file.get_tensor("model.embed_tokens.weight").dtype == torch.bfloat16
         assert file.get_tensor("model.norm.weight").dtype == torch.float32
@@ -104,7 +104,11 @@ REFUSED = {
         "cannot store a float zero point",
     ),
     "a fit that is none": (["--fit", "magic"], "magic"),
-    "the rest where it stays": (["--rest", "bfloat16", "--format", "dense"], "--rest"),
+    "embeddings that the format cannot have": (
+        ["--embeddings", "int8", "--format", "compressed-tensors"],
+        "--embeddings int8 is not possible",
+    ),
+    "embeddings that are none": (["--embeddings", "int3"], "--embeddings int3"),
     "a plan that is none": (["--plan", "PLAN"], "plan.json: keep is missing"),
 }
 

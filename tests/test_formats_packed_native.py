@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,7 @@ def test_without_a_compiler_it_is_not_used_and_the_product_is_the_same(monkeypat
     monkeypatch.setattr(native, "library", lambda: None)
     assert not isinstance(kernel_of(quantize_tensor(drawn(64, 128), INT4), torch.bfloat16), NativeInt4)
     assert multiply_bfloat16(drawn(1, 96), drawn(100, 96).bfloat16()) is None
-    model = AutoModelForCausalLM.from_pretrained(packed(tmp_path, rest=torch.bfloat16), dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(packed(tmp_path, halves=True), dtype=torch.float32)
     ids = torch.arange(20).reshape(1, 20)
     with torch.no_grad():
         without = model(ids).logits
@@ -109,15 +110,16 @@ def test_a_compiler_that_fails_is_no_compiler(monkeypatch, tmp_path):
     assert not list(tmp_path.rglob("*.so"))
 
 
-def packed(tmp_path: Path, **rest: torch.dtype) -> Path:
+def packed(tmp_path: Path, halves: bool = False) -> Path:
     folder = saved_llama(tmp_path / "llama", {KEPT.tensor: {KEPT.index: 4.0}}, tie_word_embeddings=True)
     with open_checkpoint(str(folder)) as checkpoint:
         plan = Plan.uniform(linear_tensors(checkpoint), INT4, [KEPT])
-        return write_packed(checkpoint, plan, tmp_path / "packed", **rest).folder
+        narrowed = {"model.embed_tokens.weight": "bfloat16"} if halves else {}
+        return write_packed(checkpoint, replace(plan, narrowed=narrowed), tmp_path / "packed").folder
 
 
 def test_a_packed_model_decodes_as_its_dense_form_does_with_halves_kept_as_halves(compiled, tmp_path):
-    model = AutoModelForCausalLM.from_pretrained(packed(tmp_path, rest=torch.bfloat16), dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(packed(tmp_path, halves=True), dtype=torch.float32)
     assert isinstance(model.model.embed_tokens, HalfEmbedding)
     assert isinstance(model.lm_head, HalfLinear)
     assert model.lm_head.weight is model.model.embed_tokens.weight

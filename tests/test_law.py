@@ -11,13 +11,14 @@ import superweights
 
 PACKAGE = Path(__file__).parent.parent / "superweights"
 
-# `errors`, `wording` (words that many sentences need) and `stopping` (SIGTERM, taken like Ctrl-C) are known to every
-# room. `record` knows `address`, because a
+# `GROUND` is known to every room. `record` knows `address`, because a
 # result names the weights it is about.
 LAW: dict[str, set[str]] = {
     "errors": set(),
     "wording": set(),
     "stopping": set(),
+    "axes": set(),
+    "lazy": set(),
     # Who tells a result in words, asked from below: the rooms that hold results stand below the one that draws tables.
     "telling": set(),
     "progress": set(),
@@ -40,6 +41,8 @@ LAW: dict[str, set[str]] = {
     "index": {"address", "subject", "record", "artefacts"},
     "taps": {"subject"},
     "stream": {"checkpoint", "address", "subject", "progress"},
+    # What a run will take, from a config alone: it knows how blocks are found and in which type they are computed.
+    "costs": {"subject", "stream"},
     # Many jobs kept in one file: it knows payloads and results, never what they are about.
     "jobs": {"artefacts", "progress", "record"},
     # Many edited versions of one model in a single pass; used by the discovery and by sweeps.
@@ -51,7 +54,8 @@ LAW: dict[str, set[str]] = {
     "quantization": {"checkpoint", "address", "record", "subject", "progress", "artefacts", "findings"},
     # Which module a tensor of the file becomes is known to the loader, `stream`.
     "formats": {
-        *("quantization", "checkpoint", "address", "stream", "subject", "progress", "artefacts"),
+        # A model card tells what the record does (record).
+        *("quantization", "checkpoint", "address", "stream", "subject", "progress", "artefacts", "record"),
     },
     # Matrices rounded for what they read, block by block: the model runs, by its own forward (stream).
     "reconstruction": {
@@ -60,7 +64,8 @@ LAW: dict[str, set[str]] = {
     # What rounding each matrix and each input costs, and the plan that a bit budget gives.
     "budget": {
         *("checkpoint", "address", "record", "stream", "scoring", "quantization", "subject", "progress"),
-        "findings",
+        # What comes before a rounded matrix is computed once for all of them.
+        *("findings", "branch"),
     },
     # Its curves are drawn on the same axes as every other picture.
     "sweeps": {
@@ -129,7 +134,7 @@ LAW: dict[str, set[str]] = {
     # How results are told to people: lines and tables, one file for each kind of record. It knows the types of what it
     # shows, and imports none of them when it runs: no torch.
     "tables": {
-        *("record", "findings", "address", "discovery", "sweeps", "index", "quantization"),
+        *("record", "findings", "address", "discovery", "sweeps", "index", "quantization", "costs"),
     },
     # What `import superweights` teaches transformers: the model types of ours.
     "plugin": {"formats", "pruning", "lab"},
@@ -143,6 +148,9 @@ TOP = {
     "__main__": {"cli"},
     "__init__": set(LAW),
 }
+# What every room knows: what a person is told, words, SIGTERM taken like Ctrl-C, the names of tensors' axes, and names
+# that are imported when they are asked for.
+GROUND = {"errors", "wording", "stopping", "axes", "lazy"}
 DOOR = set(superweights.__all__)
 
 pytestmark = pytest.mark.unit
@@ -174,7 +182,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 def test_each_room_imports_only_what_the_law_allows(path):
     room, law = room_of(path), LAW | TOP
     assert room in law, f"{room} is a new room: give it a line in the law"
-    assert imported_rooms(path) <= law[room] | {room, "errors", "wording", "stopping"}
+    assert imported_rooms(path) <= law[room] | {room, *GROUND}
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "cli").glob("*.py")), ids=lambda p: p.stem)

@@ -122,6 +122,23 @@ def test_a_stored_float16_is_computed_in_float32_unless_asked_for(saved, tmp_pat
         assert choose_dtype(checkpoint, "float16") is torch.float16
 
 
+@pytest.mark.parametrize(("has", "computed"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_stored_bfloat16_is_computed_in_float32_where_the_processor_has_none(
+    tmp_path, monkeypatch, has, computed
+):
+    families.save_tiny("llama", tmp_path)
+    file = tmp_path / "model.safetensors"
+    save_file({name: t.bfloat16() for name, t in load_file(file).items()}, file, metadata={"format": "pt"})
+    monkeypatch.setattr("superweights.stream.device.has_bfloat16", lambda: has)
+    with open_checkpoint(str(tmp_path)) as checkpoint:
+        assert choose_dtype(checkpoint, None) is computed
+        assert choose_dtype(checkpoint, "bfloat16") is torch.bfloat16
+        assert choose_dtype(checkpoint, None, torch.device("meta")) is torch.bfloat16
+        with streaming(checkpoint) as model:
+            assert model.dtype is computed
+            assert model(families.token_ids()).logits.dtype is computed
+
+
 def test_bad_types_and_devices_are_explained(saved):
     with open_checkpoint(str(saved("llama"))) as checkpoint:
         with pytest.raises(SuperweightsError, match="not a floating-point type"):

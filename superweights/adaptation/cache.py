@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from superweights.adaptation.factors import Factors, decompose
 from superweights.adaptation.matrices import Matrix, weight_of
 from superweights.artefacts import cache as artefacts
+from superweights.artefacts.disk import explained
 from superweights.artefacts.file import new_file
 from superweights.progress import Progress, silent
 from superweights.subject import device_of, stream_of
@@ -110,9 +111,21 @@ def _read(file: Path) -> Factors | None:
         with safe_open(file, framework="pt") as held:
             told: Mapping[str, str] = held.metadata() or {}
             U, sigma, Vh = (held.get_tensor(name) for name in ("U", "sigma", "Vh"))
-    except SafetensorError:
-        return None  # cut short by a full disk long ago: made anew
-    return Factors(U, sigma, Vh, told["method"], json.loads(told["error"]), json.loads(told["energy"]))
+            if told["digest"] != _digest_of(U, sigma, Vh, told):
+                return None
+            error, energy = (json.loads(told[name]) for name in ("error", "energy"))
+    except (SafetensorError, OSError, KeyError, ValueError):
+        return None  # cut short by a full disk long ago, of an older version, or changed: made anew
+    return Factors(U, sigma, Vh, told["method"], error, energy)
+
+
+def _digest_of(U: Tensor, sigma: Tensor, Vh: Tensor, told: Mapping[str, str]) -> str:
+    """A hash of the factors and of what is told of them."""
+    digest = hashlib.sha256(json.dumps([told[name] for name in ("method", "error", "energy")]).encode())
+    for each in (U, sigma, Vh):
+        digest.update(f"{each.dtype} {tuple(each.shape)}".encode())
+        digest.update(each.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _write(factors: Factors, file: Path) -> None:
@@ -121,6 +134,8 @@ def _write(factors: Factors, file: Path) -> None:
         "error": json.dumps(factors.error),
         "energy": json.dumps(factors.energy),
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
+    told["digest"] = _digest_of(factors.U, factors.sigma, factors.Vh, told)
+    with explained(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
     with new_file(file, replace=True) as partial:
         save_file({"U": factors.U, "sigma": factors.sigma, "Vh": factors.Vh}, partial, metadata=told)

@@ -24,6 +24,10 @@ from superweights.adaptation.supports import support
 from superweights.adaptation.tasks import Reward, Task
 from superweights.adaptation.training import Manner, Trained, Training
 from superweights.address import Address
+from superweights.artefacts.disk import explained
+from superweights.artefacts.file import write_text
+from superweights.artefacts.reading import parse_json, read_text
+from superweights.artefacts.shape import shaped
 from superweights.errors import SuperweightsError
 from superweights.record import Score
 
@@ -32,6 +36,8 @@ _PAPER_RATIO = 6.8 / 0.58
 TRAINED = ("svf", "lora", "lora-paper", "super", "largest", "smallest", "random")
 CONTROLS = ("random-z", "shuffled-z")
 _WITH_SVF = ("svf", *CONTROLS)
+# How a line of kept results begins.
+_BEGIN = '{"task": "'
 
 
 @dataclass(frozen=True)
@@ -235,18 +241,25 @@ def _circumstances(bench: ExpertBench, arms: Arms, manner: Manner) -> str:
 
 
 def _held(kept: Path | None) -> list[Result]:
+    """The results that a file holds; a last line that a kill has cut short is taken off it."""
     if kept is None or not kept.is_file():
         return []
-    try:
-        return [Result(**json.loads(line)) for line in kept.read_text(encoding="utf-8").splitlines() if line]
-    except (json.JSONDecodeError, TypeError) as error:
-        raise SuperweightsError(
-            f"{kept} holds no results of a comparison.", hint="give another file, or delete it."
-        ) from error
+    hint = "give another file, or delete it: it holds no results of a comparison."
+    text = read_text(kept, hint=hint)
+    whole, cut = text[: text.rfind("\n") + 1], text[text.rfind("\n") + 1 :]
+    if cut and not cut.startswith(_BEGIN[: len(cut)]):
+        whole, cut = text, ""
+    found = []
+    for number, line in enumerate(whole.splitlines(), 1):
+        where = f"{kept}, line {number}"
+        found += [shaped(Result, parse_json(line, where, hint=hint), where, hint)] if line else []
+    if cut:
+        write_text(kept, whole)
+    return found
 
 
 def _keep(kept: Path | None, result: Result) -> None:
     if kept is not None:
         told: dict[str, Any] = asdict(result)
-        with open(kept, "a", encoding="utf-8") as file:
+        with explained(kept), open(kept, "a", encoding="utf-8") as file:
             file.write(json.dumps(told) + "\n")

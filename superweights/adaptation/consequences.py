@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from superweights.adaptation.matrices import dense_parameter
 from superweights.address import Address
+from superweights.axes import Int
 from superweights.editing import Edit, edited, weight_value
 from superweights.record import Score
 from superweights.scoring import loss_change, loss_per_window
@@ -77,7 +78,7 @@ def consequences(
     model: nn.Module,
     adapted: Adapted,
     addresses: Sequence[Address],
-    windows: Tensor,
+    windows: Int[Tensor, "n length"],
     *,
     seed: int = 0,
 ) -> Consequences:

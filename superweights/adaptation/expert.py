@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,7 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from superweights.artefacts.folder import new_folder
-from superweights.artefacts.manifest import Work, digest_of
+from superweights.artefacts.manifest import Work, digest_of, verify
+from superweights.artefacts.reading import parse_json
+from superweights.artefacts.shape import Between, shaped
 from superweights.errors import SuperweightsError
 
 FILE, TOLD = "expert.safetensors", "expert.json"
@@ -62,6 +64,19 @@ class Expert:
             )
 
 
+@dataclass(frozen=True)
+class _Told:
+    """What stands in the header of an expert's file: its fields but z, and the version of the form."""
+
+    name: str
+    base: str
+    fingerprint: str
+    version: Literal[1]
+    about: str = ""
+    rank: Annotated[int, Between(1, 2**31)] | None = None
+    made: dict[str, Any] = field(default_factory=dict)
+
+
 def save_expert(expert: Expert, to: Path) -> Path:
     """The folder `to` with `expert.safetensors` (z) and `expert.json` (what is told of it), written at once.
 
@@ -81,33 +96,46 @@ def save_expert(expert: Expert, to: Path) -> Path:
 
 
 def load_expert(folder: Path) -> Expert:
-    """The expert that `save_expert` wrote. Raises `SuperweightsError` for anything else, and for nan."""
+    """The expert that `save_expert` wrote. Raises `SuperweightsError` for anything else, and for nan.
+
+    Where the folder has its manifest it is held against it first.
+    """
     file = Path(folder) / FILE
     if not file.is_file():
         raise SuperweightsError(
             f"{folder} holds no {FILE}.",
             hint="superweights adapt train makes experts; name the folder of one.",
         )
+    verify(Path(folder))
+    again = "train the expert again."
     try:
         with safe_open(file, framework="pt") as held:
-            told = json.loads((held.metadata() or {}).get("expert", "null"))
+            header = (held.metadata() or {}).get("expert", "null")
             z = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118 - safe_open is no dictionary
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise SuperweightsError(f"{file} is damaged: {error}", hint="train the expert again.") from error
-    if not isinstance(told, dict) or told.pop("version", None) != VERSION or not z:
+    except (SafetensorError, OSError, ValueError) as error:
+        raise SuperweightsError(f"{file} is damaged: {error}", hint=again) from error
+    data = parse_json(header, str(file), hint=again)
+    if not isinstance(data, dict) or data.get("version") != VERSION or not z:
         raise SuperweightsError(
             f"{file} is no expert of this version.", hint="pip install --upgrade superweights."
         )
-    wrong = [path for path, each in z.items() if each.dim() != 1 or not torch.isfinite(each).all()]
+    told = shaped(_Told, data, str(file), again)
+    wrong = [
+        path
+        for path, each in z.items()
+        if each.dim() != 1 or each.dtype != torch.float32 or not each.isfinite().all()
+    ]
     if wrong:
         raise SuperweightsError(f"The z of {wrong[0]} in {file} is nan or infinite.", hint="train it again.")
-    return Expert(z=z, **told)
+    return Expert(told.name, z, told.base, told.fingerprint, told.about, told.rank, told.made)
 
 
 def load_experts(folder: Path) -> tuple[Expert, ...]:
     """The experts in the folders below `folder`, by name. Raises `SuperweightsError` where there is none."""
     folder = Path(folder)
-    held = [p for p in sorted(folder.iterdir()) if (p / FILE).is_file()] if folder.is_dir() else []
+    below = sorted(folder.iterdir()) if folder.is_dir() else []
+    # Hidden ones are in the making, or were left by a run that was killed.
+    held = [place for place in below if not place.name.startswith(".") and (place / FILE).is_file()]
     if not held:
         raise SuperweightsError(
             f"{folder} holds no experts.",

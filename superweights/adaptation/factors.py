@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from superweights.axes import Float
 from superweights.errors import SuperweightsError
 
 # Matrices with more singular values than this are taken apart by random projections, this many values at most.
@@ -54,7 +55,13 @@ class Factors:
         return Factors(*parts, method=self.method, error=self.error, energy=self.energy)
 
 
-def decompose(weight: Tensor, rank: int | None = None, *, name: str = "the matrix", seed: int = 0) -> Factors:
+def decompose(
+    weight: Float[Tensor, "outputs inputs"],
+    rank: int | None = None,
+    *,
+    name: str = "the matrix",
+    seed: int = 0,
+) -> Factors:
     """The factors of `weight [outputs, inputs]`: all of them, or the `rank` largest by random projections.
 
     Without a rank, matrices of up to 4,096 singular values are decomposed in full, and larger ones to 1,024 values.

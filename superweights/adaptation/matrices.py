@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from superweights.axes import Float
 from superweights.errors import SuperweightsError
 from superweights.subject import layout_of
 from superweights.taps import Site, SiteMap, sites_of
@@ -68,7 +69,7 @@ def matrices_of(
     return tuple(found)
 
 
-def weight_of(model: nn.Module, matrix: Matrix) -> Tensor:
+def weight_of(model: nn.Module, matrix: Matrix) -> Float[Tensor, "outputs inputs"]:
     """The matrix `[outputs, inputs]` in float32 on the CPU, as the model multiplies with it; a copy.
 
     Raises `SuperweightsError` for weights that are not in memory, and for quantized layers that do not give theirs.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from superweights.adaptation.tasks import Example, Reward, Task
+from superweights.axes import Float, Int
 from superweights.errors import SuperweightsError
 from superweights.subject import context_of, device_of
 
@@ -91,7 +92,7 @@ def complete(
 
 def rewarded(
     model: nn.Module, reader: Reader, task: Task, examples: Sequence[Example], reward: Reward
-) -> Tensor:
+) -> Float[Tensor, " n"]:
     """The reward of the model's greedy completion of each example, `[n]`, float64."""
     said = complete(model, reader, [e.prompt for e in examples], new_tokens=task.new_tokens, stop=task.stop)
     return torch.tensor([reward(c.text, e) for c, e in zip(said, examples, strict=True)], dtype=torch.float64)
@@ -197,7 +198,7 @@ def _one_token(model: nn.Module, rows: list[list[int]], temperature: float) -> l
     return drawn(log_p, temperature)[:, None].tolist()
 
 
-def drawn(log_p: Tensor, temperature: float) -> Tensor:
+def drawn(log_p: Float[Tensor, "rows vocabulary"], temperature: float) -> Int[Tensor, " rows"]:
     """A token for each row of log-probabilities: the likeliest, or one drawn from the global random state."""
     if temperature == 0:
         return log_p.argmax(-1)

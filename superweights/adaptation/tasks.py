@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import math
 import random
 import re
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from superweights.artefacts.reading import parse_json, read_text
 from superweights.errors import SuperweightsError
 
 SPLITS = ("train", "valid", "test")
@@ -61,10 +61,7 @@ def read_task(path: Path, *, new_tokens: int = 8, stop: str | None = "\n", seed:
     Without `split`, a seeded 60 % learn, 20 % stop and 20 % judge. Raises `SuperweightsError` with the line's number
     for missing fields, and for a task that leaves a split empty or has a prompt twice.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SuperweightsError(f"{path} cannot be read as text: {error}", hint=_HINT) from error
+    lines = read_text(Path(path), hint=_HINT, largest=1 << 30).splitlines()
     examples: list[tuple[Example, str | None]] = []
     for number, line in enumerate(lines, 1):
         if line.strip():
@@ -106,11 +103,9 @@ def split_task(
 
 def _example(line: str, where: str) -> tuple[Example, str | None]:
     try:
-        held = json.loads(line)
+        held = parse_json(line, where, hint=_HINT)
         prompt, answer = held["prompt"], held["answer"]
         choices, split = held.get("choices") or (), held.get("split")
-    except json.JSONDecodeError as error:
-        raise SuperweightsError(f"{where} is not JSON.", hint=_HINT) from error
     except KeyError as error:
         raise SuperweightsError(f"{where} has no {error.args[0]!r}.", hint=_HINT) from error
     except (TypeError, AttributeError) as error:

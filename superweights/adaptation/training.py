@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from superweights.adaptation.kept_state import keep_state, kept_state
 from superweights.adaptation.learners import Learner
 from superweights.adaptation.speaking import (
     Completion,
@@ -30,7 +31,7 @@ from superweights.adaptation.speaking import (
     score,
 )
 from superweights.adaptation.tasks import Example, Reward, Task
-from superweights.artefacts.file import new_file
+from superweights.axes import Float
 from superweights.errors import SuperweightsError
 from superweights.progress import Progress, silent
 
@@ -312,15 +313,13 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "state": {**vars(state), "steps": [asdict(step) for step in state.steps]},
         }
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        with new_file(self.file, replace=True) as partial:
-            torch.save(held, partial)
+        keep_state(self.file, held)
 
     def _resumed(self) -> _State | None:
         """The state that a stopped run of the same training left, its numbers and moments put back; or None."""
         if self.file is None or not self.file.is_file():
             return None
-        held = torch.load(self.file, weights_only=True)
+        held = kept_state(self.file)
         if held["identity"] != self.identity:
             raise SuperweightsError(
                 f"{self.file.parent} holds the unfinished training of another task, model or manner.",
@@ -330,8 +329,7 @@ class Training:
             for name, parameter in self.learner.parameters.items():
                 parameter.copy_(held["numbers"][name])
         self.optimizer.load_state_dict(held["optimizer"])
-        told = held["state"]
-        return _State(**{**told, "steps": [Step(**step) for step in told["steps"]]})
+        return _State(**{**held["state"], "steps": [Step(**step) for step in held["state"]["steps"]]})
 
 
 class _Asked:
@@ -383,7 +381,9 @@ def _frozen(model: nn.Module, but: Sequence[nn.Parameter]) -> Iterator[None]:
         model.train(was)
 
 
-def kl_of(ours: Tensor, base: Tensor, direction: str) -> Tensor:
+def kl_of(
+    ours: Float[Tensor, "tokens vocabulary"], base: Float[Tensor, "tokens vocabulary"], direction: str
+) -> Float[Tensor, " tokens"]:
     """The divergence at each token `[tokens]`, nats, between log-probabilities `[tokens, vocabulary]`.
 
     `paper`: KL(expert || base), Transformer² equation 1. `code`: KL(base || expert), as the published code computes.

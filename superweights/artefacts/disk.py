@@ -57,8 +57,13 @@ def explained(to: Path) -> Iterator[None]:
     except SuperweightsError:
         raise
     except Exception as error:
-        # safetensors has an error of its own, which says the system's number in its text only.
+        # safetensors has an error of its own, which says the system's number in its text only; torch says none.
         number = re.search(r"\(os error (\d+)\)", str(error))
+        if "inline_container.cc" in str(error):  # where torch writes files
+            raise SuperweightsError(
+                f"{to} could not be written: the disk is full, or refuses it.",
+                hint="free some space and run the same command again, or write to another disk.",
+            ) from error
         told = _in_words(OSError(int(number[1]), os.strerror(int(number[1]))), to) if number else None
         if told is None:
             raise

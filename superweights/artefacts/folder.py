@@ -127,6 +127,19 @@ class Draft:
                 remove(entry)
 
 
+def seal(folder: Path, work: Work) -> None:
+    """Write the manifest of a folder that is whole, and wait until all of it is on the disk; it is renamed later."""
+    files = {}
+    for name, _ in list(files_in(folder)):
+        files[name] = hashed(folder / name)
+        settle(folder / name)
+    (folder / MANIFEST).write_text(
+        Manifest(work.kind, work.source, work.plan, files).to_json(), encoding="utf-8"
+    )
+    settle(folder / MANIFEST)
+    settle_folder(folder)
+
+
 @contextmanager
 def new_folder(to: Path, work: Work) -> Iterator[Draft]:
     """A draft of the folder `to`, which appears when the body has ended, whole and on the disk.

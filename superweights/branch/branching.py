@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from superweights.axes import Float, Int
 from superweights.branch.calls import one_row, repeated, same, takes
 from superweights.editing import Edit, edited
 from superweights.stream.blocks import find_blocks
@@ -46,6 +47,8 @@ class Branch:
     hidden: Tensor | None = None
     apart: bool = False
     _own: dict[int, Any] = field(default_factory=dict, repr=False)
+    _edits_in: dict[str, list[Edit]] = field(default_factory=dict, repr=False)
+    """The edits by the block that they stand in."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +94,9 @@ class Branching:
         self._abreast, self._abreast_checked = abreast, False
 
     def pass_over(
-        self, input_ids: Tensor, discover: Callable[[Visit], Iterable[Branch]] | None = None
+        self,
+        input_ids: Int[Tensor, "rows tokens"],
+        discover: Callable[[Visit], Iterable[Branch]] | None = None,
     ) -> None:
         """Run the model on `input_ids [rows, tokens]` with every branch.
 
@@ -108,7 +113,9 @@ class Branching:
             self._break("the head")
             self._base = None
 
-    def logits(self, branch: Branch | None, rows: slice, positions: slice | None = None) -> Tensor:
+    def logits(
+        self, branch: Branch | None, rows: slice, positions: slice | None = None
+    ) -> Float[Tensor, "rows tokens vocabulary"]:
         """What `branch` (None: the model itself) predicts for these rows: `[rows, tokens, vocabulary]`.
 
         Of `positions` alone where given; where the model's forward can be asked for some, no others are made.
@@ -165,9 +172,11 @@ class Branching:
         return bool(((again - predicted[:1]).abs() <= 1e-3 * scale).all())
 
     def _prepare(self, branch: Branch) -> None:
-        branch.hidden, branch._own = None, {}
-        every = [*branch.edits, *(edit for row in branch.by_row for edit in row)]
-        branch.apart = any(self._path_of(edit) is None for edit in every)
+        branch.hidden, branch._own, branch._edits_in = None, {}, {}
+        for edit in branch.edits:
+            branch._edits_in.setdefault(self._path_of(edit) or "", []).append(edit)
+        rows = (edit for row in branch.by_row for edit in row)
+        branch.apart = "" in branch._edits_in or any(self._path_of(edit) is None for edit in rows)
 
     def _path_of(self, edit: Edit) -> str | None:
         """The block that holds the edited parameter, or None."""
@@ -234,12 +243,13 @@ class Branching:
 
     def _changes(self, branch: Branch, path: str) -> bool:
         """Whether `branch` does something in the block at `path` that the model does not."""
-        every = (*branch.edits, *(branch.by_row[0] if branch.by_row else ()))
-        return branch.at == path or any(self._path_of(edit) == path for edit in every)
+        first = branch.by_row[0] if branch.by_row else ()
+        here = branch.at == path or path in branch._edits_in
+        return here or any(self._path_of(edit) == path for edit in first)
 
     def _run(self, branch: Branch, path: str, forward: Callable, args: tuple, kwargs: dict) -> Tensor:
         """The block's forward with what `branch` changes in it."""
-        here = [edit for edit in branch.edits if self._path_of(edit) == path]
+        here = branch._edits_in.get(path, [])
         around = branch.around() if branch.around and self._changes(branch, path) else nullcontext()
         with around, edited(self.model, here, verify=False) if here else nullcontext():
             if not branch.by_row or self._path_of(branch.by_row[0][0]) != path:

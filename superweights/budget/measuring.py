@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from superweights.address import Address
 from superweights.budget.allotting import Choice
+from superweights.budget.branches import divergences_alone, divergences_in_blocks
 from superweights.checkpoint import Checkpoint
 from superweights.errors import SuperweightsError
 from superweights.progress import Progress
 from superweights.quantization.plan import Plan
 from superweights.quantization.scheme import Blocks, Scheme
+from superweights.quantization.standing_for import rounded_checkpoint
 from superweights.quantization.tensor import quantize_tensor
-from superweights.scoring import Comparison, Variant, compare, compare_all
+from superweights.scoring import Comparison, compare_all
 from superweights.stream import streaming
 from superweights.subject import layout_of
 
@@ -37,9 +38,6 @@ CANDIDATES: Mapping[str, tuple[Scheme, ...]] = {
     ),
 }
 _MEASURED = {"packed": 1, "compressed-tensors": 1, "gguf": 0}
-
-# So many matrices share one pass of the model as it is.
-_TOGETHER = 14
 
 
 @dataclass(frozen=True)
@@ -81,50 +79,80 @@ def sensitivities(
 ) -> list[Sensitivity]:
     """What rounding each of `tensors` (name to axis of output channels) costs on `tokens` `[windows, length]`.
 
-    The model is in memory in float32 and runs once for each matrix. Weights in `keep` are held out, as a plan that
-    keeps them will. Raises `SuperweightsError` for matrices that are not parameters of their own (stacked experts).
+    The model is streamed in float32. What comes before a matrix is computed once for all, what comes after it once for
+    each; several matrices go through the later blocks side by side. Where a model's blocks are no chain, or share their
+    weights, it is in memory and runs once for each matrix. Weights in `keep` are held out, as a plan that keeps them
+    will. Raises `SuperweightsError` for matrices that are not parameters of their own (stacked experts).
     """
-    schemes, at = candidates_for(format_), _MEASURED[format_]
-    found = []
-    with streaming(checkpoint, dtype="float32", device=device, resident=True) as model:
+    trials = Trials(checkpoint, tensors, candidates_for(format_), _MEASURED[format_], keep)
+    with streaming(checkpoint, dtype="float32", device=device, resident=False) as model:
         names = {name: _parameter(model, checkpoint, name) for name in tensors}
-        for start in range(0, len(names), _TOGETHER):
-            part = list(names)[start : start + _TOGETHER]
-            rounded = {name: _offers(checkpoint, name, tensors[name], schemes, at, keep) for name in part}
-            changes = [{names[name]: rounded[name][1]} for name in part]
-            variants = [Variant(model, partial(_replaced, model, change)) for change in changes]
-            for name, compared in zip(part, compare_all(model, variants, tokens), strict=True):
-                offers = rounded[name][0]
-                found.append(_sensitivity(name, checkpoint, offers, at, compared.kl.value))
-            if progress is not None:
-                progress("sensitivity", len(found), len(names))
-    return found
+        costs = divergences_in_blocks(model, names, trials.measured, tokens, progress)
+    if costs is None:
+        with streaming(checkpoint, dtype="float32", device=device, resident=True) as model:
+            costs = divergences_alone(model, names, trials.measured, tokens, progress)
+    return [trials.sensitivity(name, costs[name]) for name in tensors]
 
 
-def check_plan(
-    checkpoint: Checkpoint, plan: Plan, tokens: Tensor, *, device: str = "auto", seed: int = 0
-) -> Comparison:
-    """The model under `plan` beside the model as it is, on `tokens`."""
-    with streaming(checkpoint, dtype="float32", device=device, resident=True) as model:
-        rounded = {}
-        for name in plan.schemes:
-            parameter = _parameter(model, checkpoint, name)
-            rounded[parameter] = plan.round(name, checkpoint.read(name)).dequantize(torch.float32)
-        return compare(model, Variant(model, lambda: _replaced(model, rounded)), tokens, seed=seed)
+def check_plans(
+    checkpoint: Checkpoint, plans: Sequence[Plan], tokens: Tensor, *, device: str = "auto", seed: int = 0
+) -> list[Comparison]:
+    """The model under each of `plans` beside the model as it is, on `tokens`; all are streamed, rounded while read."""
+    with ExitStack() as stack:
+        models = [
+            stack.enter_context(streaming(each, dtype="float32", device=device, resident=False))
+            for each in (checkpoint, *(rounded_checkpoint(checkpoint, plan) for plan in plans))
+        ]
+        return compare_all(models[0], models[1:], tokens, seed=seed)
+
+
+class Trials:
+    """The matrices of a checkpoint rounded by every candidate, each looked at once and then let go."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        tensors: Mapping[str, int],
+        schemes: Sequence[Scheme],
+        at: int,
+        keep: Sequence[Address],
+    ):
+        self._checkpoint, self._tensors, self._schemes, self._at = checkpoint, tensors, schemes, at
+        self._keep = keep
+        self._offers: dict[str, list[tuple[Scheme, int, float]]] = {}
+
+    def measured(self, name: str) -> Tensor:
+        """The matrix `name` rounded by the scheme that is measured, float32; the others are noted on the way."""
+        schemes = [self._schemes[self._at]] if name in self._offers else self._schemes
+        weight = self._checkpoint.read(name)
+        offers, middle = _offers(
+            weight, name, self._tensors[name], schemes, self._schemes[self._at], self._keep
+        )
+        self._offers.setdefault(name, offers)
+        self._checkpoint.release([name])
+        return middle
+
+    def sensitivity(self, name: str, measured: float) -> Sensitivity:
+        """What each candidate costs, where the one in the middle costs `measured`."""
+        return _sensitivity(name, self._checkpoint, self._offers[name], self._at, measured)
 
 
 def _offers(
-    checkpoint: Checkpoint, name: str, axis: int, schemes: Sequence[Scheme], at: int, keep: Sequence[Address]
+    weight: Tensor,
+    name: str,
+    axis: int,
+    schemes: Sequence[Scheme],
+    measured: Scheme,
+    keep: Sequence[Address],
 ) -> tuple[list[tuple[Scheme, int, float]], Tensor]:
-    """Stored bits and squared error of every scheme on one matrix, and the matrix rounded by the measured one."""
-    weight = checkpoint.read(name)
+    """Stored bits and squared error of every scheme on one matrix, and the matrix rounded by the `measured` one."""
     kept = [address.index for address in keep if address.tensor == name]
     offers, middle = [], torch.empty(0)
-    for place, scheme in enumerate(schemes):
+    for scheme in schemes:
         quantized = quantize_tensor(weight, scheme, kept, axis)
         dense = quantized.dequantize(torch.float32)
         offers.append((scheme, quantized.stored_bits.total, float((dense - weight.float()).square().sum())))
-        if place == at:
+        if scheme == measured:
             middle = dense
     return offers, middle
 
@@ -148,17 +176,3 @@ def _parameter(model: nn.Module, checkpoint: Checkpoint, name: str) -> str:
             hint="leave stacked experts to one scheme for all: superweights quantize without --plan.",
         )
     return target
-
-
-@contextmanager
-def _replaced(model: nn.Module, rounded: Mapping[str, Tensor]) -> Iterator[None]:
-    """The model with these parameters' values, put back as they were."""
-    parameters = {name: model.get_parameter(name) for name in rounded}
-    before = {name: parameter.data for name, parameter in parameters.items()}
-    try:
-        for name, values in rounded.items():
-            parameters[name].data = values.to(before[name].device)
-        yield
-    finally:
-        for name, parameter in parameters.items():
-            parameter.data = before[name]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from superweights.address import Address
 from superweights.budget.allotting import Allotment, allot
-from superweights.budget.measuring import Sensitivity, check_plan, sensitivities
+from superweights.budget.measuring import Sensitivity, check_plans, sensitivities
 from superweights.checkpoint import Checkpoint
 from superweights.findings import Alternative, Planned, PlannedMatrix
 from superweights.progress import Progress, silent
@@ -40,10 +40,12 @@ def plan_bits(
     *,
     device: str = "auto",
     seed: int = 0,
+    notes: Sequence[str] = (),
     progress: Progress = silent,
 ) -> Planning:
     """The plan of `bits` stored bits per weight, by the first half of `tokens [windows, length]`, and what it does
-    to the second, beside single schemes of nearly that size. `form` says whose schemes there are to choose from.
+    to the second, beside single schemes of nearly that size. `form` says whose schemes there are to choose from;
+    `notes` are passed on.
     """
     matrices, half = linear_tensors(checkpoint), len(tokens) // 2
     measured = sensitivities(
@@ -54,18 +56,20 @@ def plan_bits(
     )
     axes = {name: axis for name, axis in matrices.items() if axis}
     plan = Plan({name: choice.scheme for name, choice in allotment.choices.items()}, tuple(kept), axes)
-    checked = check_plan(checkpoint, plan, tokens[half:], device=device, seed=seed)
-    uniform = []
-    for least, scheme in _around(measured, allotment.bits_per_weight):
-        same = Plan(dict.fromkeys(plan.schemes, scheme), plan.keep, plan.out_axes)
-        kl = check_plan(checkpoint, same, tokens[half:], device=device, seed=seed).kl
-        uniform.append(Alternative(str(scheme), least, **asdict(kl)))
+    beside = _around(measured, allotment.bits_per_weight)
+    same = [Plan(dict.fromkeys(plan.schemes, scheme), plan.keep, plan.out_axes) for _, scheme in beside]
+    checked, *others = check_plans(checkpoint, [plan, *same], tokens[half:], device=device, seed=seed)
+    uniform = [
+        Alternative(str(scheme), least, **asdict(other.kl))
+        for (least, scheme), other in zip(beside, others, strict=True)
+    ]
     found = Planned(
         allotment.bits_per_weight,
         allotment.loss,
         tuple((step.bits_per_weight, step.loss) for step in allotment.frontier),
         tuple(uniform),
         tuple(_matrix(each, allotment, kept) for each in measured),
+        tuple(notes),
     )
     return Planning(plan, found, (checked.kl, checked.base, checked.other))
 

@@ -20,11 +20,14 @@ from superweights.quantization import (
     Scheme,
     Smooth,
     activation_report,
-    calibrate,
+    calibrate_all,
 )
+from superweights.quantization.activations import RoundedWeight
 from superweights.quantization.calibration import Calibration
-from superweights.scoring import Comparison, Variant, compare
+from superweights.record import Score
+from superweights.scoring import Comparison, Variant, compare_all
 from superweights.subject import Reading
+from superweights.wording import counted
 
 # What is held out by default, in root mean squares of a token or of a sequence. Chosen on embedded prose
 # (benchmarks/activations.py choose), reported on other text in docs/activations.md.
@@ -93,10 +96,13 @@ def round_inputs(
     """
     schemes = ways.schemes()
     trial = _Trial(model, tokenizer, reading, ways, seed, progress)
-    rows = tuple(trial.row(*each) for each in schemes)
+    base, rows = trial.rows(schemes)
     layers = tuple(layer for each in schemes for layer in trial.layers(*each))
-    assert trial.base is not None
-    return Activations(trial.conditions, trial.base, rows, layers)
+    return Activations(trial.conditions, base, rows, layers)
+
+
+# What shares a scale, how it is rounded in words, and the scheme.
+_Row = tuple[str, str, ActivationScheme]
 
 
 class _Trial:
@@ -111,7 +117,6 @@ class _Trial:
         other = replace(reading, text=ways.calibrate_on)
         self._calibrating = _behind(reading, other, tokenizer)
         self._calibrations: dict[tuple[str, str], Calibration] = {}
-        self.base = None
         text = other.read()
         self.conditions = {
             **reading.conditions(tokenizer),
@@ -122,24 +127,32 @@ class _Trial:
             "device": str(model.device),
         }
 
-    def row(self, scale: str, way: str, scheme: ActivationScheme) -> RoundedRow:
-        """The model's scores under `scheme`, beside its own."""
-        told = labelled(self._progress, f"{scale}, {way}")
-        if scheme.calibrated:
-            self._calibrations[scale, way] = calibrate(self._model, self._calibrating, scheme, progress=told)
-        applied = Rounding(self._model, scheme, self._calibrations.get((scale, way)))
-        found: Comparison = compare(
+    def rows(self, schemes: Sequence[_Row]) -> tuple[Score, tuple[RoundedRow, ...]]:
+        """The model's own score, and its scores under each of `schemes`: it runs once for all of them."""
+        asked = [each for each in schemes if each[2].calibrated]
+        found = calibrate_all(
+            self._model, self._calibrating, [scheme for *_, scheme in asked], progress=self._progress
+        )
+        self._calibrations = {(s, w): each for (s, w, _), each in zip(asked, found, strict=True)}
+        shared: dict[Any, dict[str, RoundedWeight]] = {}
+        applied = [self._rounding(each, shared) for each in schemes]
+        compared = compare_all(
             self._model,
-            Variant(self._model, applied.applied),
+            [Variant(self._model, each.applied) for each in applied],
             self._windows,
             batch_size=self._reading.batch_size,
             seed=self._seed,
-            progress=told,
+            progress=labelled(self._progress, counted(len(schemes), "way")),
         )
-        applied.release()
-        self.base = found.base
-        scores = found.other, found.loss, found.kl, found.agreement
-        return RoundedRow(scale, way, scheme.to_json(), applied.held_share, *scores, found.other_losses)
+        return compared[0].base, tuple(map(_row, schemes, applied, compared))
+
+    def _rounding(self, row: _Row, shared: dict[Any, dict[str, RoundedWeight]]) -> Rounding:
+        """The model under one scheme; weights that are rounded alike are kept once."""
+        scale, way, scheme = row
+        calibration = self._calibrations.get((scale, way))
+        smoothing = None if calibration is None or scheme.smooth is None else calibration.smoothing
+        weights = shared.setdefault((scheme.weights, scheme.skip, id(smoothing)), {})
+        return Rounding(self._model, scheme, calibration, weights=weights)
 
     def layers(self, scale: str, way: str, scheme: ActivationScheme) -> list[RoundedLayer]:
         """The layers that gain most where `scheme` holds something out."""
@@ -169,6 +182,12 @@ class _Trial:
             )
             for one in gain
         ]
+
+
+def _row(row: _Row, applied: Rounding, found: Comparison) -> RoundedRow:
+    scale, way, scheme = row
+    scores = found.other, found.loss, found.kl, found.agreement
+    return RoundedRow(scale, way, scheme.to_json(), applied.held_share, *scores, found.other_losses)
 
 
 def _behind(reading: Reading, other: Reading, tokenizer: Any) -> Tensor:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import superweights
-from superweights.cli import console
+from superweights.cli import config, console
 from superweights.cli.ablate import ablate
 from superweights.cli.activations import activations
 from superweights.cli.adapt import adapt
 from superweights.cli.anatomy import anatomy
 from superweights.cli.attach import attach
 from superweights.cli.audit import audit
+from superweights.cli.estimate import estimate
 from superweights.cli.evaluate import evaluate
 from superweights.cli.explore import explore
 from superweights.cli.facts import facts
@@ -27,6 +30,7 @@ from superweights.cli.peel import peel
 from superweights.cli.plan import plan
 from superweights.cli.profile import profile
 from superweights.cli.prune import prune
+from superweights.cli.push import push
 from superweights.cli.quantize import quantize
 from superweights.cli.recipe import recipe
 from superweights.cli.report import report
@@ -36,6 +40,7 @@ from superweights.cli.scan import scan
 from superweights.cli.score import score
 from superweights.cli.show import show
 from superweights.cli.sweep import sweep
+from superweights.cli.tour import tour
 from superweights.errors import SuperweightsError, explain_os_error
 from superweights.stopping import EXIT_CODE, Terminated, stopped_by_sigterm
 
@@ -61,16 +66,27 @@ app = typer.Typer(
 
 @app.callback()
 def _program(
+    context: typer.Context,
+    config_: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", help="Defaults of options, instead of ./superweights.toml.", show_default=False
+        ),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """What stands before a command."""
+    found = config.file_of(config_)
+    if found is not None:
+        console.note(f"defaults from {found}")
+    context.default_map = config.defaults(context.command, found, os.environ)
 
 
 for command in (
-    find, known, scan, facts, score, ablate, scale, evaluate, plan, quantize, peel, attach, recipe, audit, prune,
-    show, report, explore, reproduce, activations, sweep, anatomy, profile,
+    tour, find, known, scan, facts, score, ablate, scale, evaluate, plan, quantize, peel, attach, recipe, audit, prune,
+    push, show, report, explore, reproduce, activations, sweep, anatomy, profile, estimate,
 ):  # fmt: skip
     app.command(command.__name__)(command)
 for command in (grow, designs):

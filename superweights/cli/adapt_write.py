@@ -6,7 +6,7 @@ from typing import Annotated
 
 from superweights.cli import adapt_options as own
 from superweights.cli import console, options
-from superweights.cli.groups import Output, Trust, grouped
+from superweights.cli.groups import Output, Shared, Trust, grouped
 
 Form = Annotated[str, options.in_output("--as", help="psoft (the same function) or lora (cut to --rank).")]
 Rank = Annotated[int, options.in_output(min=1, help="Of the LoRA adapter.")]
@@ -18,6 +18,7 @@ def merge(
     expert: own.Expert,
     to: options.NewFolder,
     opened: Trust = Trust(),
+    shared: Shared = Shared(),
     output: Output = Output(),
 ) -> None:
     """Write the model with an expert merged in: a dense checkpoint that any program reads.
@@ -29,6 +30,7 @@ def merge(
     with console.progress() as bar:
         record = verb(opened.source(model), expert, to, "dense", progress=bar)
     output.finish(record)
+    shared.push(to, record)
 
 
 @grouped
@@ -39,6 +41,7 @@ def export(
     form: Form = "psoft",
     rank: Rank = 16,
     opened: Trust = Trust(),
+    shared: Shared = Shared(),
     output: Output = Output(),
 ) -> None:
     """Write an expert as an adapter that plain PEFT loads.
@@ -50,3 +53,4 @@ def export(
     with console.progress() as bar:
         record = verb(opened.source(model), expert, to, form, rank=rank, progress=bar)
     output.finish(record)
+    shared.push(to, record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import cleandoc
 from pathlib import Path
 from typing import Annotated
 
@@ -48,6 +49,6 @@ def anatomy(
 
 # The list of questions stands below the options of --help.
 anatomy.__doc__ = (
-    f"{anatomy.__doc__}\n\n    Questions:\n\n    {_LIST}\n\n    [bold]all[/]: every one-pass question.\n"
+    f"{cleandoc(anatomy.__doc__ or '')}\n\nQuestions:\n\n{_LIST}\n\n[bold]all[/]: every one-pass question.\n"
 )
 anatomy = grouped(anatomy)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from superweights.cli import console, options
-from superweights.cli.groups import Placed, Printed, grouped
+from superweights.cli.groups import Placed, Printed, Shared, grouped
 
 SideCarFolder = Annotated[Path, typer.Option(help="The folder that superweights peel wrote.")]
 To = Annotated[Path, options.in_output(help="A new folder (PEFT), or for a .gguf base a new .gguf file.")]
@@ -22,6 +22,7 @@ def attach(
     side_car: SideCarFolder,
     to: To,
     opened: Placed = Placed(),
+    shared: Shared = Shared(),
     output: Printed = Printed(),
 ) -> None:
     """Write what a quantized base lacks of its super weights as a LoRA adapter: for PEFT and vLLM, or llama.cpp.
@@ -36,3 +37,4 @@ def attach(
         console.print_line(json.dumps(asdict(found)))
     else:
         console.show(attached(found.lacking, base, to))
+    shared.push(to)

@@ -9,9 +9,7 @@ import typer
 from superweights.cli import console, options
 from superweights.cli.groups import Chosen, Cut, Output, Placed, grouped
 
-Original = Annotated[
-    str, typer.Option(help="The original: folder, file, org/name\\[@revision], or 'embedded'.")
-]
+Original = Annotated[str, typer.Option(help=f"The original. {options.NAMED}.")]
 WeightsOnly = Annotated[bool, typer.Option("--weights-only", help="Run neither model.")]
 
 

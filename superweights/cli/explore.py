@@ -24,6 +24,12 @@ TokenFile = Annotated[
     Path | None,
     typer.Option(help="A file that holds the token; arguments can be seen by others. Or SUPERWEIGHTS_TOKEN."),
 ]
+Names = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--name", help="A name that a proxy gives the page, besides this machine's own; repeatable."
+    ),
+]
 Browser = Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")]
 
 
@@ -36,6 +42,7 @@ def explore(
     host: Host = "127.0.0.1",
     token: Token = None,
     token_file: TokenFile = None,
+    name: Names = None,
     open_browser: Browser = True,
     seed: options.Seed = 0,
     opened: Opened = Opened(),
@@ -47,6 +54,7 @@ def explore(
     from superweights import explore as verb
 
     guard: Any = {"host": host, "port": port, "token": token, "token_file": token_file}
+    guard["names"] = name or ()
     with console.progress() as bar:
         page = verb(opened.source(model), weights or (), record=from_, seed=seed, progress=bar, **guard)
         address = next(page)

@@ -85,10 +85,10 @@ def _finish(record: Record, output: Lines, everything: bool, story: Any) -> None
     """As every record, but for what `--all` and `--explain` ask; exit code 130 where it was interrupted."""
     from superweights.tables.found import parts
 
-    if output.as_json or not (everything or story):
-        output.finish(record)
+    output.keep(record)
+    if output.as_json:
+        console.show_record(record, True)
     else:
-        output.keep(record)
-        console.show(parts(record, everything, story))
+        console.show(parts(record, everything, story, output.out))
     if record.findings.conditions["interrupted"]:
         raise typer.Exit(_INTERRUPTED)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from copy import copy
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from typer.models import OptionInfo
@@ -111,11 +112,26 @@ class Lines(Output):
     as_json: options.AsJsonLines = False
 
 
+@dataclass(frozen=True)
+class Shared:
+    """Where on the hub it is put."""
+
+    push_to_hub: options.PushToHub = None
+    private: options.Private = False
+
+    def push(self, path: Path | None, record: Record | None = None) -> None:
+        """Put what was written to `path` there, where that was asked for."""
+        from superweights import push
+
+        if self.push_to_hub is not None and path is not None:
+            console.note(f"pushed: {push(path, self.push_to_hub, record, private=self.private)}")
+
+
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """`command` as the command line should see it: the options of each group in that argument's place.
 
     A group is a dataclass; the command's default for it gives the options' defaults. Options without a panel of
-    their own stand under "What".
+    their own stand under "What"; arguments come first, then the panels in the order of `options.PANELS`.
     """
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
@@ -135,9 +151,16 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
             given[name] = group(**{each.name: given.pop(each.name) for each in fields(group)})
         command(**given)
 
+    seen = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in sorted(seen, key=_panel)]
     called.__dict__["__signature__"] = inspect.Signature(seen)
     called.__annotations__ = {each.name: each.annotation for each in seen}
     return called
+
+
+def _panel(parameter: inspect.Parameter) -> int:
+    """Where on --help it stands: an argument, or the number of its panel."""
+    option = parameter.annotation.__metadata__[0]
+    return options.PANELS.index(option.rich_help_panel) if isinstance(option, OptionInfo) else -1
 
 
 def _in_panel(hint: Any) -> Any:
@@ -146,5 +169,5 @@ def _in_panel(hint: Any) -> Any:
     if not metadata or not isinstance(metadata[0], OptionInfo) or metadata[0].rich_help_panel:
         return hint
     option = copy(metadata[0])
-    option.rich_help_panel = options.WHAT
+    option.rich_help_panel = options.PANELS[0]
     return Annotated[hint.__origin__, option]

@@ -50,7 +50,7 @@ def run(
     """
     from superweights import lab_run
 
-    with console.kept_in(to), console.progress() as bar:
+    with console.progress() as bar:
         shown = lab_run(suite, to, quick=quick, workers=workers, ray=ray, progress=bar)
     _show(shown, as_json)
     console.note(f"page: {to / 'page.html'}")
@@ -89,7 +89,7 @@ def train(
     from superweights.verbs.train import refuse_failure, speaks
     from superweights.verbs.train import train as through
 
-    with console.kept_in(to), console.progress() as bar:
+    with console.progress() as bar:
         result = through(recipe, to, seed=seed, tensorboard=tensorboard, progress=bar)
     if speaks():
         _show(lab_compare([to]), as_json)

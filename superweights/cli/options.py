@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 # The panels of --help: what is asked (also every option that names no panel), of which text, which model, given where.
-WHAT = "What"
+PANELS = ("What", "Text", "Model", "Output")
 in_text = partial(typer.Option, rich_help_panel="Text")
 in_model = partial(typer.Option, rich_help_panel="Model")
 in_output = partial(typer.Option, rich_help_panel="Output")
@@ -24,15 +24,9 @@ def output_place(path: Path | None) -> Path | None:
     return path
 
 
-Model = Annotated[
-    str, typer.Argument(help="Folder, .gguf or .safetensors file, org/name\\[@revision], or 'embedded'.")
-]
-ModelOrEmbedded = Annotated[
-    str | None,
-    typer.Argument(
-        help="Folder, .gguf or .safetensors file, org/name\\[@revision]; none: the embedded model."
-    ),
-]
+NAMED = "Folder, .gguf or .safetensors file, org/name\\[@revision], or 'embedded'"
+Model = Annotated[str, typer.Argument(help=f"{NAMED}.")]
+ModelOrEmbedded = Annotated[str | None, typer.Argument(help=f"{NAMED}, the default.")]
 Edits = Annotated[
     list[str] | None,
     typer.Option(
@@ -70,7 +64,12 @@ Bos = Annotated[
 ]
 BatchSize = Annotated[int | None, in_text(min=1, help="Windows that go through the model at once.")]
 
-Dtype = Annotated[str, in_model(help="auto (as stored, never float16), float32, bfloat16, float16.")]
+Dtype = Annotated[
+    str,
+    in_model(
+        help="auto (as stored; float32 for what this machine has no arithmetic for), float32, bfloat16, float16."
+    ),
+]
 Device = Annotated[str, in_model(help="auto, cpu, cuda, mps.")]
 AllowPickle = Annotated[bool, in_model("--allow-pickle", help="Read pickled weights (weights_only).")]
 TrustRemoteCode = Annotated[
@@ -83,4 +82,25 @@ Out = Annotated[
     Path | None, in_output(help="Also write the record to this file, as JSON.", callback=output_place)
 ]
 NewFolder = Annotated[Path, in_output("--to", help="A new folder.")]
+
+
+def hub_name(name: str | None) -> str | None:
+    """`name`, where something can be put on the hub. Raises `SuperweightsError` otherwise, before the work."""
+    if name is not None:
+        from superweights.verbs.push import check_target
+
+        check_target(name)
+    return name
+
+
+PushToHub = Annotated[
+    str | None,
+    in_output(
+        "--push-to-hub",
+        metavar="ORG/NAME",
+        help="Also put it into this new repository of the Hugging Face Hub, with a model card.",
+        callback=hub_name,
+    ),
+]
+Private = Annotated[bool, in_output("--private", help="On the hub only you may read it.")]
 Picture = Annotated[Path | None, in_output(help="Also draw it into this .svg file.")]

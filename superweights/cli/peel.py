@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from superweights.cli import console, options
-from superweights.cli.groups import Chosen, Printed, Trust, grouped
+from superweights.cli.groups import Chosen, Printed, Shared, Trust, grouped
 
 
 @grouped
@@ -14,6 +14,7 @@ def peel(
     to: options.NewFolder,
     held: Chosen = Chosen(),
     opened: Trust = Trust(),
+    shared: Shared = Shared(),
     output: Printed = Printed(),
 ) -> None:
     """Split a model into a base without its super weights, for any quantizer, and a side-car that holds them.
@@ -31,3 +32,4 @@ def peel(
         console.print_line(json.dumps({"to": str(to), **json.loads(side_car.to_json())}))
     else:
         console.show(peeled(side_car, to))
+    shared.push(to)

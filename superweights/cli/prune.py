@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from superweights.cli import console, options
-from superweights.cli.groups import Chosen, Cut, Output, Placed, grouped
+from superweights.cli.groups import Chosen, Cut, Output, Placed, Shared, grouped
 
 What = Annotated[
     str,
@@ -40,6 +40,7 @@ def prune(
     cut: Cut = Cut(128, 32),
     opened: Placed = Placed(),
     to: To = None,
+    shared: Shared = Shared(),
     output: Output = Output(),
 ) -> None:
     """Drop whole attentions, MLPs or blocks: those that change the residual stream least (LLM-Drop).
@@ -57,3 +58,4 @@ def prune(
     with console.progress() as bar:
         record = verb(opened.source(model), dropping, cut.reading(), progress=bar, **asked)
     output.finish(record)
+    shared.push(to, record)

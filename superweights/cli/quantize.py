@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from superweights.cli import console, options
-from superweights.cli.groups import Output, Trust, grouped
+from superweights.cli.groups import Cut, Output, Placed, Shared, grouped
 
 To = Annotated[Path, options.in_output(help="A new folder (gguf: a new file).")]
 Format = Annotated[str, options.in_output("--format", help="packed, dense, compressed-tensors or gguf.")]
@@ -33,11 +33,14 @@ ClipZ = Annotated[float | None, typer.Option(help="Clip at so many standard devi
 PlanFile = Annotated[
     Path | None, typer.Option("--plan", help="A plan in JSON, instead of one scheme for all.")
 ]
-Rest = Annotated[
+Embeddings = Annotated[
     str | None,
     options.in_output(
-        help="packed: the dtype of matrices that are not rounded, such as embeddings; else as stored."
+        help="How embeddings and head are stored: bf16 (gguf: keep), int8, keep (as they are)."
     ),
+]
+Check = Annotated[
+    bool, options.in_text("--check/--no-check", help="Measure how far the result is from the original.")
 ]
 SavePlan = Annotated[Path | None, options.in_output(help="Also write the plan to this file.")]
 
@@ -56,10 +59,13 @@ def quantize(
     keep: options.Keep = None,
     from_: options.FromRecord = None,
     plan: PlanFile = None,
-    opened: Trust = Trust(),
+    check: Check = True,
+    read: Cut = Cut(128, 4),
+    opened: Placed = Placed(),
     format_: Format = "packed",
-    rest: Rest = None,
+    embeddings: Embeddings = None,
     save_plan: SavePlan = None,
+    shared: Shared = Shared(),
     output: Output = Output(),
 ) -> None:
     """Round a model's matrices to few bits, its super weights kept exactly, and write it for other programs.
@@ -72,8 +78,10 @@ def quantize(
     from superweights import quantize as verb
 
     rounding = plan or Rounding(grid, group, zero_point, fit, clip_z)
-    kept = {"keep": keep or ["known"], "record": from_, "save_plan": save_plan}
-    how = {"format": format_, "rest": rest, "calibrate_on": calibrate_on, "seed": seed}
+    how = {"keep": keep or ["known"], "record": from_, "save_plan": save_plan, "embeddings": embeddings}
+    how |= {"format": format_, "calibrate_on": calibrate_on, "seed": seed}
+    reading = read.reading() if check else None
     with console.progress() as bar:
-        record = verb(opened.source(model), to, rounding, progress=bar, **how, **kept)
+        record = verb(opened.source(model), to, rounding, check=reading, progress=bar, **how)
     output.finish(record)
+    shared.push(to, record)

@@ -10,12 +10,7 @@ import typer
 from superweights.cli import console, options
 from superweights.cli.groups import Chosen, Cut, Opened, grouped
 
-Models = Annotated[
-    list[str],
-    typer.Argument(
-        help="Folder, .gguf or .safetensors file, org/name\\[@revision], or 'embedded'; one or more."
-    ),
-]
+Models = Annotated[list[str], typer.Argument(help=f"{options.NAMED}; one or more.")]
 Grid = Annotated[
     list[str] | None, typer.Option(help="scale, each, pairs, all, controls; repeatable; default: scale.")
 ]

@@ -17,6 +17,8 @@ def packed(checkpoint: Checkpoint, said: Said) -> Format:
 
     config: Any = PackedConfig(**said.settings)
     layers = config.packings()
+    if config.stacked():
+        raise said.refused("experts", "tells of packed experts, which are not decoded one by one")
     parts = modules_with(checkpoint, "codes", PARTS[1:])
     unnamed = [name for name in parts if name.removesuffix(".weight") not in layers]
     if unnamed:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from superweights.axes import Float, Int
 from superweights.branch import Branch, Branching
 from superweights.stream import give_back_memory
 from superweights.subject.facts import vocabulary_by_config
@@ -28,8 +29,11 @@ class Effect:
 
 
 def measure(
-    run: Branching, branches: Sequence[Branch], ids: Tensor, loss_only: Collection[Branch] = ()
-) -> tuple[Tensor, list[Effect]]:
+    run: Branching,
+    branches: Sequence[Branch],
+    ids: Int[Tensor, "rows tokens"],
+    loss_only: Collection[Branch] = (),
+) -> tuple[Float[Tensor, " rows"], list[Effect]]:
     """The model's own loss per row, and each branch's effect, on the batch that `run` has passed over.
 
     The loss is over positions 1 to the end; KL(model || branch) over the same predictions, left out (None)

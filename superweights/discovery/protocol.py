@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from superweights.axes import Int
 from superweights.discovery.findings import Search
 from superweights.errors import SuperweightsError
 from superweights.record import Score
@@ -22,7 +23,7 @@ _DOUBTFUL, _HOPELESS = 0.6, 0.9
 _LENGTH = 128
 
 
-def prompts_for(model: Any, tokenizer: Any, search: Search, bos: bool) -> Tensor:
+def prompts_for(model: Any, tokenizer: Any, search: Search, bos: bool) -> Int[Tensor, "rows tokens"]:
     """The rows that are searched, `[rows, tokens]`: prompts as the model reads them, or random ids."""
     length = min(search.prompt_length, context_of(model) or search.prompt_length)
     if tokenizer is None:
@@ -31,7 +32,7 @@ def prompts_for(model: Any, tokenizer: Any, search: Search, bos: bool) -> Tensor
     return token_prompts(tokenizer, length, bos=bos, prompts=search.prompts or PROMPTS).to(device_of(model))
 
 
-def windows_for(model: Any, tokenizer: Any, text: Text, search: Search, bos: bool) -> Tensor:
+def windows_for(model: Any, tokenizer: Any, text: Text, search: Search, bos: bool) -> Int[Tensor, "n length"]:
     """Windows of `text`, `[n, length]`: as many as may be needed, or as the text has; at least the first block's."""
     longest = context_of(model)
     length = search.length or min(_LENGTH, longest or _LENGTH)
@@ -83,6 +84,6 @@ def describe(token: int | None, tokenizer: Any) -> str | None:
     return f"id {token}" if tokenizer is None else tokenizer.decode([token])
 
 
-def cut_to(ids: Tensor, windows: range) -> Tensor:
+def cut_to(ids: Int[Tensor, "n length"], windows: range) -> Int[Tensor, "chosen length"]:
     """The rows of these windows."""
     return ids[torch.tensor(windows, device=ids.device)] if len(windows) < len(ids) else ids

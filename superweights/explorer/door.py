@@ -14,7 +14,7 @@ import re
 import secrets
 import socket
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -57,8 +57,10 @@ class Door:
     404: a door that the page does not need. 413, 429: a form that is none, too many at the same time.
     """
 
-    def __init__(self, inner: App, host: str, token: str | None):
+    def __init__(self, inner: App, host: str, token: str | None, names: Collection[str] = ()):
         self._inner, self._host, self._token = inner, host, token
+        # By which it is known beyond this machine: those of a proxy before it.
+        self._names = frozenset(name.lower() for name in names if name)
         self._sessions: OrderedDict[str, None] = OrderedDict()
         self._guesses = _Guesses()
 
@@ -85,7 +87,8 @@ class Door:
     def _is_ours(self, headers: Mapping[str, str]) -> bool:
         """Whether the host that was asked for is this machine's, and the page that asks is ours."""
         host = headers.get("host", "")
-        if not is_own_name(_name_in(f"//{host}"), self._host):
+        name = _name_in(f"//{host}")
+        if name not in self._names and not is_own_name(name, self._host):
             return False
         origin = headers.get("origin")
         other = headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,22 +55,24 @@ def listening(host: str, port: int, token: str | None) -> Iterator[socket.socket
         yield listener
 
 
-def application(page: Any, host: str, token: str | None) -> Door:
-    """The page (gradio's Blocks) behind its door, as an ASGI application."""
+def application(page: Any, host: str, token: str | None, names: Collection[str] = ()) -> Door:
+    """The page (gradio's Blocks) behind its door, as an ASGI application that also answers to `names`."""
     import gradio
     from fastapi import FastAPI
 
     from superweights.explorer.page import look
 
     bare = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    return Door(gradio.mount_gradio_app(bare, page, path="/", **look()), host, token)
+    return Door(gradio.mount_gradio_app(bare, page, path="/", **look()), host, token, names)
 
 
-def serve(page: Any, listener: socket.socket, host: str, token: str | None) -> Iterator[str]:
+def serve(
+    page: Any, listener: socket.socket, host: str, token: str | None, names: Collection[str] = ()
+) -> Iterator[str]:
     """Serve `page` until the process is stopped; yields its address once it listens."""
     import uvicorn
 
-    door = application(page, host, token)
+    door = application(page, host, token, names)
     server = uvicorn.Server(uvicorn.Config(door, log_level="error", timeout_graceful_shutdown=1))
     shown = f"[{host}]" if ":" in host else host
     yield f"http://{shown}:{listener.getsockname()[1]}"

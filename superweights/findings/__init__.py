@@ -44,6 +44,7 @@ from superweights.findings.protection import (
 from superweights.findings.reproduction import Column, Plot, Published, Reproduction
 from superweights.findings.scan import Scan, Skipped, Spectrum, SuperNeuron, Suspect, TensorOutliers
 from superweights.findings.tasks import TaskScores
+from superweights.findings.tour import Tour, TourPart
 from superweights.record import Record, Score
 
 __all__ = [
@@ -82,6 +83,8 @@ __all__ = [
     "TensorOutliers",
     "TokenChange",
     "TokenShift",
+    "Tour",
+    "TourPart",
     "typed",
 ]
 
@@ -99,6 +102,7 @@ FORMS: dict[str, Any] = {
     "plan": Planned,
     "prune": Pruned,
     "reproduce": Reproduction,
+    "tour": Tour,
 }
 
 

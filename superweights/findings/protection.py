@@ -54,6 +54,20 @@ class Quantized:
     """How many matrices were rounded."""
     protected: tuple[Protected, ...]
     """The weights that were kept exactly."""
+    bytes_before: int | None = None
+    """Of the original's tensors as they are stored; None in records of old."""
+    bytes_after: int | None = None
+    """Of the weight files that were written."""
+    kept_whole: tuple[str, ...] = ()
+    """Matrices that were not rounded, since the format has no place for a single weight beside one."""
+    embeddings: str | None = None
+    """How embeddings and head are stored, in words."""
+    kl: Score | None = None
+    """KL(original || written) of the next-token distributions; None where it was not measured."""
+    kl_plain: Score | None = None
+    """The same with every matrix rounded and nothing kept; None where nothing is kept."""
+    notes: tuple[str, ...] = ()
+    """What the reader should know."""
     calibrated_on: str | None = None
     """The text that the rounding was fitted to, in words; None where it looked at weights alone."""
 
@@ -110,6 +124,8 @@ class Planned:
     """The single schemes next to its size."""
     matrices: tuple[PlannedMatrix, ...]
     """Each matrix and the scheme that it gets."""
+    notes: tuple[str, ...] = ()
+    """What the reader should know."""
 
 
 @dataclass(frozen=True)

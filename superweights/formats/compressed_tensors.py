@@ -8,7 +8,6 @@ is stored (its module stands in `ignore`). The alternative, a LoRA adapter that 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +50,7 @@ def write_compressed_tensors(
     Source: the package's own documentation and reader, compressed-tensors 0.20.
     """
     plan.check(checkpoint)
-    whole = {address.tensor for address in plan.keep}
-    packed = replace(plan, schemes={n: s for n, s in plan.schemes.items() if n not in whole}, keep=())
+    packed = plan.without({address.tensor for address in plan.keep})
     if not packed.schemes:
         raise SuperweightsError(
             "Every planned matrix holds a weight to keep, so nothing would be rounded.",
@@ -68,7 +66,7 @@ def write_compressed_tensors(
             hint="write --format packed, dense or gguf.",
         )
     modules = {name: module for name, module in modules.items() if module in loadable}
-    packed = replace(packed, schemes={name: packed.schemes[name] for name in modules})
+    packed = packed.without(packed.schemes.keys() - modules.keys())
 
     def encode(name: str, quantized: Quantized) -> Mapping[str, torch.Tensor]:
         return {f"{modules[name]}.{part}": tensor for part, tensor in _parts(name, quantized).items()}

@@ -44,6 +44,11 @@ def write_gguf(checkpoint: Checkpoint, plan: Plan, to: Path, *, progress: Progre
             f"{checkpoint.name} is no GGUF file, whose metadata and tokenizer a new one needs.",
             hint="convert it with llama.cpp's convert_hf_to_gguf.py first, and quantize the result.",
         )
+    if plan.narrowed:
+        raise SuperweightsError(
+            "A GGUF file keeps what is not rounded byte for byte, and the plan narrows some of it.",
+            hint="--embeddings keep, or int8 (Q8_0).",
+        )
     check_new(to, "file")
     whole = {address.tensor for address in plan.keep}
     for name, scheme in plan.schemes.items():

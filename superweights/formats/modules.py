@@ -26,9 +26,14 @@ def modules_of(checkpoint: Checkpoint, names: Sequence[str]) -> dict[str, str]:
         target = skeleton.targets.get(name, "")
         shape = skeleton.model.get_parameter(target).shape if target else ()
         if target in skeleton.converters or not target.endswith(".weight") or len(shape) != 2:
+            stacked = target in skeleton.converters or len(shape) == 3
             raise SuperweightsError(
-                f"{name} is not the weight of one linear layer of its own.",
-                hint="leave stacked experts and gains out, or write --format dense.",
+                f"{name} is a part of stacked experts, which transformers reads in no format but its own."
+                if stacked
+                else f"{name} is not the weight of one linear layer of its own.",
+                hint="write --format packed or dense."
+                if stacked
+                else "leave gains out, or write --format dense.",
             )
         found[name] = target.removesuffix(".weight")
     return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -88,11 +88,12 @@ class _Spared:
 
 
 def recipes(
-    checkpoint: Checkpoint, addresses: Sequence[Address], tools: Sequence[str]
+    checkpoint: Checkpoint, addresses: Sequence[Address], tools: Sequence[str], notes: Sequence[str] = ()
 ) -> tuple[Recipe | NoRecipe, ...]:
     """The recipe of each of `tools` that keeps every matrix with one of `addresses` as it is, or why it has none.
 
-    Raises `SuperweightsError` for a tool that is not in `TOOLS`, no address, and one that the checkpoint lacks.
+    `notes` are added to those of each. Raises `SuperweightsError` for a tool that is not in `TOOLS`, no address, and
+    one that the checkpoint lacks.
     """
     for tool in tools:
         if tool not in TOOLS:
@@ -103,7 +104,8 @@ def recipes(
     found: list[Recipe | NoRecipe] = []
     for tool in tools:
         try:
-            found.append(TOOLS[tool](spared))
+            made = TOOLS[tool](spared)
+            found.append(replace(made, notes=(*made.notes, *notes)))
         except SuperweightsError as error:
             found.append(NoRecipe(tool, error.message, error.hint))
     return tuple(found)

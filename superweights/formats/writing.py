@@ -56,20 +56,15 @@ class Form:
     left_out: frozenset[str] = frozenset()
 
 
-def rounded(name: str, stem: str, plan: Plan, encode: Encode, rest: torch.dtype | None = None) -> Form:
-    """The form `name` of a checkpoint whose tensors `plan` rounds and `encode` writes.
-
-    `rest` is the dtype of matrices that are not rounded (embeddings, heads); None leaves them as they are. Gains
-    and biases always stay: they are small, and a gain may hold a model up.
-    """
+def rounded(name: str, stem: str, plan: Plan, encode: Encode) -> Form:
+    """The form `name` of a checkpoint whose tensors `plan` rounds and `encode` writes; what it narrows is narrower."""
 
     def store(tensor: str, weight: torch.Tensor) -> Mapping[str, torch.Tensor]:
         if tensor in plan.schemes:
             return encode(tensor, plan.round(tensor, weight))
-        shrinks = rest is not None and weight.dim() > 1 and weight.is_floating_point()
-        return {tensor: weight.to(rest) if shrinks else weight}
+        return {tensor: plan.stored(tensor, weight)}
 
-    return Form(f"{name} {plan.fingerprint()[:16]} {rest or 'as stored'}", stem, store)
+    return Form(f"{name} {plan.fingerprint()[:16]}", stem, store)
 
 
 def write_folder(

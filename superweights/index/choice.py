@@ -26,7 +26,7 @@ from typing import Any
 from superweights.address import Address
 from superweights.errors import SuperweightsError
 from superweights.index import Match, fingerprint_of, look_up
-from superweights.record import MATTERS, Record, SuperWeight, weights_of
+from superweights.record import MATTERS, InExpert, Record, SuperWeight, super_experts, weights_of
 
 # What is worth keeping exact, removing, pulling: whatever is known to matter here.
 TO_PROTECT = ("given", "record", "proven", "unjudged")
@@ -48,11 +48,23 @@ class Choice:
     """The policy that decided; None where none did."""
     hub_names: tuple[str, ...] = ()
     """The names under which the index knows this model."""
+    experts: tuple[InExpert, ...] = ()
+    """The super experts that some of the weights stand for."""
 
     @property
     def how(self) -> str:
         """The policy in words."""
         return _WORDS.get(self.policy or "", "none known")
+
+    def notes(self, whole: bool = False) -> tuple[str, ...]:
+        """What a person must know who keeps these weights (`whole`: the matrices that they stand in): no more of a
+        super expert is kept."""
+        kept = "the matrix with " if whole else ""
+        return tuple(
+            f"Expert {each.expert} of {each.module} is {each.verdict} as a whole; of it only {kept}{each.inside} is "
+            "kept, and the rest is rounded as in every other expert."
+            for each in self.experts
+        )
 
 
 _WORDS = {
@@ -84,7 +96,7 @@ def choose_weights(
     believed = [match for match in look_up(checkpoint) if _believed(match, checkpoint)]
     names = tuple(dict.fromkeys(match.known.model for match in believed))
     if record is not None and not addresses:
-        return Choice(recorded_weights(checkpoint, record), "record", names)
+        return Choice(recorded_weights(checkpoint, record), "record", names, _of_experts(record))
     for policy in policies:
         found = addresses if policy == "given" else _known(policy, believed)
         if policy == "search" and search is not None:
@@ -110,6 +122,11 @@ def some_weights(checkpoint: Any, *how: Any, **further: Any) -> Choice:
             "and give --from FILE.",
         )
     return choice
+
+
+def _of_experts(record: Record | Path | str) -> tuple[InExpert, ...]:
+    held = record if isinstance(record, Record) else Record.read(record)
+    return tuple(super_experts(held.findings))
 
 
 def recorded_weights(checkpoint: Any, record: Record | Path | str) -> tuple[Address, ...]:

@@ -21,8 +21,9 @@ The questions and their files stand in `questions.QUESTIONS`; the command is `su
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
+
+from superweights.lazy import found
 
 # Where each public name lives; imported when asked for, so that the command line's help needs no torch.
 _HOMES = {
@@ -49,9 +50,7 @@ __all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'superweights.interpretability' has no attribute {name!r}")
-    return getattr(import_module(f"superweights.interpretability.{_HOMES[name]}"), name)
+    return found(__name__, _HOMES, name)
 
 
 def __dir__() -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from superweights.axes import Int
 from superweights.errors import SuperweightsError
 from superweights.interpretability.answer import Answer
 from superweights.interpretability.body import Body
@@ -45,7 +46,7 @@ class Reduction(Protocol):
 
 def ask(
     model: nn.Module,
-    ids: Tensor,
+    ids: Int[Tensor, "n T"],
     *reductions: Reduction,
     batch_size: int | None = None,
     progress: Progress | None = None,

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from superweights.axes import Float
 from superweights.errors import SuperweightsError
 from superweights.interpretability.answer import Sheet
 from superweights.interpretability.body import Body
@@ -33,7 +34,7 @@ _CANDIDATES, _CLOSE = 6, 0.05
 PUBLISHED, FACCO = 0.2, 0.9
 
 
-def two_nearest(points: Tensor) -> tuple[Tensor, Tensor]:
+def two_nearest(points: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
     """The distance of each of `points [n, d]` to its nearest and its second nearest other: `[n]` each, float64."""
     return _measured(points, _looked_for(points))
 
@@ -68,7 +69,7 @@ def _measured(points: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-def intrinsic_dimension(points: Tensor, share: float = PUBLISHED) -> float:
+def intrinsic_dimension(points: Float[Tensor, "n d"], share: float = PUBLISHED) -> float:
     """The TwoNN dimension of `points [n, d]`: -log(1 - F(μ)) over log μ, μ the ratio of the two nearest distances.
 
     Fitted through the origin on the `share` of points with the smallest ratios. Of points that stand on each
@@ -79,7 +80,7 @@ def intrinsic_dimension(points: Tensor, share: float = PUBLISHED) -> float:
     return _fitted(neighbour_ratios(points), share)
 
 
-def neighbour_ratios(points: Tensor) -> Tensor:
+def neighbour_ratios(points: Float[Tensor, "n d"]) -> Float[Tensor, " different"]:
     """log of the second nearest distance over the nearest, of each different one of `points [n, d]`, sorted.
 
     The part of `intrinsic_dimension` that takes time: several fits can share it.
@@ -122,7 +123,7 @@ def _different(points: Tensor, candidates: Tensor) -> Tensor:
     return kept
 
 
-def top_eigen_share(points: Tensor) -> float:
+def top_eigen_share(points: Float[Tensor, "n d"]) -> float:
     """The largest eigenvalue's share of the covariance of `points [n, d]`: about 1/d to 1."""
     wide = points if points.dtype == torch.float64 else points.float()
     centred = wide - wide.mean(0)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from superweights.axes import Float
 from superweights.errors import SuperweightsError
 from superweights.interpretability.answer import Sheet
 from superweights.interpretability.body import Body
@@ -32,7 +33,7 @@ SEQUENCES = 4
 _CHUNK = 512
 
 
-def effective_rank(singular: Tensor) -> float:
+def effective_rank(singular: Float[Tensor, " r"]) -> float:
     """exp of the entropy of `singular [r]` values as shares: k for k equal ones (Roy and Vetterli 2007)."""
     shares = singular.double() / singular.double().sum()
     return torch.special.entr(shares).sum().exp().item()
@@ -84,7 +85,9 @@ class Update:
         return self.rank_change + self.innovation
 
 
-def update_of(before: Tensor, after: Tensor, spaces: Spaces | None = None) -> Update:
+def update_of(
+    before: Float[Tensor, "T d"], after: Float[Tensor, "T d"], spaces: Spaces | None = None
+) -> Update:
     """What the update from `before` to `after`, both `[T, d]`, did."""
     old = spaces or Spaces.of(before)
     new = after.double()
@@ -95,7 +98,7 @@ def update_of(before: Tensor, after: Tensor, spaces: Spaces | None = None) -> Up
     return Update(change, columns, rows, mixing_entropy(after) - mixing_entropy(before))
 
 
-def mixing_entropy(stream: Tensor) -> float:
+def mixing_entropy(stream: Float[Tensor, "T d"]) -> float:
     """How evenly each token resembles the others: entropy in nats of (cosine + 1) / 2 as shares, mean over tokens.
 
     log T for T equal rows. Rows of zeros resemble every row half. Memory: 512 rows of cosines.
@@ -108,7 +111,7 @@ def mixing_entropy(stream: Tensor) -> float:
     return total / len(unit)
 
 
-def noise_like(update: Tensor, generator: torch.Generator) -> Tensor:
+def noise_like(update: Float[Tensor, "T d"], generator: torch.Generator) -> Float[Tensor, "T d"]:
     """Random directions with the norm of each row of `update [T, d]`."""
     noise = torch.randn(update.shape, generator=generator, dtype=torch.float64)
     return noise * (update.double().norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True))

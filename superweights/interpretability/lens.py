@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from superweights.axes import Int
 from superweights.errors import SuperweightsError
 from superweights.interpretability.answer import Sheet
 from superweights.interpretability.body import Body
@@ -212,7 +213,7 @@ def _answering(backbone: nn.Module, states: Tensor) -> Iterator[None]:
             backbone.forward = own  # type: ignore[method-assign]
 
 
-def check_head(body: Body, ids: Tensor) -> None:
+def check_head(body: Body, ids: Int[Tensor, "n T"]) -> None:
     """Raise `SuperweightsError` unless `own_head` makes the model's own logits of what its last norm reads."""
     head, seen = own_head(body), {}
     with torch.no_grad(), tapping(body.model, {Site("final_norm_in"): lambda h: seen.update(last=h.clone())}):

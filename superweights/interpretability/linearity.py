@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from superweights.axes import Bool, Float
 from superweights.errors import SuperweightsError
 from superweights.interpretability.answer import Sheet
 from superweights.interpretability.body import Body
@@ -36,7 +37,7 @@ TOKENS_PER_CHANNEL = 4
 _HELD_OUT, _BUDGET, _SHOWN = 4, 1 << 30, 8
 
 
-def massive_tokens(hidden: Tensor) -> Tensor:
+def massive_tokens(hidden: Float[Tensor, "B T d"]) -> Bool[Tensor, "B T"]:
     """Which tokens of `hidden [B, T, d]` stand first or have over ten times the median norm: `[B, T]`, bool."""
     norms = hidden.float().norm(dim=-1)
     massive = norms > MASSIVE * norms.median()

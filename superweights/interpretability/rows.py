@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from superweights.axes import Float
 from superweights.record import Score
 from superweights.scoring.error import mean_error
 
@@ -38,6 +39,6 @@ class PerRow:
         return score_of(name, values.reshape(*values.shape[:2], -1).mean((0, 2)), unit)
 
 
-def score_of(name: str, rows: Tensor, unit: str) -> Score:
+def score_of(name: str, rows: Float[Tensor, " n"], unit: str) -> Score:
     """The mean of one number for each row `[n]`, with its standard error."""
     return Score(name, rows.double().mean().item(), unit, len(rows), mean_error(rows))

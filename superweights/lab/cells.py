@@ -109,8 +109,11 @@ class Trainer:
     """A worker that trains one run after the other, each with what the processes of this machine leave it."""
 
     folder: Path
+    """Where runs and the tokens of text tasks are kept."""
     progress: Progress
+    """Who is told how far it is."""
     together: int = 1
+    """How many runs it takes at once."""
 
     def do(self, payloads: Sequence[Training]) -> list[Trained | SuperweightsError]:
         """How each run ended, or why it could not be begun."""

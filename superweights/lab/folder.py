@@ -14,12 +14,16 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from superweights.artefacts.disk import explained
+from superweights.artefacts.file import write_text
 from superweights.artefacts.reading import parse_json, read_text
+from superweights.artefacts.shape import Count, NullIsNan, shaped
 from superweights.errors import SuperweightsError
+from superweights.lab.profile import Profile
 from superweights.lab.recipe import Recipe
 from superweights.record import to_json_line
 
@@ -54,7 +58,7 @@ class RunFolder:
                 f"{path} is not empty and holds no run (it has {strange[0]!r}).", hint="give a new folder."
             )
         folder.path.mkdir(parents=True, exist_ok=True)
-        write(folder.recipe_file, recipe.to_toml())
+        write_text(folder.recipe_file, recipe.to_toml())
         return folder
 
     @classmethod
@@ -99,19 +103,25 @@ class RunFolder:
     def result(self) -> dict[str, Any] | None:
         """How it ended, or None while it has not."""
         file = self.result_file
-        return parse_json(read_text(file), str(file), hint=_DAMAGED) if file.exists() else None
+        if not file.exists():
+            return None
+        return shaped(dict, parse_json(read_text(file), str(file), hint=_DAMAGED), str(file), _DAMAGED)
 
     def profiles(self) -> list[dict[str, Any]]:
-        """Every profile with its `step`, in order."""
-        return list(lines(self.profiles_file))
+        """Every profile with its `step`, in order. Raises `SuperweightsError` for a line that is none."""
+        held = list(lines(self.profiles_file))
+        for line in held:
+            Profile.from_json({key: value for key, value in line.items() if key != "step"})
+        return held
 
     def log(self) -> list[dict[str, Any]]:
         """Every logged step, in order."""
-        return list(lines(self.log_file))
+        where = str(self.log_file)
+        return [asdict(shaped(_Logged, line, where, _DAMAGED)) for line in lines(self.log_file)]
 
     def newest_checkpoint(self) -> tuple[int, Path] | None:
         """The step and the folder of the last whole checkpoint."""
-        found = sorted((self.path / "checkpoints").glob("step-*"))
+        found = sorted((self.path / "checkpoints").glob(f"step-{'[0-9]' * 8}"))
         return (int(found[-1].name.removeprefix("step-")), found[-1]) if found else None
 
     def checkpoint_at(self, step: int) -> Path:
@@ -133,35 +143,46 @@ class RunFolder:
         for file in (self.log_file, self.profiles_file):
             if file.exists():
                 kept = [line for line in lines(file) if line["step"] <= step]
-                write(file, "".join(f"{to_json_line(line)}\n" for line in kept))
-        for frame in self.frames.glob("step-*.npz"):
+                write_text(file, "".join(f"{to_json_line(line)}\n" for line in kept))
+        for frame in self.frames.glob(f"step-{'[0-9]' * 8}.npz"):
             if int(frame.stem.removeprefix("step-")) > step:
                 frame.unlink()
 
 
 def lines(file: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a file of JSON lines; a last line that was cut short is left out."""
+    """The objects of a file of JSON lines, each with its `step`; a last line that was cut short is left out.
+
+    Raises `SuperweightsError` for a line that is something else.
+    """
     if not file.exists():
         return
-    text = file.read_text(encoding="utf-8")
+    text = read_text(file, hint=_DAMAGED)
     for line in text[: text.rfind("\n") + 1].splitlines():
-        yield parse_json(line, str(file), hint=_DAMAGED)
+        held = parse_json(line, str(file), hint=_DAMAGED)
+        shaped(_Line, held, str(file), _DAMAGED, "some")
+        yield held
 
 
 def append(file: Path, held: dict[str, Any]) -> None:
-    """One more line."""
-    with file.open("a", encoding="utf-8") as out:
+    """One more line. Raises `SuperweightsError` for a full disk; what was written of the line is then left out."""
+    with explained(file), file.open("a", encoding="utf-8") as out:
         out.write(to_json_line(held) + "\n")
 
 
-def write(file: Path, text: str) -> None:
-    """The file in one step, never half of it."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
+@dataclass(frozen=True)
+class _Line:
+    """What every line has: after how many updates it was written."""
+
+    step: Count
+
+
+@dataclass(frozen=True)
+class _Logged(_Line):
+    """A line of the log: mean loss (nats per token) since the one before, learning rate, norm of the gradient."""
+
+    loss: Annotated[float, NullIsNan()]
+    learning_rate: Annotated[float, NullIsNan()]
+    gradient_norm: Annotated[float, NullIsNan()]
 
 
 def _difference(held: Recipe, given: Recipe) -> str:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import io
-import os
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from superweights.artefacts.file import new_file
+from superweights.errors import SuperweightsError
 from superweights.interpretability.body import Body
 from superweights.taps import Site, tapping
 
 # So many tokens of the row are shown at most.
 _MOST = 64
+_DAMAGED = "remove it: the page shows the others."
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,15 +71,33 @@ def save_frame(folder: Path, frame: Frame) -> None:
     file = folder / f"step-{frame.step:08d}.npz"
     held = io.BytesIO()
     np.savez_compressed(held, attention=frame.attention, norms=frame.norms)
-    partial = file.with_suffix(f".{os.getpid()}.partial")
-    partial.write_bytes(held.getvalue())
-    os.replace(partial, file)
+    with new_file(file, replace=True) as partial:
+        partial.write_bytes(held.getvalue())
 
 
 def load_frames(folder: Path) -> list[Frame]:
-    """The frames of a run, in order."""
-    found = []
-    for file in sorted(folder.glob("step-*.npz")):
+    """The frames of a run, in order. Raises `SuperweightsError` for a file that holds none."""
+    return [_read(file) for file in sorted(folder.glob(f"step-{'[0-9]' * 8}.npz"))]
+
+
+def _read(file: Path) -> Frame:
+    try:
         with np.load(file) as held:
-            found.append(Frame(int(file.stem.removeprefix("step-")), held["attention"], held["norms"]))
-    return found
+            attention, norms = held["attention"], held["norms"]
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        MemoryError,
+        NotImplementedError,
+        BadZipFile,
+        zlib.error,
+    ) as error:
+        raise SuperweightsError(f"{file} is damaged: {error}.", hint=_DAMAGED) from error
+    fits = (
+        attention.dtype == np.uint8 and norms.dtype == np.float32 and attention.ndim == 4 and norms.ndim == 2
+    )
+    if not fits or not np.isfinite(norms).all():
+        raise SuperweightsError(f"{file} holds no attention and norms of a row.", hint=_DAMAGED)
+    return Frame(int(file.stem.removeprefix("step-")), attention, norms)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from superweights.artefacts.disk import remove
+from superweights.artefacts.file import write_text
+from superweights.artefacts.folder import new_folder
+from superweights.artefacts.manifest import Work
 from superweights.errors import SuperweightsError
 from superweights.lab.basis import own_basis
-from superweights.lab.folder import RunFolder, append, write
+from superweights.lab.folder import RunFolder, append
 from superweights.lab.frames import frame_of, save_frame
 from superweights.lab.profile import Profile, profile_of
 from superweights.lab.recipe import Recipe
@@ -90,7 +93,7 @@ class Keeper:
         )
         if self._writer is not None:
             self._writer.close()
-        write(self.folder.result_file, to_json_line(result.to_json()) + "\n")
+        write_text(self.folder.result_file, to_json_line(result.to_json()) + "\n")
         shutil.rmtree(self.folder.path / "checkpoints", ignore_errors=True)
 
     def _profile(self, model: nn.Module, optimizer: Any, whole: bool = False) -> Profile:
@@ -110,14 +113,12 @@ class Keeper:
 
     def _save(self, model: Any) -> None:
         """The model as transformers saves one, with its tokenizer where the task has one; all of it or nothing."""
-        partial = self.folder.path / f".model.{os.getpid()}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        with _quietly():
-            model.save_pretrained(partial)
-        if self.task.tokenizer is not None:
-            self.task.tokenizer.save_pretrained(partial)
-        shutil.rmtree(self.folder.model, ignore_errors=True)
-        os.replace(partial, self.folder.model)
+        remove(self.folder.model)  # of a run that was killed before its result was written
+        with new_folder(self.folder.model, Work("lab model", self.recipe.fingerprint, "")) as draft:
+            with _quietly():
+                model.save_pretrained(draft.path)
+            if self.task.tokenizer is not None:
+                self.task.tokenizer.save_pretrained(draft.path)
 
     def _searched(self, profile: Profile) -> Profile:
         """The profile with what a search for super weights has proven, on rows that training never saw."""

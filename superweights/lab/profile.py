@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
+from superweights.artefacts.shape import NullIsNan, shaped
 from superweights.errors import SuperweightsError
 from superweights.interpretability.asking import ask
 from superweights.interpretability.kurtosis import Kurtosis, Tails
@@ -21,6 +21,8 @@ from superweights.lab.penalty import penalties
 from superweights.record import Score
 from superweights.scoring import token_losses
 
+# A number that was none when it was written stands as null in JSON.
+Number = Annotated[float, NullIsNan()]
 Roles = Callable[[Tensor], dict[str, Tensor]]
 
 
@@ -36,17 +38,17 @@ class Profile:
     rows: int
     tokens: int
     parameters: int  # numbers of the model, each once
-    loss: float  # nats per token, positions 1 to the last
-    loss_by_role: dict[str, float]  # the same, by kind of position, where the task tells them apart
+    loss: Number  # nats per token, positions 1 to the last
+    loss_by_role: dict[str, Number]  # the same, by kind of position, where the task tells them apart
     # Attention on token 0.
-    uniform_mass: float  # also the argmax share by chance
+    uniform_mass: Number  # also the argmax share by chance
     argmax_share: float | None  # of (head, query > 0) pairs that look anywhere: largest |weight| on token 0
     mass: float | None  # mean |weight| on token 0, queries > 0
     mass_proxy: float | None  # the same of |A| over its rows' sums
     sink_rate: float | None  # Sink_1^0.3: heads whose mean weight on token 0 is above 0.3, per row of text
     sink_rate_proxy: float | None  # the same of |A| over its rows' sums
     largest_alpha: float | None  # of all heads the largest mean weight on token 0
-    mass_by_role: dict[str, float]  # `mass_proxy` by kind of query
+    mass_by_role: dict[str, Number]  # `mass_proxy` by kind of query
     row_sum: (
         float | None
     )  # what a query's weights add up to; 1 less this is the null slot's where there is one
@@ -55,21 +57,23 @@ class Profile:
     dead_heads: float | None  # heads that give nothing on 95 % of tokens
     value_drain: float | None  # norm of token 0's value over the mean of the others'
     # The residual stream after each block.
-    peak_first: float  # largest |x| of token 0 (mean over rows), in the layer where it is largest
-    peak_others: float  # the same of the other tokens
-    norm_ratio: float  # norm of token 0 over the mean of all, in the layer where it is largest
-    massive: float  # rows with an |x| above 100 and 1,000 times the layer's median (Sun et al. 2402.17762)
-    max_median_ratio: float  # largest over median |x| of a token, mean over tokens, largest layer (He et al.)
+    peak_first: Number  # largest |x| of token 0 (mean over rows), in the layer where it is largest
+    peak_others: Number  # the same of the other tokens
+    norm_ratio: Number  # norm of token 0 over the mean of all, in the layer where it is largest
+    massive: Number  # rows with an |x| above 100 and 1,000 times the layer's median (Sun et al. 2402.17762)
+    max_median_ratio: (
+        Number  # largest over median |x| of a token, mean over tokens, largest layer (He et al.)
+    )
     # Kurtosis in its three senses; none is the excess.
-    kurtosis_channel_first: float  # over the channels of token 0, mean over layers; Gaussian 3 (Kaul et al.)
-    kurtosis_channel_others: float  # over the channels of the other tokens
-    kurtosis_neuron: float  # of the channels' sizes, largest layer; 1: all alike (He et al.)
-    kurtosis_flat: float  # everything pooled; Gaussian 3 (Zuhri et al.)
+    kurtosis_channel_first: Number  # over the channels of token 0, mean over layers; Gaussian 3 (Kaul et al.)
+    kurtosis_channel_others: Number  # over the channels of the other tokens
+    kurtosis_neuron: Number  # of the channels' sizes, largest layer; 1: all alike (He et al.)
+    kurtosis_flat: Number  # everything pooled; Gaussian 3 (Zuhri et al.)
     # `kurtosis_channel` in other bases: `random`, and `own`, the one that the optimizer works in.
-    rotated_first: dict[str, float]
-    rotated_others: dict[str, float]  # over the other tokens
+    rotated_first: dict[str, Number]
+    rotated_others: dict[str, Number]  # over the other tokens
     # Perplexity added by rounding every linear layer but the head, by scheme.
-    penalties: dict[str, float] = field(default_factory=dict)
+    penalties: dict[str, Number] = field(default_factory=dict)
     # Inside the blocks; None: hidden, or not asked for (they are where rounding penalties are).
     variance_growth: float | None = (
         None  # variance over channels, tokens > 0: after the last block over the first
@@ -104,12 +108,11 @@ class Profile:
 
     @classmethod
     def from_json(cls, held: Mapping[str, Any]) -> Profile:
-        """The inverse of `to_json`; numbers that JSON has no word for come back as nan."""
-        required = {name for name, each in cls.__dataclass_fields__.items() if each.type == "float"}
-        given: dict[str, Any] = {
-            key: math.nan if value is None and key in required else value for key, value in held.items()
-        }
-        return cls(**given)
+        """The inverse of `to_json`; numbers that JSON has no word for come back as nan.
+
+        Raises `SuperweightsError` naming the field that is none of a profile, or holds something else.
+        """
+        return shaped(cls, held, "a profile", "remove the file it stands in: the run makes it anew.")
 
 
 @torch.no_grad()

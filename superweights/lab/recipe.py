@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from superweights.artefacts.reading import read_text
 from superweights.artefacts.shape import shaped
 from superweights.errors import SuperweightsError
 from superweights.lab.architecture import Architecture
@@ -132,7 +133,7 @@ class Recipe:
         """The inverse of `to_dict`; what is left out has its default. Raises for what no recipe has."""
         task = held.get("task", {})
         kind = task.get("kind", "backcopy") if isinstance(task, Mapping) else None
-        if kind not in TASKS:
+        if not isinstance(kind, str) or kind not in TASKS:
             raise SuperweightsError(f"There is no task {kind!r}.", hint=f"known: {', '.join(TASKS)}.")
         tables = {**held, "task": {key: value for key, value in task.items() if key != "kind"}}
         forms = {
@@ -161,7 +162,7 @@ class Recipe:
         """The recipe of a TOML file's text; what it leaves out has its default."""
         try:
             held = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # of the syntax, a number of too many digits, nesting
             raise SuperweightsError(
                 f"This recipe is not TOML: {error}.", hint="superweights lab list --toml control shows one."
             ) from error
@@ -170,14 +171,10 @@ class Recipe:
     @classmethod
     def read(cls, path: str | Path) -> Recipe:
         """The recipe in a TOML file. Raises `SuperweightsError` where there is none."""
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError) as error:
-            raise SuperweightsError(
-                f"There is no recipe {path}.",
-                hint="give a TOML file, or a name that superweights lab list shows.",
-            ) from error
-        return cls.from_toml(text)
+        hint = "give a TOML file, or a name that superweights lab list shows."
+        if not Path(path).is_file():
+            raise SuperweightsError(f"There is no recipe {path}.", hint=hint)
+        return cls.from_toml(read_text(Path(path), hint=hint))
 
 
 _TABLES = ("architecture", "optimizer", "task", "schedule")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
+from superweights.artefacts.shape import shaped
 from superweights.lab.profile import Profile
 from superweights.lab.recipe import Recipe
 
@@ -21,7 +22,7 @@ class Result:
 
     recipe: Recipe
     """What was trained."""
-    status: str
+    status: Literal["done", "diverged"]
     why: str | None
     step: int
     tokens: int
@@ -53,6 +54,14 @@ class Result:
 
     @classmethod
     def from_json(cls, held: Mapping[str, Any]) -> Result:
-        """The inverse of `to_json`."""
-        profiles = {k: None if held[k] is None else Profile.from_json(held[k]) for k in ("start", "end")}
-        return cls(**{**held, "recipe": Recipe.from_dict(held["recipe"]), **profiles})
+        """The inverse of `to_json`. Raises `SuperweightsError` naming the field that is none of a result's."""
+        hint = "remove result.json: the same command goes on with the run."
+        stored = shaped(_Stored, held, "a run's result", hint, "some")
+        return shaped(cls, {**held, "recipe": Recipe.from_dict(stored.recipe)}, "a run's result", hint)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What a stored result holds of its recipe."""
+
+    recipe: dict[str, Any]

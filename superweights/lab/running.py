@@ -16,10 +16,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from superweights.artefacts.reading import parse_json, read_text
+from superweights.artefacts.disk import explained
+from superweights.artefacts.file import write_text
+from superweights.artefacts.reading import parse_json, read_noun, read_text
 from superweights.errors import SuperweightsError
 from superweights.lab.cells import Training, work_through
-from superweights.lab.folder import RunFolder, write
+from superweights.lab.folder import RunFolder
 from superweights.lab.judging import Judged, best_rate, judge
 from superweights.lab.result import Result
 from superweights.lab.suites import SUITES, Cell, Suite, suite_named
@@ -42,6 +44,15 @@ class SuiteRun:
         """Where an arm's run of this seed is, at its best learning rate."""
         result = self.judged.runs[name][seed]
         return RunFolder(self.folder / "runs" / Cell(name, result.recipe.optimizer.learning_rate, seed).name)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """suite.json: the suite's name, whether it is the short form, and the fingerprint of each arm's recipe."""
+
+    suite: str
+    quick: bool
+    runs: dict[str, str]
 
 
 def run_suite(
@@ -81,9 +92,9 @@ def read_suite(folder: str | Path) -> SuiteRun:
         raise SuperweightsError(
             f"{folder} holds no suite.", hint="superweights lab run prevention --to DIR makes one."
         )
-    held = parse_json(read_text(manifest), str(manifest))
-    suite = suite_named(held["suite"])
-    suite = suite.quick() if held["quick"] else suite
+    held = read_noun(_Begun, manifest, hint="superweights lab run SUITE --to ANOTHER begins one anew.")
+    suite = suite_named(held.suite)
+    suite = suite.quick() if held.quick else suite
     results = {}
     for cell in _every_cell(suite):
         found = RunFolder(place / "runs" / cell.name).result()
@@ -113,8 +124,9 @@ def _begin(place: Path, suite: Suite) -> None:
         return
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise SuperweightsError(f"{place} is not empty and holds no suite.", hint="give a new folder.")
-    place.mkdir(parents=True, exist_ok=True)
-    write(manifest, json.dumps(facts, indent=1) + "\n")
+    with explained(place):
+        place.mkdir(parents=True, exist_ok=True)
+    write_text(manifest, json.dumps(facts, indent=1) + "\n")
 
 
 def _done(

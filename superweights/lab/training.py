@@ -20,6 +20,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from superweights.artefacts.disk import explained
+from superweights.artefacts.folder import seal
+from superweights.artefacts.manifest import Work, verify
+from superweights.artefacts.reading import read_noun
 from superweights.errors import SuperweightsError
 from superweights.lab.folder import RunFolder
 from superweights.lab.keeping import Keeper
@@ -54,8 +58,15 @@ def train(
     hears after each logged step of the loss and the gauges.
 
     A run whose loss diverges ends there with the status `diverged`, its log and last checkpoint kept. Raises
-    `SuperweightsError` for a folder of another recipe, and for a batch that cannot be divided.
+    `SuperweightsError` for a folder of another recipe, for a batch that cannot be divided, and for a full disk.
     """
+    with explained(Path(folder)):
+        return _through(recipe, folder, cache, tensorboard, progress)
+
+
+def _through(
+    recipe: Recipe, folder: str | Path, cache: str | Path | None, tensorboard: bool, progress: Progress
+) -> Result:
     # accelerate counts processes without an accelerator only when it is told that there is none
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     with accelerator.main_process_first():  # one makes the folder and the tokens, the others find them there
@@ -66,6 +77,27 @@ def train(
         task = open_task(recipe.task, Path(cache) if cache is not None else held.path / "data", progress)
     run = _Run(recipe, held, task, accelerator, Keeper(held, recipe, task, tensorboard, progress))
     return run.through()
+
+
+@dataclass(frozen=True)
+class _Spent:
+    """run.json of a checkpoint: the seconds that the run has taken until then, by the clock and on the processor."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+def _checked(place: Path) -> _Spent:
+    """What a checkpoint says of the run, once every byte of it is as it was written.
+
+    Raises `SuperweightsError` where one is not: weights and moments are numbers, and nothing else could tell.
+    """
+    hint = f"remove it, and the same command begins again: rm -r '{place}'."
+    try:
+        verify(place, thoroughly=True)
+    except SuperweightsError as error:
+        raise SuperweightsError(error.message, hint=hint) from error
+    return read_noun(_Spent, place / "run.json", hint=hint)
 
 
 @dataclass(eq=False)
@@ -188,6 +220,7 @@ class _Run:
         if self.accelerator.is_main_process:
             facts = {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
             (partial / "run.json").write_text(json.dumps(facts), encoding="utf-8")
+            seal(partial, Work("lab checkpoint", self.recipe.fingerprint, str(step)))
             self.folder.settle(partial, step)
         self.accelerator.wait_for_everyone()
 
@@ -196,9 +229,9 @@ class _Run:
         if there is not None:
             self.resumed, place = there
             self.step = self.resumed
+            facts = _checked(place)
             self.accelerator.load_state(str(place))
-            facts = json.loads((place / "run.json").read_text(encoding="utf-8"))
-            self.seconds, self.cpu_seconds = facts["seconds"], facts["cpu_seconds"]
+            self.seconds, self.cpu_seconds = facts.seconds, facts.cpu_seconds
         if self.accelerator.is_main_process:
             self.folder.rewind(self.step)
             self.keeper.begin(self.step)

@@ -10,8 +10,9 @@ every written checkpoint has been run beside the original.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
+
+from superweights.lazy import found
 
 _HOMES = {
     "Dropped": "dropped",
@@ -26,9 +27,7 @@ __all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'superweights.pruning' has no attribute {name!r}")
-    return getattr(import_module(f"superweights.pruning.{_HOMES[name]}"), name)
+    return found(__name__, _HOMES, name)
 
 
 def __dir__() -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from superweights.axes import Int
 from superweights.errors import SuperweightsError
 from superweights.taps.trace import CANNOT_RUN
 
@@ -25,13 +26,13 @@ class ProbeLogits:
     """Read in two pieces."""
 
 
-def probe(vocabulary: int) -> Tensor:
+def probe(vocabulary: int) -> Int[Tensor, "2 24"]:
     """Random tokens `[2, 24]`, always the same."""
     return torch.randint(vocabulary, (_ROWS, _TOKENS), generator=torch.Generator().manual_seed(0))
 
 
 @torch.no_grad()
-def read(model: nn.Module, ids: Tensor) -> ProbeLogits:
+def read(model: nn.Module, ids: Int[Tensor, "rows tokens"]) -> ProbeLogits:
     """The logits of `model` for `ids`, with and without cache."""
     whole = model(input_ids=ids, use_cache=False).logits
     try:

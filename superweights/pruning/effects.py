@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from superweights.axes import Int
 from superweights.progress import Progress
 from superweights.pruning.dropped import Dropped
 from superweights.pruning.leaving_out import without
@@ -25,7 +26,7 @@ class DropEffect:
 
 def drop_effects(
     model: nn.Module,
-    windows: Tensor,
+    windows: Int[Tensor, "n T"],
     choices: Sequence[Dropped],
     *,
     batch_size: int | None = None,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from superweights.axes import Int
 from superweights.errors import SuperweightsError
 from superweights.pruning.absent import Gaps
 from superweights.pruning.dropped import Dropped
@@ -54,7 +55,7 @@ class Sublayers:
 
 
 @torch.no_grad()
-def sublayers_of(model: nn.Module, ids: Tensor) -> Sublayers:
+def sublayers_of(model: nn.Module, ids: Int[Tensor, "n T"]) -> Sublayers:
     """The sub-layers of `model`, from one pass over `ids [n, T]`.
 
     Where attention and MLP follow each other, what a block calls up to attention's write is attention's, the rest is

@@ -12,7 +12,7 @@ from superweights.quantization.activation_scheme import (
     Hold,
     Smooth,
 )
-from superweights.quantization.calibration import Calibration, calibrate
+from superweights.quantization.calibration import Calibration, calibrate, calibrate_all
 from superweights.quantization.held_places import (
     Coverage,
     HeldScalar,
@@ -52,6 +52,7 @@ __all__ = [
     "StoredBits",
     "activation_report",
     "calibrate",
+    "calibrate_all",
     "coverage",
     "locate",
     "protection_report",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from superweights.axes import Bool, Float, Int
 from superweights.errors import SuperweightsError
 from superweights.quantization.activation_scheme import ActivationScheme, HeldPlace, Hold
 from superweights.quantization.scheme import Scheme
@@ -50,7 +51,7 @@ class RoundedInput:
     channels: Tensor
     values: Tensor
 
-    def dequantize(self) -> Tensor:
+    def dequantize(self) -> Float[Tensor, "tokens channels"]:
         """The rounded input in float32, the held scalars exact."""
         x = self.codes.float() * self.scale
         x[self.rows, self.channels] = self.values
@@ -69,7 +70,7 @@ class RoundedWeight:
     codes: Tensor | None = None
     scale: Tensor | None = None
 
-    def columns(self, channels: Tensor) -> Tensor:
+    def columns(self, channels: Int[Tensor, " chosen"]) -> Float[Tensor, "chosen outputs"]:
         """The weights of these input channels: `[channels, outputs]`, float32."""
         if self.dense is not None:
             return self.dense.t()[channels]
@@ -77,7 +78,7 @@ class RoundedWeight:
         assert self.scale is not None
         return self.codes.t()[channels].float() * self.scale
 
-    def matrix(self) -> Tensor:
+    def matrix(self) -> Float[Tensor, "outputs inputs"]:
         """All of them, `[outputs, inputs]`, float32."""
         if self.dense is not None:
             return self.dense
@@ -87,8 +88,13 @@ class RoundedWeight:
 
 
 def held_out(
-    x: Tensor, hold: Hold, sequences: int, *, limits: Limits | None = None, places: Sequence[HeldPlace] = ()
-) -> Tensor:
+    x: Float[Tensor, "tokens channels"],
+    hold: Hold,
+    sequences: int,
+    *,
+    limits: Limits | None = None,
+    places: Sequence[HeldPlace] = (),
+) -> Bool[Tensor, "tokens channels"]:
     """True for each scalar of `x` that `hold` holds out, `[tokens, channels]`.
 
     `places` are those of this layer; `limits` make the threshold a calibrated one.
@@ -98,7 +104,7 @@ def held_out(
 
 
 def round_input(
-    x: Tensor,
+    x: Float[Tensor, "tokens channels"],
     scheme: ActivationScheme,
     sequences: int,
     *,
@@ -131,7 +137,7 @@ def round_input(
 
 
 def round_weight(
-    weight: Tensor, scheme: Scheme | None, out_axis: int, *, integer: bool = True
+    weight: Float[Tensor, "one other"], scheme: Scheme | None, out_axis: int, *, integer: bool = True
 ) -> RoundedWeight:
     """`weight` as `scheme` has it, ready for `product`; `integer` False always multiplies floats."""
     if scheme is None:
@@ -151,7 +157,9 @@ def round_weight(
     return RoundedWeight(dense if out_axis == 0 else dense.t().contiguous())
 
 
-def product(rounded: RoundedInput, weight: RoundedWeight, bias: Tensor | None = None) -> Tensor:
+def product(
+    rounded: RoundedInput, weight: RoundedWeight, bias: Float[Tensor, " outputs"] | None = None
+) -> Float[Tensor, "tokens outputs"]:
     """`W x + bias` of the rounded input, the held scalars' exact products added: `[tokens, outputs]`, float32."""
     if weight.codes is not None and weight.scale is not None and rounded.codes.device.type == "cpu":
         y = torch._int_mm(rounded.codes, weight.codes.t()).float()  # pyright: ignore[reportPrivateImportUsage]

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from superweights.axes import Int
 from superweights.errors import SuperweightsError
-from superweights.progress import Progress, silent
+from superweights.progress import Progress, labelled, silent
 from superweights.quantization.activation_scheme import ActivationScheme, Hold
 from superweights.quantization.activations import Limits, held_out
 from superweights.quantization.linears import Linear, linears_of, observed, places_in, tokens_of
-from superweights.quantization.smooth import Smoothing, smoothing_of
+from superweights.quantization.smooth import Smoothing, seeing_channels
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,46 +47,147 @@ class Calibration:
         )
 
 
-@torch.no_grad()
 def calibrate(
     model: nn.Module,
-    windows: Tensor,
+    windows: Int[Tensor, "n length"],
     scheme: ActivationScheme,
     *,
     batch_size: int = 4,
     progress: Progress | None = None,
 ) -> Calibration:
-    """What `scheme` needs to know of `model`, from token ids `windows [n, length]`: two passes for
-    static limits, one for smoothing.
+    """What `scheme` needs to know of `model`, from token ids `windows [n, length]`. As `calibrate_all`."""
+    return calibrate_all(model, windows, [scheme], batch_size=batch_size, progress=progress)[0]
+
+
+@torch.no_grad()
+def calibrate_all(
+    model: nn.Module,
+    windows: Tensor,
+    schemes: Sequence[ActivationScheme],
+    *,
+    batch_size: int = 4,
+    progress: Progress | None = None,
+) -> list[Calibration]:
+    """What each of `schemes` needs to know of `model`, from token ids `windows [n, length]`: in one pass for all of
+    them, and a second where static limits leave out what is held.
 
     The model runs as it is, unrounded. Any text of the model's language will do: embedded prose, or what the
     model writes itself. Source of static limits: the largest |x| seen; of thresholds: the root mean square of all
     tokens, times the rule's amount.
     """
-    linears = linears_of(model, scheme)
-    passes = (scheme.smooth is not None) + 2 * (scheme.scale == "static")
-    done = 0
+    linears = {scheme: linears_of(model, scheme) for scheme in schemes}
+    static = [scheme for scheme in linears if scheme.scale == "static"]
+    holding = [scheme for scheme in static if scheme.hold.rule != "none"]
+    passes = any(scheme.calibrated for scheme in linears) + bool(holding)
+    looked = _Passes(model, windows, batch_size, passes, progress or silent)
+    inputs, seen = InputMoments(), {}
+    with ExitStack() as stack:
+        for scheme in linears:
+            if scheme.smooth is not None and (scheme.smooth, scheme.skip) not in seen:
+                seeing = seeing_channels(model, linears[scheme], scheme.smooth)
+                seen[scheme.smooth, scheme.skip] = stack.enter_context(seeing)
+        every = {linear.name: linear for scheme in static for linear in linears[scheme]}
+        stack.enter_context(observed(tuple(every.values()), inputs.look))
+        if passes:
+            looked.run()
+    none, scales = Smoothing(), {key: each.smoothing() for key, each in seen.items()}
+    smoothing = {scheme: scales.get((scheme.smooth, scheme.skip), none) for scheme in linears}
+    limits = {scheme: inputs.limits(linears[scheme], scheme, smoothing[scheme]) for scheme in static}
+    if holding:
+        rests = {scheme: _Rests(scheme, smoothing[scheme], limits[scheme]) for scheme in holding}
+        with ExitStack() as stack:
+            for scheme, rest in rests.items():
+                stack.enter_context(observed(linears[scheme], rest.look))
+            looked.run()
+        limits |= {scheme: rest.limits() for scheme, rest in rests.items()}
+    return [Calibration(s, windows.numel(), limits.get(s, {}), smoothing[s]) for s in schemes]
 
-    def run() -> None:
-        nonlocal done
-        start, total = done, passes * len(windows)
-        told = progress or silent
-        report = lambda _, n, __: told("calibrating", start + n, total)  # noqa: E731
-        run_windows(model, windows, batch_size, report)
-        done += len(windows)
 
-    smoothing = Smoothing()
-    if scheme.smooth is not None:
-        smoothing = smoothing_of(model, linears, scheme.smooth, run)
-    limits: dict[str, Limits] = {}
-    if scheme.scale == "static":
-        spread = _root_mean_squares(linears, smoothing, run)
-        limits = _limits(linears, scheme, smoothing, spread, run)
-    return Calibration(scheme, windows.numel(), limits, smoothing)
+class _Passes:
+    """Passes of a model over the same windows, told to a person as one piece of work."""
+
+    def __init__(self, model: nn.Module, windows: Tensor, batch_size: int, passes: int, progress: Progress):
+        self._model, self._windows, self._size = model, windows, batch_size
+        self._passes, self._done, self._progress = passes, 0, progress
+
+    def run(self) -> None:
+        """One more pass."""
+        self._done += 1
+        label = f"calibrating, pass {self._done} of {self._passes}"
+        run_windows(self._model, self._windows, self._size, labelled(self._progress, label))
+
+
+class InputMoments:
+    """The squares and the largest |x| of each channel of each layer's input, summed up over everything that ran."""
+
+    def __init__(self) -> None:
+        self._squares: dict[str, Tensor] = {}
+        self._largest: dict[str, Tensor] = {}
+        self._tokens: dict[str, int] = {}
+
+    def look(self, linear: Linear, x: Tensor) -> None:
+        """Take in one input of a layer."""
+        rows, _ = tokens_of(x)
+        squares, largest = rows.square().sum(0, dtype=torch.float64), rows.abs().amax(0)
+        if linear.name in self._squares:
+            squares = squares + self._squares[linear.name]
+            largest = torch.maximum(largest, self._largest[linear.name])
+        self._squares[linear.name], self._largest[linear.name] = squares, largest
+        self._tokens[linear.name] = self._tokens.get(linear.name, 0) + len(rows)
+
+    def limits(
+        self, linears: Sequence[Linear], scheme: ActivationScheme, smoothing: Smoothing
+    ) -> dict[str, Limits]:
+        """The limits of each layer as `smoothing` leaves its input, nothing held out yet.
+
+        Raises `SuperweightsError` for a layer that nothing has reached.
+        """
+        unseen = [linear.name for linear in linears if linear.name not in self._squares]
+        if unseen:
+            raise SuperweightsError(
+                f"Calibration never reached {unseen[0]}"
+                + (f" and {len(unseen) - 1} more layers." if len(unseen) > 1 else "."),
+                hint="calibrate on more text, or skip those layers.",
+            )
+        amount = scheme.hold.amount if scheme.hold.rule == "deviations" else None
+        found = {}
+        for name in (linear.name for linear in linears):
+            squares, largest = self._squares[name], self._largest[name]
+            top = float(smoothing.divide(name, largest[None]).max())
+            scale = smoothing.scales.get(name)
+            total = float(
+                (squares if scale is None else squares / scale.to(squares.device).double().square()).sum()
+            )
+            rms = (total / (self._tokens[name] * len(squares))) ** 0.5
+            found[name] = Limits(top, top, rms, None if amount is None else amount * rms)
+        return found
+
+
+class _Rests:
+    """The largest |x| of each layer's input that a scheme does not hold out."""
+
+    def __init__(self, scheme: ActivationScheme, smoothing: Smoothing, limits: dict[str, Limits]):
+        self._scheme, self._smoothing, self._limits = scheme, smoothing, limits
+        self._largest = dict.fromkeys(limits, 0.0)
+
+    def look(self, linear: Linear, x: Tensor) -> None:
+        """Take in one input of a layer."""
+        rows, sequences = tokens_of(x)
+        rows = self._smoothing.divide(linear.name, rows)
+        limits, places = self._limits[linear.name], places_in(linear.name, self._scheme)
+        mask = held_out(rows, self._scheme.hold, sequences, limits=limits, places=places)
+        largest = float(rows.masked_fill(mask, 0.0).abs().amax())
+        self._largest[linear.name] = max(self._largest[linear.name], largest)
+
+    def limits(self) -> dict[str, Limits]:
+        """The limits with what is held out left out."""
+        return {name: replace(limit, largest=self._largest[name]) for name, limit in self._limits.items()}
 
 
 @torch.no_grad()
-def run_windows(model: nn.Module, windows: Tensor, size: int, progress: Progress | None = None) -> None:
+def run_windows(
+    model: nn.Module, windows: Int[Tensor, "n length"], size: int, progress: Progress | None = None
+) -> None:
     """Send token ids `windows [n, length]` through `model`, `size` at a time, for those who look on."""
     if windows.dim() != 2 or not windows.numel():
         raise SuperweightsError(
@@ -92,63 +196,11 @@ def run_windows(model: nn.Module, windows: Tensor, size: int, progress: Progress
         )
     embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
     device = embedding.weight.device
+    # The predictions are not asked for, and the head is a large part of a small model.
+    few: Any = {"logits_to_keep": 1} if "logits_to_keep" in signature(model.forward).parameters else {}
     done = 0
     for batch in windows.split(size):
-        model(input_ids=batch.to("cpu" if device.type == "meta" else device), use_cache=False)
+        model(input_ids=batch.to("cpu" if device.type == "meta" else device), use_cache=False, **few)
         done += len(batch)
         if progress is not None:
             progress("windows", done, len(windows))
-
-
-def _root_mean_squares(
-    linears: tuple[Linear, ...], smoothing: Smoothing, run: Callable[[], None]
-) -> dict[str, float]:
-    squares = {linear.name: 0.0 for linear in linears}
-    number = dict.fromkeys(squares, 0)
-
-    def look(linear: Linear, x: Tensor) -> None:
-        rows, _ = tokens_of(x)
-        rows = smoothing.divide(linear.name, rows)
-        squares[linear.name] += float(torch.linalg.vector_norm(rows)) ** 2
-        number[linear.name] += rows.numel()
-
-    with observed(linears, look):
-        run()
-    unseen = [name for name, count in number.items() if not count]
-    if unseen:
-        raise SuperweightsError(
-            f"Calibration never reached {unseen[0]}"
-            + (f" and {len(unseen) - 1} more layers." if len(unseen) > 1 else "."),
-            hint="calibrate on more text, or skip those layers.",
-        )
-    return {name: (squares[name] / number[name]) ** 0.5 for name in squares}
-
-
-def _limits(
-    linears: tuple[Linear, ...],
-    scheme: ActivationScheme,
-    smoothing: Smoothing,
-    spread: dict[str, float],
-    run: Callable[[], None],
-) -> dict[str, Limits]:
-    amount = scheme.hold.amount if scheme.hold.rule == "deviations" else None
-    found = {
-        name: Limits(0.0, 0.0, rms, None if amount is None else amount * rms) for name, rms in spread.items()
-    }
-
-    def look(linear: Linear, x: Tensor) -> None:
-        rows, sequences = tokens_of(x)
-        rows = smoothing.divide(linear.name, rows)
-        known = found[linear.name]
-        places = places_in(linear.name, scheme)
-        mask = held_out(rows, scheme.hold, sequences, limits=known, places=places)
-        rest = rows.masked_fill(mask, 0.0)
-        found[linear.name] = replace(
-            known,
-            largest=max(known.largest, float(rest.abs().amax())),
-            largest_of_all=max(known.largest_of_all, float(rows.abs().amax())),
-        )
-
-    with observed(linears, look):
-        run()
-    return found

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
+from superweights.axes import Float
 from superweights.quantization.scheme import Clip
 
 
@@ -26,7 +28,7 @@ def limits(blocks: torch.Tensor, counted: torch.Tensor | None, clip: Clip, tenso
     return -limit, limit
 
 
-def share_limit(weight: torch.Tensor, counted: torch.Tensor | None, share: float) -> float:
+def share_limit(weight: Float[Tensor, ...], counted: torch.Tensor | None, share: float) -> float:
     """The k-th largest |w| of the whole tensor, k = max(int(elements * share), 1)."""
     sizes = weight.abs().flatten().float() if counted is None else weight[counted].abs().float()
     if not len(sizes):
@@ -34,7 +36,7 @@ def share_limit(weight: torch.Tensor, counted: torch.Tensor | None, share: float
     return float(sizes.topk(max(int(len(sizes) * share), 1)).values[-1])
 
 
-def quantile(sizes: torch.Tensor, share: float, counts: torch.Tensor) -> torch.Tensor:
+def quantile(sizes: Float[Tensor, "blocks elements"], share: float, counts: Tensor) -> torch.Tensor:
     """The `share` quantile of each row's first `counts` elements, rows sorted ascending; linear in between.
 
     The same as torch.quantile, which refuses rows above 16.7 million elements.

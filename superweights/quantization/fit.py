@@ -25,7 +25,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
+from superweights.axes import Bool, Float
 from superweights.errors import SuperweightsError
 from superweights.quantization.grids import Grid
 from superweights.quantization.scheme import Scheme
@@ -65,16 +67,18 @@ class Fitted:
     tensor_scale: float | None = None
     doubled: Doubled | None = None
 
-    def scale(self) -> torch.Tensor:
+    def scale(self) -> Float[Tensor, "blocks 1"]:
         """The scale of each block in float32."""
         scale = self.scales.float()
         return scale if self.tensor_scale is None else scale * self.tensor_scale
 
-    def encode(self, blocks: torch.Tensor, grid: Grid) -> torch.Tensor:
+    def encode(self, blocks: Float[Tensor, "blocks elements"], grid: Grid) -> torch.Tensor:
         """The nearest codes of float32 `blocks`; a block whose scale is 0 takes the code nearest to 0."""
         return grid.nearest(self._in_steps(blocks))
 
-    def levels(self, blocks: torch.Tensor, grid: Grid) -> torch.Tensor:
+    def levels(
+        self, blocks: Float[Tensor, "blocks elements"], grid: Grid
+    ) -> Float[Tensor, "blocks elements"]:
         """The grid values of the nearest codes of float32 `blocks`, float32."""
         return grid.nearest_values(self._in_steps(blocks))
 
@@ -85,7 +89,7 @@ class Fitted:
         x = blocks / divisor if self.offsets is None else (blocks - self.offsets.float()).div_(divisor)
         return x if self.zero_points is None else x.add_(self.zero_points)
 
-    def decode(self, codes: torch.Tensor, grid: Grid) -> torch.Tensor:
+    def decode(self, codes: torch.Tensor, grid: Grid) -> Float[Tensor, "blocks elements"]:
         """The float32 values of `codes`."""
         levels = grid.values(codes)
         if self.zero_points is not None:
@@ -95,9 +99,9 @@ class Fitted:
 
 
 def fit(
-    blocks: torch.Tensor,
-    counted: torch.Tensor | None,
-    bounds: tuple[torch.Tensor, torch.Tensor],
+    blocks: Float[Tensor, "blocks elements"],
+    counted: Bool[Tensor, "blocks elements"] | None,
+    bounds: tuple[Float[Tensor, "blocks 1"], Float[Tensor, "blocks 1"]],
     grid: Grid,
     scheme: Scheme,
     tensor_scale: float | None = None,
@@ -120,7 +124,11 @@ def fit(
 
 
 def from_range(
-    low: torch.Tensor, high: torch.Tensor, grid: Grid, scheme: Scheme, tensor_scale: float | None = None
+    low: Float[Tensor, "blocks 1"],
+    high: Float[Tensor, "blocks 1"],
+    grid: Grid,
+    scheme: Scheme,
+    tensor_scale: float | None = None,
 ) -> Fitted:
     """The block's range mapped to the grid's. Stored scales are rounded so that the grid still covers it."""
     if scheme.zero_point == "float":

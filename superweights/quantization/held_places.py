@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from superweights.axes import Int
 from superweights.errors import SuperweightsError
 from superweights.progress import Progress
 from superweights.quantization.activation_scheme import ActivationScheme, HeldPlace, Hold
@@ -60,7 +61,7 @@ class LayerReport:
 @torch.no_grad()
 def activation_report(
     model: nn.Module,
-    windows: Tensor,
+    windows: Int[Tensor, "n length"],
     scheme: ActivationScheme,
     calibration: Calibration | None = None,
     *,
@@ -109,7 +110,7 @@ def activation_report(
 @torch.no_grad()
 def locate(
     model: nn.Module,
-    windows: Tensor,
+    windows: Int[Tensor, "n length"],
     scheme: ActivationScheme,
     calibration: Calibration | None = None,
     *,
@@ -152,7 +153,7 @@ class Coverage:
 @torch.no_grad()
 def coverage(
     model: nn.Module,
-    windows: Tensor,
+    windows: Int[Tensor, "n length"],
     scheme: ActivationScheme,
     places: Sequence[HeldPlace],
     calibration: Calibration | None = None,

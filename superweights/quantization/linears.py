@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from superweights.axes import Float
 from superweights.errors import SuperweightsError
 from superweights.quantization.activation_scheme import ActivationScheme, HeldPlace
 
@@ -115,7 +116,7 @@ def _standing_in(linear: Linear, forward: Callable[[Linear, Tensor], Tensor]):
     return stand_in
 
 
-def tokens_of(x: Tensor) -> tuple[Tensor, int]:
+def tokens_of(x: Float[Tensor, "... channels"]) -> tuple[Float[Tensor, "tokens channels"], int]:
     """`x [..., channels]` as float32 `[tokens, channels]`, and how many sequences they come from."""
     return x.detach().float().reshape(-1, x.shape[-1]), x.shape[0] if x.dim() > 2 else 1
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 
@@ -19,19 +19,25 @@ from superweights.errors import SuperweightsError
 from superweights.quantization.scheme import Scheme
 from superweights.quantization.tensor import Quantized, check_shape, quantize_tensor
 
+# What tensors that are not rounded may be stored in.
+NARROW = ("bfloat16", "float16")
+
 
 @dataclass(frozen=True)
 class Plan:
     """A scheme for each tensor, by its name in the checkpoint, and the weights that are kept exactly.
 
     Tensors that `schemes` does not name stay as they are stored. `out_axes` gives the axis of output channels
-    where it is not 0 (1 for Conv1D, 1 or 2 for stacked experts). Prints, compares and round-trips through JSON.
+    where it is not 0 (1 for Conv1D, 1 or 2 for stacked experts). `narrowed` gives the dtype in which tensors are stored
+    that are not rounded, but need not stay as wide as they are (embeddings). Prints, compares and round-trips
+    through JSON.
     """
 
     schemes: Mapping[str, Scheme]
     keep: tuple[Address, ...] = ()
     """Their addresses."""
     out_axes: Mapping[str, int] = field(default_factory=dict)
+    narrowed: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def uniform(cls, tensors: Mapping[str, int], scheme: Scheme, keep: Iterable[Address] = ()) -> Plan:
@@ -63,12 +69,20 @@ class Plan:
                     hint="quantize the original checkpoint.",
                 )
             check_shape(torch.Size(info.shape), scheme, self.out_axes.get(name, 0))
+        for name, dtype in self.narrowed.items():
+            if name not in checkpoint.tensors or name in self.schemes or dtype not in NARROW:
+                raise SuperweightsError(
+                    f"The plan cannot store {name} in {dtype}.",
+                    hint=f"narrowed names tensors that are not rounded, in one of {', '.join(NARROW)}.",
+                )
         for address in self.keep:
             checkpoint.element(address.tensor, address.index)
             if address.tensor not in self.schemes:
                 raise SuperweightsError(
                     f"{address} is to be kept, but the plan does not round its tensor.",
-                    hint="a tensor that stays as it is keeps all of its weights: leave the address out.",
+                    hint="a tensor that stays as it is keeps all of its weights: leave the address out."
+                    if address.tensor not in self.narrowed
+                    else "--embeddings keep stores it as it is; leave the address out then.",
                 )
 
     def kept_of(self, tensor: str) -> list[tuple[int, ...]]:
@@ -90,6 +104,16 @@ class Plan:
         """What tells this rounding from every other one."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
+    def stored(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+        """`weight`, a tensor `name` that is not rounded, as it is stored."""
+        return weight.to(getattr(torch, self.narrowed[name])) if name in self.narrowed else weight
+
+    def without(self, tensors: Iterable[str]) -> Plan:
+        """The plan in which `tensors` are not rounded, and so need no weight to be kept."""
+        left = set(tensors)
+        schemes = {name: scheme for name, scheme in self.schemes.items() if name not in left}
+        return replace(self, schemes=schemes, keep=tuple(a for a in self.keep if a.tensor not in left))
+
     def to_json(self) -> str:
         """JSON that `from_json` reads back; each scheme stands in it once."""
         schemes = list(dict.fromkeys(self.schemes.values()))
@@ -98,6 +122,7 @@ class Plan:
             "tensors": {name: schemes.index(scheme) for name, scheme in self.schemes.items()},
             "out_axes": dict(self.out_axes),
             "keep": [str(address) for address in self.keep],
+            "narrowed": dict(self.narrowed),
         }
         return json.dumps(data, indent=1)
 
@@ -106,9 +131,8 @@ class Plan:
         """The plan that `to_json` wrote. Raises `SuperweightsError` naming `where` and the field for anything else."""
         hint = "superweights quantize --save-plan FILE writes one."
         held = shaped(_Stored, parse_json(text, where, hint=hint), where, hint, "whole")
-        return cls(
-            {name: held.schemes[place] for name, place in held.tensors.items()}, held.keep, held.out_axes
-        )
+        schemes = {name: held.schemes[place] for name, place in held.tensors.items()}
+        return cls(schemes, held.keep, held.out_axes, held.narrowed)
 
 
 @dataclass(frozen=True)
@@ -119,6 +143,7 @@ class _Stored:
     tensors: Mapping[str, Annotated[int, Between(0, 2**31)]]
     out_axes: Mapping[str, Annotated[int, Between(0, 2)]]
     keep: tuple[Address, ...]
+    narrowed: Mapping[str, Literal["bfloat16", "float16"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, place in self.tensors.items():

@@ -49,8 +49,9 @@ def rounding_activations(
 class Rounding:
     """The layers that are rounded and how much was held out so far.
 
-    Rounded weights are kept while the model's are in memory; those of a streamed model are rounded anew in each
-    pass. Layers that read the same tensor round it once.
+    Rounded weights are kept while the model's are in memory, in `weights` where that is given: schemes that round and
+    smooth them alike may share it. Those of a streamed model are rounded anew in each pass. Layers that read the same
+    tensor round it once.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Rounding:
         scheme: ActivationScheme,
         calibration: Calibration | None = None,
         integer: bool = True,
+        weights: dict[str, RoundedWeight] | None = None,
     ):
         if scheme.calibrated and (calibration is None or calibration.scheme != scheme):
             raise SuperweightsError(
@@ -71,7 +73,7 @@ class Rounding:
         self.held: dict[str, int] = dict.fromkeys(self.scalars, 0)
         self._integer = integer
         self._keep = not is_streamed(model)
-        self._weights: dict[str, RoundedWeight] = {}
+        self._weights = {} if weights is None else weights
         self._limits: dict[str, Limits] = {} if calibration is None else calibration.limits
         self._smoothing = Smoothing() if calibration is None else calibration.smoothing
         self._places = {linear.name: places_in(linear.name, scheme) for linear in self.linears}
@@ -113,7 +115,7 @@ class Rounding:
 
     def release(self) -> None:
         """Forget the rounded weights; what was counted stays."""
-        self._weights.clear()
+        self._weights = {}
         self._last = None
 
     def weight(self, linear: Linear) -> RoundedWeight:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -36,35 +37,25 @@ class Smoothing:
         return weight.float() * (scale if linear.out_axis == 0 else scale[:, None])
 
 
-def smoothing_of(
-    model: nn.Module, linears: tuple[Linear, ...], smooth: Smooth, run: Callable[[], None]
-) -> Smoothing:
-    """The scales, from what `run()` sends through `model`.
+@contextmanager
+def seeing_channels(model: nn.Module, linears: tuple[Linear, ...], smooth: Smooth) -> Iterator[SeenChannels]:
+    """What tells the scales, filled in by what is sent through `model` inside the `with`.
 
     Layers that are given the same tensor share one scale, as folding into a norm requires; which those are, and
     whether a norm wrote it, is seen in the pass itself.
     """
-    seen = _Seen(smooth.everywhere)
+    seen = SeenChannels(smooth)
     with observed(linears, seen.look), seen.watching_norms(model):
-        run()
-    scales: dict[str, Tensor] = {}
-    for group in seen.groups():
-        largest_x = torch.stack([seen.largest[linear.name] for linear in group]).amax(0)
-        largest_w = torch.stack([seen.weights[linear.name] for linear in group]).amax(0)
-        largest_w = largest_w.to(largest_x.device)
-        scale = largest_x.clamp(min=_SMALLEST).pow(smooth.alpha)
-        scale = (scale / largest_w.clamp(min=_SMALLEST).pow(1 - smooth.alpha)).clamp(min=_SMALLEST)
-        scales |= {linear.name: scale for linear in group}
-    return Smoothing(scales)
+        yield seen
 
 
-class _Seen:
+class SeenChannels:
     """The largest |x| and |W| of each input channel, and which layers read the same tensor."""
 
-    def __init__(self, everywhere: bool):
+    def __init__(self, smooth: Smooth):
         self.largest: dict[str, Tensor] = {}
         self.weights: dict[str, Tensor] = {}
-        self._everywhere = everywhere
+        self._alpha, self._everywhere = smooth.alpha, smooth.everywhere
         self._by_input: dict[str, list[Linear]] = {}
         self._leader = ""
         self._last: Tensor | None = None
@@ -83,6 +74,18 @@ class _Seen:
         if x is not self._last:
             self._leader, self._last = linear.name, x
         self._by_input.setdefault(self._leader, []).append(linear)
+
+    def smoothing(self) -> Smoothing:
+        """The scales of what was seen."""
+        scales: dict[str, Tensor] = {}
+        for group in self.groups():
+            largest_x = torch.stack([self.largest[linear.name] for linear in group]).amax(0)
+            largest_w = torch.stack([self.weights[linear.name] for linear in group]).amax(0)
+            largest_w = largest_w.to(largest_x.device)
+            scale = largest_x.clamp(min=_SMALLEST).pow(self._alpha)
+            scale = (scale / largest_w.clamp(min=_SMALLEST).pow(1 - self._alpha)).clamp(min=_SMALLEST)
+            scales |= {linear.name: scale for linear in group}
+        return Smoothing(scales)
 
     def groups(self) -> list[list[Linear]]:
         """Layers that read one input, together."""

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
+from superweights.axes import Float
 from superweights.errors import SuperweightsError
 from superweights.quantization.clipping import limits, share_limit
 from superweights.quantization.cutting import check_blocks, cut, join
@@ -123,7 +125,7 @@ class Quantized:
         """All stored bits over the number of weights."""
         return self.stored_bits.total / self.shape.numel()
 
-    def dequantize(self, dtype: torch.dtype | None = None, *, kept: bool = True) -> torch.Tensor:
+    def dequantize(self, dtype: torch.dtype | None = None, *, kept: bool = True) -> Float[Tensor, ...]:
         """The rounded weights in `dtype` (None: the original one). `kept=False` leaves the kept ones rounded."""
         dtype = self.dtype if dtype is None else dtype
         values = torch.empty(self.codes.shape, dtype=dtype, device=self.codes.device)
@@ -136,7 +138,7 @@ class Quantized:
             weight[tuple(self.kept.indices.long().T)] = self.kept.values.to(dtype)
         return weight
 
-    def steps(self) -> torch.Tensor:
+    def steps(self) -> Float[Tensor, ...]:
         """The step at each weight, float32, in its shape: scale times the larger gap beside its grid value."""
         grid = grid_of(self.scheme)
         if self.scheme.paper_compat:
@@ -154,7 +156,7 @@ class Quantized:
 
 
 def quantize_tensor(
-    weight: torch.Tensor, scheme: Scheme, keep: Sequence[tuple[int, ...]] = (), out_axis: int = 0
+    weight: Float[Tensor, ...], scheme: Scheme, keep: Sequence[tuple[int, ...]] = (), out_axis: int = 0
 ) -> Quantized:
     """`weight` rounded by `scheme`; the weights at the indices `keep` are kept exactly.
 
@@ -192,7 +194,7 @@ def check_shape(shape: torch.Size, scheme: Scheme, out_axis: int = 0) -> None:
         )
 
 
-def rounding_error(weight: torch.Tensor, quantized: Quantized) -> RoundingError:
+def rounding_error(weight: Float[Tensor, ...], quantized: Quantized) -> RoundingError:
     """How far `quantized`, with its kept weights in place, is from `weight`."""
     if weight.shape != quantized.shape:
         raise SuperweightsError(

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from superweights.axes import Float
+
 _BLOCK, _E2M1, _E4M3, _NORMAL = 16, 6.0, 448.0, 2.0**-6
 
 
@@ -27,7 +29,7 @@ class Lost:
     """Weights that become 0, of those that are not."""
 
 
-def lost(weight: Tensor) -> Lost:
+def lost(weight: Float[Tensor, "... inputs"]) -> Lost:
     """What rounding the scales of `weight [..., in]` would lose; blocks run along the last axis, padded with 0."""
     flat = weight.detach().float().reshape(-1, weight.shape[-1])
     largest = flat.abs().max()

@@ -53,7 +53,7 @@ def rounded_plan(
             done |= _round_block(chain, path, layers.get(path, {}), checkpoint, plan, effort)
             progress(f"rounding {path}", place + 1, len(chain.blocks))
     digest = hashlib.sha256(tokens.contiguous().numpy().tobytes() + repr(effort).encode())
-    return Rounded(plan.schemes, plan.keep, plan.out_axes, done, digest.hexdigest())
+    return Rounded(plan.schemes, plan.keep, plan.out_axes, plan.narrowed, done, digest.hexdigest())
 
 
 @dataclass(frozen=True)

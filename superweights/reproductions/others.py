@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from superweights.address import Address
 from superweights.checkpoint import Checkpoint
@@ -29,22 +30,63 @@ class Others:
 
 def largest_global(checkpoint: Checkpoint, count: int, avoid: Collection[Address]) -> Others:
     """The `count` largest weights of all block matrices together, without `avoid`."""
-    kept: list[tuple[float, Address]] = []
-    for name in block_matrices(checkpoint):
-        bar = kept[-1][0] if len(kept) == count else -1.0
-        kept += _largest(checkpoint, name, count, avoid, bar)
-        kept = sorted(kept, key=lambda found: -found[0])[:count]
-    rule = f"the {len(kept):,} largest of all block matrices together"
-    return Others(rule, tuple(address for _, address in kept), kept[-1][0] if kept else None)
+    return Ranking(checkpoint, avoid, count).of_all(count)
 
 
 def largest_per_tensor(checkpoint: Checkpoint, share: float, avoid: Collection[Address]) -> Others:
     """The largest `int(size * share)` weights of each block matrix, without `avoid`: the authors' code's way."""
-    kept: list[tuple[float, Address]] = []
-    for name in block_matrices(checkpoint):
-        kept += _largest(checkpoint, name, int(math.prod(checkpoint.tensors[name].shape) * share), avoid)
-    rule = f"the largest {share:.3g} of each block matrix, {len(kept):,} in all"
-    return Others(rule, tuple(address for _, address in kept), min((v for v, _ in kept), default=None))
+    return Ranking(checkpoint, avoid, 0, share).of_each(share)
+
+
+class Ranking:
+    """The largest weights of the block matrices without `avoid`, for several rules at once: each matrix is read once.
+
+    For `of_all` of up to `count` weights, and for `of_each` of up to `share` of a matrix.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, avoid: Collection[Address], count: int, share: float = 0.0):
+        self._sizes = {name: math.prod(checkpoint.tensors[name].shape) for name in block_matrices(checkpoint)}
+        self._largest: dict[str, tuple[Tensor, Tensor]] = {}
+        self._shapes = {name: tuple(checkpoint.tensors[name].shape) for name in self._sizes}
+        bar = torch.tensor([])
+        for name, size in self._sizes.items():
+            wanted, least = max(count, int(size * share)), int(size * share)
+            values, flat = _largest(checkpoint, name, wanted, avoid)
+            if len(bar) == count:  # no more of them than can be among the largest of all
+                enough = max(least, int((values > bar[-1]).sum())) if count else least
+                values, flat = values[:enough], flat[:enough]
+            bar = torch.cat([bar, values]).sort(descending=True).values[:count]
+            self._largest[name] = values, flat
+
+    def of_all(self, count: int) -> Others:
+        """The `count` largest of all matrices together."""
+        names = list(self._largest)
+        values = torch.cat([torch.tensor([]), *(values for values, _ in self._largest.values())])
+        which = torch.cat(
+            [torch.tensor([], dtype=torch.long)]
+            + [torch.full((len(v),), n) for n, (v, _) in enumerate(self._largest.values())]
+        )
+        flat = torch.cat([torch.tensor([], dtype=torch.long), *(flat for _, flat in self._largest.values())])
+        order = values.argsort(descending=True, stable=True)[:count]
+        addresses = [self._address(names[which[n]], int(flat[n])) for n in order.tolist()]
+        rule = f"the {len(addresses):,} largest of all block matrices together"
+        return Others(rule, tuple(addresses), float(values[order[-1]]) if len(order) else None)
+
+    def of_each(self, share: float) -> Others:
+        """The largest `int(size * share)` of each matrix."""
+        kept: list[tuple[float, Address]] = []
+        for name, (values, flat) in self._largest.items():
+            count = int(self._sizes[name] * share)
+            kept += [
+                (value, self._address(name, place))
+                for value, place in zip(values[:count].tolist(), flat[:count].tolist(), strict=True)
+            ]
+        rule = f"the largest {share:.3g} of each block matrix, {len(kept):,} in all"
+        return Others(rule, tuple(address for _, address in kept), min((v for v, _ in kept), default=None))
+
+    def _address(self, name: str, flat: int) -> Address:
+        place = torch.unravel_index(torch.tensor(flat), self._shapes[name])
+        return Address(name, tuple(int(each) for each in place))
 
 
 def block_matrices(checkpoint: Checkpoint) -> list[str]:
@@ -59,15 +101,20 @@ def block_matrices(checkpoint: Checkpoint) -> list[str]:
 
 
 def _largest(
-    checkpoint: Checkpoint, name: str, count: int, avoid: Collection[Address], bar: float = -1.0
-) -> list[tuple[float, Address]]:
-    """The `count` largest weights of one tensor above `bar`, with their magnitudes; the tensor is let go after."""
-    if not count:
-        return []
+    checkpoint: Checkpoint, name: str, count: int, avoid: Collection[Address]
+) -> tuple[Tensor, Tensor]:
+    """Magnitudes and flat indices of the `count` largest weights of one tensor, which is let go after."""
     tensor = checkpoint.read(name)
-    skip = sum(address.tensor == name for address in avoid)
-    values, flat = tensor.abs().flatten().float().topk(min(count + skip, tensor.numel()))
-    places = torch.stack(torch.unravel_index(flat[values > bar], tuple(tensor.shape)), 1).tolist()
+    skip = [_flat(address, tuple(tensor.shape)) for address in avoid if address.tensor == name]
+    values, flat = tensor.abs().flatten().float().topk(min(count + len(skip), tensor.numel()))
     checkpoint.release([name])
-    found = [(v, Address(name, tuple(place))) for v, place in zip(values.tolist(), places, strict=False)]
-    return [each for each in found if each[1] not in avoid][:count]
+    left = ~torch.isin(flat, torch.tensor(skip, dtype=torch.long))
+    return values[left][:count], flat[left][:count]
+
+
+def _flat(address: Address, shape: tuple[int, ...]) -> int:
+    """Where a weight stands in its tensor laid out flat."""
+    at = 0
+    for index, size in zip(address.index, shape, strict=True):
+        at = at * size + index
+    return at

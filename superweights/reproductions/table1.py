@@ -18,9 +18,8 @@ from superweights.reproductions.others import (
     CODE_SHARE,
     PAPER_SHARE,
     Others,
+    Ranking,
     block_matrices,
-    largest_global,
-    largest_per_tensor,
 )
 from superweights.reproductions.restore import cannot_restore, restored
 from superweights.reproductions.subject import Subject
@@ -85,10 +84,12 @@ def _versions(subject: Subject) -> tuple[list[Version], list[str]]:
     """The rows but the last, and how the other weights were taken."""
     checkpoint, avoid = subject.checkpoint, set(subject.chosen.addresses)
     total = sum(checkpoint.tensors[name].size for name in block_matrices(checkpoint))
-    everywhere = subject.others()
-    alike = largest_per_tensor(checkpoint, len(everywhere.addresses) / total, avoid)
-    as_code = largest_per_tensor(checkpoint, CODE_SHARE, avoid)
-    in_share = largest_global(checkpoint, max(1, round(total * PAPER_SHARE)), avoid)
+    wanted, in_paper = subject.setting.others, max(1, round(total * PAPER_SHARE))
+    ranking = Ranking(checkpoint, avoid, max(wanted, in_paper), max(wanted / total, CODE_SHARE))
+    everywhere = ranking.of_all(wanted)
+    alike = ranking.of_each(len(everywhere.addresses) / total)
+    as_code = ranking.of_each(CODE_SHARE)
+    in_share = ranking.of_all(in_paper)
     chosen = {
         "all together": everywhere,
         "the same share of each tensor": alike,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from superweights.axes import Int
 from superweights.errors import SuperweightsError
 from superweights.scoring.loss import loss_per_window
 from superweights.scoring.predictions import Variant
@@ -25,7 +26,7 @@ class Matched:
 
 def match_damage(
     at_strength: Callable[[float], Variant],
-    windows: Tensor,
+    windows: Int[Tensor, "n length"],
     loss: float,
     *,
     tolerance: float = 0.05,

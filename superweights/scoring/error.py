@@ -8,11 +8,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from superweights.axes import Float
+
 RESAMPLES = 2000
 _CHUNK = 1 << 22
 
 
-def mean_error(values: Tensor) -> float | None:
+def mean_error(values: Float[Tensor, " n"]) -> float | None:
     """The standard error of the mean of independent `values [n]`, or None for fewer than two."""
     if len(values) < 2:
         return None
@@ -39,7 +41,9 @@ def bootstrap(values: Tensor, statistic: Callable[[Tensor], Tensor], seed: int =
     return torch.cat(found)
 
 
-def bootstrap_error(values: Tensor, statistic: Callable[[Tensor], Tensor], seed: int = 0) -> float | None:
+def bootstrap_error(
+    values: Float[Tensor, "n k"], statistic: Callable[[Tensor], Tensor], seed: int = 0
+) -> float | None:
     """The standard error of `statistic` of the means of `values [n, k]`, or None for fewer than two samples.
 
     Times sqrt(n / (n - 1)), so that for a mean it is the usual unbiased one and not smaller for few samples.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from superweights.axes import Float, Int
 from superweights.errors import SuperweightsError
 from superweights.progress import Progress
 from superweights.record import Score
@@ -24,11 +25,11 @@ _TOKENS, _TOKENS_STREAMED = 2048, 8192
 
 def token_losses(
     model: nn.Module | Variant,
-    windows: Tensor,
+    windows: Int[Tensor, "n length"],
     *,
     batch_size: int | None = None,
     progress: Progress | None = None,
-) -> Tensor:
+) -> Float[Tensor, "n length-1"]:
     """The loss of every token but each window's first: `[n, length - 1]`, nats, float32, on the CPU.
 
     `windows [n, length]` are token ids, run `batch_size` at a time (default: about 2,000 tokens, 8,000 for a
@@ -53,12 +54,12 @@ def token_losses(
 
 def loss_per_window(
     model: nn.Module | Variant,
-    windows: Tensor,
+    windows: Int[Tensor, "n length"],
     *,
     batch_size: int | None = None,
     first: int = 1,
     progress: Progress | None = None,
-) -> Tensor:
+) -> Float[Tensor, " n"]:
     """The mean loss of each window, over positions `first` to the last: `[n]`, nats per token, float64.
 
     `first` leaves the beginning of a window out of the mean: with windows that overlap, the tokens that
@@ -70,7 +71,7 @@ def loss_per_window(
 
 def perplexity(
     model: nn.Module | Variant,
-    windows: Tensor,
+    windows: Int[Tensor, "n length"],
     *,
     batch_size: int | None = None,
     first: int = 1,
@@ -85,12 +86,12 @@ def perplexity(
     return perplexity_of(means, seed=seed)
 
 
-def perplexity_of(means: Tensor, *, seed: int = 0) -> Score:
+def perplexity_of(means: Float[Tensor, " n"], *, seed: int = 0) -> Score:
     """The perplexity of windows whose mean losses are `means [n]`, all of one length."""
     return exp_of_mean("perplexity", means, "per token", seed)
 
 
-def exp_of_mean(name: str, nats: Tensor, unit: str, seed: int = 0) -> Score:
+def exp_of_mean(name: str, nats: Float[Tensor, " n"], unit: str, seed: int = 0) -> Score:
     """exp of the mean of `nats [n]`, with the bootstrap error of the mean carried over by the delta method.
 
     The spread of the resampled exponentials themselves would be ruled by the few worst resamples, and says
@@ -103,7 +104,7 @@ def exp_of_mean(name: str, nats: Tensor, unit: str, seed: int = 0) -> Score:
     return Score(name, value, unit, len(nats), value * error)
 
 
-def loss_change(base: Tensor, edited: Tensor) -> Score:
+def loss_change(base: Float[Tensor, " n"], edited: Float[Tensor, " n"]) -> Score:
     """How much the loss rises from `base` to `edited`, window by window: nats per token.
 
     Both are `loss_per_window [n]` of the same windows. The difference is paired, so that what makes one
@@ -118,7 +119,9 @@ def loss_change(base: Tensor, edited: Tensor) -> Score:
     return Score("loss change", change.mean().item(), "nats/token", len(change), mean_error(change))
 
 
-def bits_per_byte(losses: Tensor, nbytes: Tensor, *, first: int = 1, seed: int = 0) -> Score:
+def bits_per_byte(
+    losses: Float[Tensor, "n predicted"], nbytes: Int[Tensor, "n length"], *, first: int = 1, seed: int = 0
+) -> Score:
     """Bits that the model needs for one UTF-8 byte of the text: comparable between tokenizers.
 
     `losses [n, length - 1]` are `token_losses`, `nbytes [n, length]` the text's `window_bytes`. The standard

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from superweights.axes import Int
 from superweights.errors import SuperweightsError
 from superweights.progress import Progress
 from superweights.record import Score
@@ -77,7 +78,7 @@ def predict_last_words(
     return LastWords(*(tuple(column) for column in zip(*(found[i] for i in range(len(rows))), strict=True)))
 
 
-def pad_right(rows: Sequence[Sequence[int]]) -> Tensor:
+def pad_right(rows: Sequence[Sequence[int]]) -> Int[Tensor, "rows longest"]:
     """Rows of token ids as one tensor `[rows, longest]`, the rest filled with token 0."""
     return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
 

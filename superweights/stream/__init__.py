@@ -39,8 +39,9 @@ def streaming(
 
     With `resident=False` each block's weights are read when the block runs and dropped after it; with True
     the whole model is in memory; None keeps it in memory when it takes less than half of what is free.
-    `dtype` None computes in the stored type, but never in float16 unless asked for: massive activations
-    overflow it (65,504). `device` "auto" is the accelerator where there is one.
+    `dtype` None computes in the stored type, but in float32 where that is float16 (massive activations overflow it),
+    or bfloat16 on a processor without arithmetic for it (see `device.choose_dtype`). `device` "auto" is the accelerator
+    where there is one.
 
     The model is in eval mode, without gradients or cache. `subject.layout_of` tells where the checkpoint's scalars
     are in it, `subject.stream_of` how its weights come while it is streamed.
@@ -48,7 +49,7 @@ def streaming(
     Raises `SuperweightsError` for a checkpoint that is no causal language model, or lacks tensors.
     """
     device_ = choose_device(device)
-    dtype_ = choose_dtype(checkpoint, dtype)
+    dtype_ = choose_dtype(checkpoint, dtype, device_)
     if checkpoint.config.get("quantization_config"):
         yield _load_with_transformers(checkpoint, device_, None if dtype in (None, "auto") else dtype_)
         return
@@ -90,7 +91,8 @@ def opened(
             f"{checkpoint.name} is quantized: its weights cannot be trained.",
             hint="train the unquantized checkpoint.",
         )
-    skeleton = Skeleton(checkpoint, choose_dtype(checkpoint, dtype), choose_device(device))
+    device_ = choose_device(device)
+    skeleton = Skeleton(checkpoint, choose_dtype(checkpoint, dtype, device_), device_)
     skeleton.load(skeleton.names)
     announce(skeleton.model, ConvertedNames(skeleton))
     for module in skeleton.model.modules():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -46,6 +48,29 @@ def linear_tensors(checkpoint: Checkpoint) -> dict[str, int]:
             hint="superweights quantizes the matrices of transformer blocks.",
         )
     return found
+
+
+def embedding_tensors(checkpoint: Checkpoint) -> dict[str, bool]:
+    """The checkpoint's names of embeddings and of the head, in its order, and whether each is the table of tokens or a
+    head of its own (not one tied to the table). Raises `SuperweightsError` for what is no causal language model.
+    """
+    skeleton = Skeleton(checkpoint, torch.float32, torch.device("cpu"))
+    model = skeleton.model
+    ends = set()
+    for ask in (model.get_input_embeddings, model.get_output_embeddings):
+        with suppress(NotImplementedError, AttributeError):  # transformers' way of saying that there is none
+            ends.add(id(ask()))
+    tied: dict[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
+    found = {
+        f"{path}.weight": id(module) in ends and f"{path}.weight" not in tied
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Embedding) or (isinstance(module, nn.Linear) and id(module) in ends)
+    }
+    return {
+        name: found[target]
+        for name, target in skeleton.targets.items()
+        if target in found and target not in skeleton.converters
+    }
 
 
 def _matrices_of(path: str, module: nn.Module, experts: set[int]) -> dict[str, int]:

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from superweights.axes import Float
 
-def hidden_of(args: tuple, kwargs: dict) -> Tensor:
+
+def hidden_of(args: tuple, kwargs: dict) -> Float[Tensor, ...]:
     """The hidden states that a block is called with: its first tensor, by convention `hidden_states`."""
     found = next((a for a in args if isinstance(a, Tensor)), kwargs.get("hidden_states"))
     if not isinstance(found, Tensor):
@@ -17,7 +19,7 @@ def hidden_of(args: tuple, kwargs: dict) -> Tensor:
 
 
 def with_hidden(
-    args: tuple, kwargs: dict, hidden: Tensor, own: dict[int, Any] | None = None
+    args: tuple, kwargs: dict, hidden: Float[Tensor, ...], own: dict[int, Any] | None = None
 ) -> tuple[tuple, dict]:
     """The same call with other hidden states.
 

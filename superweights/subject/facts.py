@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from superweights.axes import Int
 from superweights.errors import SuperweightsError
 
 
@@ -41,7 +42,7 @@ def context_of(model: nn.Module) -> int | None:
     return limit if isinstance(limit, int) and limit > 0 else None
 
 
-def check_windows(model: nn.Module, windows: Tensor, *, shortest: int = 2) -> None:
+def check_windows(model: nn.Module, windows: Int[Tensor, "n length"], *, shortest: int = 2) -> None:
     """Raise `SuperweightsError` unless the model can read `windows [n, length]`, of `shortest` tokens or more."""
     if windows.ndim != 2 or windows.shape[0] < 1 or windows.shape[1] < shortest:
         raise SuperweightsError(
@@ -53,7 +54,7 @@ def check_windows(model: nn.Module, windows: Tensor, *, shortest: int = 2) -> No
     check_length(model, windows.shape[1])
 
 
-def check_tokens(model: nn.Module, ids: Tensor) -> None:
+def check_tokens(model: nn.Module, ids: Int[Tensor, "rows tokens"]) -> None:
     """Raise `SuperweightsError` for a token id that the model does not know."""
     known = vocabulary_of(model)
     if int(ids.min()) < 0 or int(ids.max()) >= known:

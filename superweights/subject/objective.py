@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from superweights.axes import Int
 from superweights.errors import SuperweightsError
 from superweights.subject.batch import Batch
 
@@ -33,7 +34,7 @@ class NextToken:
     auto_class = "AutoModelForCausalLM"
     tower = None
 
-    def batch(self, ids: Tensor, first: int = 1) -> Batch:
+    def batch(self, ids: Int[Tensor, "rows length"], first: int = 1) -> Batch:
         """The rows without their last tokens; what predicts position `first` and those after it is scored.
 
         Raises `SuperweightsError` unless position `first` can be predicted and lies inside the row.

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from superweights.axes import Int
 from superweights.errors import SuperweightsError
 from superweights.subject.bos import resolve_bos
 from superweights.subject.facts import vocabulary_by_config
@@ -42,7 +43,7 @@ class Reading:
             return embedded_prose()
         return self.text if isinstance(self.text, Text) else read_text(self.text)
 
-    def cut(self, tokenizer: Any) -> Tensor:
+    def cut(self, tokenizer: Any) -> Int[Tensor, "windows window"]:
         """The windows `[windows, window]` as token ids. Errors as `subject.windows`."""
         return windows(
             tokenizer,
@@ -64,7 +65,7 @@ class Reading:
             "bos": resolve_bos(tokenizer, self.bos),
         }
 
-    def tokens_of(self, checkpoint: Any, seed: int = 0) -> Tensor:
+    def tokens_of(self, checkpoint: Any, seed: int = 0) -> Int[Tensor, "windows window"]:
         """As `cut`, by the checkpoint's own tokenizer; random token ids where it has none."""
         tokenizer = checkpoint.tokenizer()
         if tokenizer is None:

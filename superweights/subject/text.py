@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from superweights.axes import Int
 from superweights.errors import SuperweightsError
 from superweights.wording import counted
 
@@ -116,7 +117,7 @@ def windows(
     count: int | None = None,
     stride: int | None = None,
     bos: bool = False,
-) -> Tensor:
+) -> Int[Tensor, "n length"]:
     """Consecutive windows of a text's tokens: `[n, length]`, int64.
 
     The whole text is tokenised once, without special tokens; a window starts every `stride` tokens
@@ -138,7 +139,7 @@ def window_bytes(
     count: int | None = None,
     stride: int | None = None,
     bos: bool = False,
-) -> Tensor:
+) -> Int[Tensor, "n length"]:
     """How many UTF-8 bytes of the text each token of `windows(...)` stands for: `[n, length]`, int64.
 
     Bytes that no token spells (dropped spaces) count with the token after them, and a character split over
@@ -159,7 +160,9 @@ def window_bytes(
     return torch.nn.functional.pad(cut(nbytes, length - 1, count, stride), (1, 0))
 
 
-def cut(ids: Tensor, length: int, count: int | None = None, stride: int | None = None) -> Tensor:
+def cut(
+    ids: Int[Tensor, " tokens"], length: int, count: int | None = None, stride: int | None = None
+) -> Int[Tensor, "n length"]:
     """Windows `[n, length]` of a row of tokens `[tokens]`. Errors as `windows`."""
     stride = length if stride is None else stride
     if length < 1 or stride < 1 or (count is not None and count < 1):
@@ -181,7 +184,7 @@ def cut(ids: Tensor, length: int, count: int | None = None, stride: int | None =
 
 def token_prompts(
     tokenizer: Any, length: int = 24, bos: bool = False, prompts: Sequence[str] = PROMPTS
-) -> Tensor:
+) -> Int[Tensor, "prompts n"]:
     """The prompts as tokens: `[prompts, n]`, int64, `n` at most `length`; of the built-in four the first is
     the published code's.
 
@@ -197,7 +200,7 @@ def token_prompts(
     return _with_bos(tokenizer, ids) if bos else ids
 
 
-def raw_prompts(vocabulary: int, rows: int, length: int, seed: int = 0) -> Tensor:
+def raw_prompts(vocabulary: int, rows: int, length: int, seed: int = 0) -> Int[Tensor, "rows length"]:
     """Random token ids `[rows, length]` below `vocabulary`, seeded: for a checkpoint without a tokenizer."""
     return torch.randint(vocabulary, (rows, length), generator=torch.Generator().manual_seed(seed))
 

@@ -125,7 +125,7 @@ def prepare(
     with open_checkpoint(source.name, **source.trust) as checkpoint:
         ids, cut, notes = _cut(checkpoint, reading, token_ids, seed)
         points = (BASE, *(plan(checkpoint) if callable(plan) else plan))
-        dtype = choose_dtype(checkpoint, source.dtype)
+        dtype = choose_dtype(checkpoint, source.dtype, choose_device(source.device))
         fingerprint = checkpoint.fingerprint()
         nbytes = sum(info.size for info in checkpoint.tensors.values()) * dtype.itemsize
         name = checkpoint.name

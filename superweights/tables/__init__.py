@@ -23,7 +23,7 @@ _TOLD_IN = {
     "ablate": "effects", "activations": "activations", "adapt": "adaptation", "anatomy": "anatomy", "audit": "audit",
     "drift": "adaptation", "evaluate": "tasks", "facts": "facts", "find": "found", "plan": "plan", "profile": "profile",
     "prune": "prune", "quantize": "quantize", "reproduce": "reproduce", "scale": "effects", "scan": "scan",
-    "score": "effects",
+    "score": "effects", "tour": "tour",
 }  # fmt: skip
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from superweights.tables.numbers import cut_words, plain, with_error
@@ -24,10 +26,16 @@ _LEAST_FIRST = ("role", "windows", "share of it", "beside the strongest", "other
                 "input spike", "value", "output spike", "")  # fmt: skip
 
 
-def parts(record: Record, everything: bool = False, explain: Address | None = None) -> Parts:
+def parts(
+    record: Record,
+    everything: bool = False,
+    explain: Address | None = None,
+    kept_in: Path | None = None,
+) -> Parts:
     """The answer first, then the super weights; every spike with `everything`; or the story of the weight `explain`.
 
-    Raises `SuperweightsError` where that weight is none that spiked in this search.
+    `kept_in` is the file that the record was written to, for the command to go on with.
+        Raises `SuperweightsError` where that weight is none that spiked in this search.
     """
     findings: Findings = record.findings
     if explain is not None:
@@ -39,9 +47,7 @@ def parts(record: Record, everything: bool = False, explain: Address | None = No
         yield _fitting(findings, weights, everything)
     yield from map(_expert, findings.experts)
     yield from (dim(plain(line)) for line in (*_folded(findings, everything), *_context(findings)))
-    next_step = _next(findings)
-    if next_step:
-        yield next_step
+    yield from _next(findings, kept_in)
 
 
 def _answer(findings: Findings) -> str:
@@ -241,16 +247,22 @@ def _phases(findings: Findings) -> str:
     )
 
 
-def _next(findings: Findings) -> str:
+def _next(findings: Findings, kept_in: Path | None) -> Parts:
+    """The very commands to go on with; `kept_in` is the file that the record was written to."""
     held = [weight for weight in findings.super_weights if weight.effect is not None]
     if not held:
-        return ""
+        return
     worst = max(held, key=lambda weight: weight.effect.value if weight.effect else 0.0)
-    model = plain(str(findings.conditions.get("name") or "embedded"))
-    return (
-        "Next: keep these exact when you quantize; "
-        f"[bold]superweights find {model} --explain '{plain(str(worst.address))}'[/] tells one's story."
+    model = str(findings.conditions.get("name") or "embedded")
+    name, file = shlex.quote(model), shlex.quote(str(kept_in or "found.json"))
+    stem = PurePath(model.partition("@")[0]).name.removesuffix(".gguf").removesuffix(".safetensors")
+    to = shlex.quote(f"{stem or 'model'}-int4")
+    first = "" if kept_in else f"[bold]superweights find {plain(name)} --out {plain(file)}[/], then "
+    yield (
+        f"Next: {first}[bold]superweights quantize {plain(name)} --to {plain(to)} --from {plain(file)}[/] keeps them "
+        "exact in a small model."
     )
+    yield f"[bold]superweights find {plain(name)} --explain '{plain(str(worst.address))}'[/] tells one's story."
 
 
 def _number(count: int, what: str) -> str:

@@ -30,6 +30,7 @@ def parts(record: Record) -> Parts:
     yield "frontier, bits per weight and expected KL:"
     for bits, loss in found.frontier[:: max(1, len(found.frontier) // _FRONTIER)]:
         yield f"  {bits:5.2f}  {loss:.3g}"
+    yield from (f"note: {plain(note)}" for note in found.notes)
     kl, base, other = record.scores[:3]
     yield (
         f"plan: {found.bits_per_weight:.3f} bits per weight; KL {kl} (expected {found.expected_kl:.3g}); "

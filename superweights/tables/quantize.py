@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from superweights.tables.numbers import plain
+from superweights.tables.numbers import plain, with_error
 from superweights.tables.page import Parts
+from superweights.wording import counted
 
 if TYPE_CHECKING:
     from superweights.findings import Quantized
@@ -13,16 +14,33 @@ if TYPE_CHECKING:
 
 
 def parts(record: Record) -> Parts:
-    """Where it is, its schemes and scores, and what was kept exactly."""
+    """Where it is and how large, how far from the original, its schemes, and what was kept exactly."""
     found: Quantized = record.findings
-    yield f"[bold]{plain(found.to)}[/]: {found.format}"
-    yield from (f"  {plain(scheme)}" for scheme in found.schemes)
-    yield from (f"  {score.name}: {score}" for score in record.scores)
+    yield f"[bold]{plain(found.to)}[/]: {found.format}, {_size(record)}"
+    if found.kl is not None:
+        besides = "" if found.kl_plain is None else f"; {with_error(found.kl_plain)} with nothing kept"
+        yield f"KL from the original {with_error(found.kl)} nats/token ({counted(found.kl.n, 'window')}){besides}."
+    for scheme in found.schemes:
+        yield f"  {plain(scheme)}"
     yield f"  matrices rounded: {found.tensors_rounded}"
     if found.calibrated_on is not None:
         yield f"  rounded for {plain(found.calibrated_on)}"
+    if found.embeddings:
+        yield f"  embeddings and head: {plain(found.embeddings)}"
+    for name in found.kept_whole:
+        yield f"  {plain(name)} is not rounded: this format keeps no single weight beside a matrix"
     for each in found.protected:
-        name = each.address.split("[")[0]
-        yield f"  {plain(name + each.said)}"
+        yield f"  {plain(each.address.split('[')[0] + each.said)}"
     if not found.protected:
         yield "  Nothing is protected: no weight was kept exactly."
+    yield from (f"note: {plain(note)}" for note in found.notes)
+
+
+def _size(record: Record) -> str:
+    """Bytes and bits per weight, now and before."""
+    of = {score.name: score.value for score in record.scores}
+    bits = of["bits per weight, all tensors"]
+    said = f"{of['size of the weight files']:.4g} MB, {bits:.3g} bits per weight"
+    if "size before" in of:
+        said += f" (before: {of['size before']:.4g} MB, {of['bits per weight before']:.3g} bits)"
+    return said

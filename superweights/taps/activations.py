@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from superweights.axes import Int
 from superweights.errors import SuperweightsError
 from superweights.subject import device_of
 from superweights.taps.site import Site, Tap
@@ -84,7 +85,7 @@ def assigned(
 def record_activations(
     model: nn.Module,
     activations: SuperActivation | Iterable[SuperActivation],
-    ids: Tensor,
+    ids: Int[Tensor, "rows tokens"],
     *,
     batch_size: int = 8,
 ) -> Recording:

@@ -7,8 +7,12 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
+from superweights.axes import Float
 
-def weighed(scores: Tensor, weigh: Callable[[Tensor], Tensor]) -> Tensor:
+
+def weighed(
+    scores: Float[Tensor, "rows heads queries keys"], weigh: Callable[[Tensor], Tensor]
+) -> Float[Tensor, "rows heads queries keys"]:
     """`weigh(scores)`, the attention weights of masked scores [B, H, T, S], with the sites `logits` and `weights`.
 
     Whoever writes an attention without `torch.softmax` calls this, and taps show and edit what goes in and what

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ def explore(
     port: int = 7860,
     token: str | None = None,
     token_file: Path | None = None,
+    names: Collection[str] = (),
     seed: int = 0,
     progress: Progress = silent,
 ) -> Iterator[str]:
@@ -38,7 +39,8 @@ def explore(
 
     On the page are `weights`, those of a `record` of `find`, known ones, or what a search finds now, and a random
     one of the same matrix as a control. Another `host` than this machine's own needs a `token` that people enter
-    (or a `token_file` that holds it, or SUPERWEIGHTS_TOKEN). Port 0 is any that is free.
+    (or a `token_file` that holds it, or SUPERWEIGHTS_TOKEN). Port 0 is any that is free. Behind a proxy, `names` are
+    those by which browsers ask for the page there; every other name but this machine's own is refused.
 
     Raises `SuperweightsError` without the extra `app`, for a model without a tokenizer, and where no weight is found.
 
@@ -50,9 +52,9 @@ def explore(
     with listening(host, port, word) as listener, opening(source) as opened:
         tokenizer = opened.tokenizer
         chosen = _chosen(opened.checkpoint, Address.several(weights), record, source, progress)
-        names = _named(opened.checkpoint, chosen, seed)
-        page = build(Explorer(opened.model, tokenizer, names), opened.checkpoint.name)
-        yield from serve(page, listener, host, word)
+        pulled = _named(opened.checkpoint, chosen, seed)
+        page = build(Explorer(opened.model, tokenizer, pulled), opened.checkpoint.name)
+        yield from serve(page, listener, host, word, names)
 
 
 def _chosen(

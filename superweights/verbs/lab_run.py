@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from superweights.lab.folder import write
+from superweights.artefacts.file import write_text
 from superweights.lab.page import suite_page
 from superweights.lab.running import run_suite
 from superweights.lab.sheets import Shown, suite_shown
 from superweights.lab.suites import suite_named
 from superweights.progress import Progress, silent
+from superweights.stopping import kept_in
 
 
 def lab_run(
@@ -23,11 +24,12 @@ def lab_run(
 ) -> Shown:
     """The tables of a suite, trained in the folder `to`; `to/page.html` is its page.
 
-    Killed at any moment and called again it goes on where it was. `quick` is a few steps and arms with one seed, to
-    see that everything works; `workers` processes share the runs, one thread each, or with `ray` actors of a Ray
-    cluster whose machines share the folder.
+    Killed at any moment and called again it goes on where it was; an interrupt says so in a note. `quick` is a few
+    steps and arms with one seed, to see that everything works; `workers` processes share the runs, one thread each,
+    or with `ray` actors of a Ray cluster whose machines share the folder.
     """
     chosen = suite_named(suite)
-    done = run_suite(chosen.quick() if quick else chosen, to, workers=workers, ray=ray, progress=progress)
-    write(Path(to) / "page.html", suite_page(done))
+    with kept_in(to):
+        done = run_suite(chosen.quick() if quick else chosen, to, workers=workers, ray=ray, progress=progress)
+    write_text(Path(to) / "page.html", suite_page(done))
     return suite_shown(done)

@@ -47,10 +47,18 @@ def plan(
         check_replaceable(Path(save))
     source = Source.of(model)
     with opened_checkpoint(source) as checkpoint:
-        kept = kept_weights(checkpoint, keep, record)
+        chosen = kept_weights(checkpoint, keep, record)
         tokens = reading.tokens_of(checkpoint, seed)
         made = plan_bits(
-            checkpoint, bits, tokens, kept, format, device=source.device, seed=seed, progress=progress
+            checkpoint,
+            bits,
+            tokens,
+            chosen.addresses,
+            format,
+            device=source.device,
+            seed=seed,
+            notes=chosen.notes(),
+            progress=progress,
         )
         if save is not None:
             write_text(Path(save), made.plan.to_json() + "\n")

@@ -28,8 +28,8 @@ def recipe(
     >>> [print(each.text) for each in recipe("embedded", ["llama.cpp"])]     # doctest: +SKIP
     """
     with opened_checkpoint(model) as checkpoint:
-        chosen = some_weights(checkpoint, weights, record).addresses
-        found = recipes(checkpoint, chosen, tuple(tools or TOOLS))
+        chosen = some_weights(checkpoint, weights, record)
+        found = recipes(checkpoint, chosen.addresses, tuple(tools or TOOLS), chosen.notes(whole=True))
     if to is not None:
         write_recipe(found, Path(to))
     return found

@@ -14,6 +14,7 @@ from superweights.checkpoint.loaded import is_loaded
 from superweights.errors import SuperweightsError
 from superweights.index.choice import some_weights
 from superweights.progress import Progress, silent
+from superweights.stopping import kept_in
 from superweights.subject import Reading, Source
 from superweights.sweeps import Outcome, Point, Setup, prepare
 from superweights.sweeps import sweep as measure
@@ -67,12 +68,9 @@ def sweep(
         progress(f"planning {source.name}", i, len(sources))
         setups.append(prepare(source, points, reading, scores=("loss", *scores), seed=grids.seed))
     kept = default_store(setups) if store is None else Path(store)
-    try:
+    with kept_in(kept):
         how: dict[str, Any] = {"workers": workers, "ray": ray, "retry_failed": retry_failed}
         outcomes = measure(setups, kept, progress=progress, **how)
-    except KeyboardInterrupt as stopped:
-        stopped.add_note(f"What is done is kept in {kept}: the same command goes on from there.")
-        raise
     swept = Swept(tuple(setups), tuple(outcomes), kept)
     if plot is not None:
         write_text(Path(plot), swept.picture())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from superweights.errors import SuperweightsError
 from superweights.progress import Progress, silent
+from superweights.stopping import kept_in
 
 if TYPE_CHECKING:
     from superweights.lab.recipe import Recipe
@@ -43,7 +44,8 @@ def train(
         recipe = Recipe.read(recipe) if is_file else recipe_named(str(recipe))
     if seed is not None:
         recipe = recipe.with_("seed", seed)
-    return through(recipe, to, cache=cache, tensorboard=tensorboard, progress=progress)
+    with kept_in(to):
+        return through(recipe, to, cache=cache, tensorboard=tensorboard, progress=progress)
 
 
 def speaks() -> bool:

@@ -11,7 +11,9 @@ or where any other file is left.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
+import io
 import os
 import shutil
 import subprocess
@@ -25,7 +27,10 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent.parent)]
+
+import grown  # noqa: E402
+
 COUNT, KILL, TEAR, FULL = 1, 2, 3, 4
 TENSOR = "model.layers.1.mlp.down_proj.weight"
 # How a try ends: as asked, with a sentence for the person, or with a traceback.
@@ -53,6 +58,9 @@ class Writer:
     b: Any
     to: str = "to"
     replaces: bool = False
+    # What stands at the name, where it is more than its bytes: None until it is whole. The work goes on inside it, and
+    # another source is refused there.
+    look: Callable[[Path], Any] | None = None
 
 
 @dataclass
@@ -158,6 +166,7 @@ def writers(folder: Path) -> list[Writer]:
             "r.json",
             True,
         ),
+        *(Writer(*row) for row in grown.writers(folder / "grown")),
     ]
 
 
@@ -168,7 +177,8 @@ class Campaign:
         self.writer, self.folder, self.lib = writer, folder, lib
         self.place = folder / "place"
         self.tallies = {name: Tally() for name in ("kill", "torn write", "full disk", "interrupt")}
-        self.wanted = {source: self._whole(source) for source in "ab"}
+        self.sources = "ab" if writer.look is None else "a"
+        self.wanted = {source: self._whole(source) for source in self.sources}
         self.calls = self._calls()
 
     def run(self, times: int) -> None:
@@ -177,7 +187,7 @@ class Campaign:
             last = min(20, self.calls)
             at = 1 + n * self.calls // times if n % 2 else self.calls - n // 2 % last
             mode = (KILL, TEAR)[n // 2 % 2]
-            self._kill(mode, at, "ab"[n // 4 % 2])
+            self._kill(mode, at, self.sources[n // 4 % len(self.sources)])
         for n in range(max(4, times // 3)):
             self._fill(1 + n * self.calls // max(4, times // 3))
         steps = self._steps()
@@ -229,7 +239,7 @@ class Campaign:
         tally.tried += 1
         if code != STOPPED or self._found() != self._before():
             tally.lost["something is there"] += 1
-        elif not self._is_made("b"):
+        elif not self._is_made(self.sources[-1]):
             tally.lost["another source is not begun"] += 1
 
     def _is_made(self, source: str) -> bool:
@@ -267,6 +277,8 @@ class Campaign:
     def _found(self) -> Any:
         """All bytes under the name, by file; None where nothing is."""
         to = self.place / self.writer.to
+        if self.writer.look is not None:
+            return self.writer.look(to)
         if not os.path.lexists(to):
             return None
         if to.is_file():
@@ -276,14 +288,17 @@ class Campaign:
         }
 
     def _others(self) -> list[str]:
-        return [path.name for path in self.place.iterdir() if path.name != self.writer.to]
+        beside = [path.name for path in self.place.iterdir() if path.name != self.writer.to]
+        return beside + [path.name for path in (self.place / self.writer.to).rglob(".*")]
 
     def _forked(self, source: str, at: int, mode: int, stop_at: int = 0) -> int:
         """How a process ended that wrote, with the fault at call `at`, or interrupted at step `stop_at`."""
         child = os.fork()
         if child:
             return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2) if "FAULTS_LOUD" not in os.environ else None
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1,) if "FAULTS_LOUD" in os.environ else (1, 2):
+            os.dup2(nowhere, stream)
         os._exit(self._in_child(source, at, mode, stop_at))
 
     def _in_child(self, source: str, at: int, mode: int, stop_at: int) -> int:
@@ -316,6 +331,14 @@ class Campaign:
         return code
 
 
+def _warm(writer: Writer, folder: Path) -> None:
+    """Write once in this process, so that its children find everything imported."""
+    folder.mkdir()
+    with contextlib.redirect_stdout(io.StringIO()):
+        writer.write(writer.a, folder / writer.to, lambda *_: None)
+    shutil.rmtree(folder)
+
+
 def run_all(times: int, only: list[str], library: Path) -> list[tuple[str, str, Tally]]:
     """A row for each writer and kind of fault."""
     lib = ctypes.CDLL(str(library))
@@ -328,10 +351,12 @@ def run_all(times: int, only: list[str], library: Path) -> list[tuple[str, str, 
             if only and writer.name not in only:
                 continue
             (folder / str(number)).mkdir()
+            _warm(writer, folder / str(number) / "warm")
             campaign = Campaign(writer, folder / str(number), lib)
             campaign.run(times)
             rows += [(writer.name, kind, tally) for kind, tally in campaign.tallies.items() if tally.tried]
-            print(f"{writer.name}: {campaign.calls} calls", file=sys.stderr, flush=True)
+            print(f"{writer.name}: {campaign.calls} calls", file=sys.stderr)
+            print(*table(rows).splitlines()[-len(campaign.tallies) :], sep="\n", file=sys.stderr, flush=True)
     return rows
 
 

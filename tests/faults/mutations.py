@@ -26,7 +26,11 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent.parent)]
+
+import grown  # noqa: E402
+import opened  # noqa: E402
+
 TENSOR = "model.layers.1.mlp.down_proj.weight"
 # Raw words for JSON, by the text that holds their place.
 _RAW = {
@@ -203,11 +207,14 @@ def artefacts(folder: Path, *, folders: bool = True) -> list[Artefact]:
 
     return [
         Artefact("side-car, without its folder", side_car, read_alone),
-        Artefact("side-car, in its folder", side_car, _in_folder(folder / "peeled", SIDE_CAR, _side_car)),
+        Artefact(
+            "side-car, in its folder", side_car, opened.in_folder(folder / "peeled", SIDE_CAR, _side_car)
+        ),
         Artefact("plan", plan.to_json().encode(), read_plan),
         *_records(folder, source),
         *_stores(folder),
-        *(_folders(folder, source, plan) if folders else ()),
+        *(Artefact(*row) for row in grown.rows(folder, TENSOR)),
+        *((Artefact(*row) for row in opened.rows(folder, source, plan)) if folders else ()),
     ]
 
 
@@ -215,21 +222,6 @@ def _side_car(folder: Path) -> Any:
     from superweights.quantization.peel import read_side_car
 
     return read_side_car(folder)
-
-
-def _in_folder(folder: Path, name: str, read: Callable[[Path], Any]) -> Callable[[bytes], str]:
-    """Read a folder with one of its files changed, which is put back."""
-    whole = (folder / name).read_bytes()
-
-    def reading(made: bytes) -> str:
-        (folder / name).write_bytes(made)
-        try:
-            read(folder)
-        finally:
-            (folder / name).write_bytes(whole)
-        return "same" if made == whole else ""
-
-    return reading
 
 
 def _records(folder: Path, source: Path) -> list[Artefact]:
@@ -300,67 +292,15 @@ def _stores(folder: Path) -> list[Artefact]:
     return [Artefact("store", path.read_bytes(), read, json=False)]
 
 
-def _folders(folder: Path, source: Path, plan: Any) -> list[Artefact]:
-    from transformers import AutoModelForCausalLM
-
-    import superweights  # noqa: F401 - teaches transformers the packed form
-    from superweights.artefacts.place import MANIFEST
-    from superweights.checkpoint import open_checkpoint
-    from superweights.errors import SuperweightsError
-    from superweights.formats.compressed_tensors import write_compressed_tensors
-    from superweights.formats.packed.writing import write_packed
-    from superweights.quantization import Blocks, Scheme
-    from superweights.quantization.plan import Plan
-    from superweights.stream import streaming
-
-    flat = Scheme("int4", zero_point="none", blocks=Blocks("group", (32,)))
-    with open_checkpoint(source) as checkpoint:
-        packed = write_packed(checkpoint, plan, folder / "packed").folder
-        stored = write_compressed_tensors(
-            checkpoint, Plan(dict.fromkeys(plan.schemes, flat)), folder / "stored"
-        ).folder
-
-    def plainly(where: Path) -> None:
-        try:
-            AutoModelForCausalLM.from_pretrained(where)
-        except (OSError, RecursionError, ValueError) as error:
-            # What is no JSON at all, or nested thousands deep, transformers' own reader refuses before it asks us.
-            if any(
-                "/superweights/" in frame.filename for frame in traceback.extract_tb(error.__traceback__)[1:]
-            ):
-                raise
-            raise SuperweightsError("transformers refuses config.json.", hint="-") from error
-
-    def opened(where: Path) -> None:
-        with open_checkpoint(where) as checkpoint, streaming(checkpoint, resident=True):
-            pass
-
-    return [
-        Artefact(
-            f"{form}, {name}",
-            (where / name).read_bytes(),
-            _in_folder(where, name, read),
-            name.endswith("json"),
-        )
-        for form, where, name, read in (
-            ("packed, from_pretrained", packed, "config.json", plainly),
-            ("packed, from_pretrained", packed, "superweights.safetensors", plainly),
-            ("packed, from_pretrained", packed, MANIFEST, plainly),
-            ("compressed-tensors, opened", stored, "config.json", opened),
-            ("compressed-tensors, opened", stored, "model.safetensors", opened),
-        )
-    ]
-
-
-def run_all(times: int, seed: int, *, folders: bool = True) -> dict[str, Tally]:
+def run_all(times: int, seed: int, *, folders: bool = True, only: tuple[str, ...] = ()) -> dict[str, Tally]:
     """A tally for each artefact, `times` changes in all."""
     tallies: dict[str, Tally] = {}
     with tempfile.TemporaryDirectory() as held:
         made = artefacts(Path(held), folders=folders)
+        made = [each for each in made if not only or any(word in each.name for word in only)]
         # Folders are opened for each change, which takes fifty times as long.
         shares = [
-            1 if "," in each.name and each.name.split(",")[0] in ("packed", "compressed-tensors") else 5
-            for each in made
+            1 if each.name.split(",")[0] in ("packed", "compressed-tensors", "attach") else 5 for each in made
         ]
         for artefact, share in zip(made, shares, strict=True):
             tally, draw = Tally(), random.Random(f"{seed} {artefact.name}")
@@ -395,9 +335,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--times", type=int, default=5000, help="changes in all")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--only", action="append", default=[], help="a word in the artefact's name; repeatable"
+    )
     parser.add_argument("--table", type=Path, help="put the tables between the marks of this page")
     args = parser.parse_args()
-    tallies = run_all(args.times, args.seed)
+    tallies = run_all(args.times, args.seed, only=tuple(args.only))
     print(table(tallies))
     if args.table is not None:
         begin, end = "<!-- mutations: begin -->", "<!-- mutations: end -->"

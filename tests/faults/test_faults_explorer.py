@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import runpy
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -236,3 +238,52 @@ def test_what_the_page_itself_asks_for_is_there(open_page):
     for path in [*named, "config", "gradio_api/startup-events", "gradio_api/info", "theme.css"]:
         assert open_page.get(f"/{path}").status_code == 200, path
     assert open_page.post("/gradio_api/queue/join", json={}).status_code == 422  # the framework's own answer
+
+
+# --- the page of a Space ----------------------------------------------------------------------------------
+
+SPACE = Path(__file__).parent.parent.parent / "examples" / "space" / "app.py"
+
+
+def app_of_a_space(monkeypatch, **environment: str) -> int:
+    """The exit code of the app as a Space runs it."""
+    for variable in ("MODEL", "SPACE_HOST", "GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT", VARIABLE):
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SPACE), run_name="__main__")
+    return ended.value.code  # type: ignore[return-value]
+
+
+def test_a_space_that_others_can_reach_is_refused_without_a_token(monkeypatch, capsys):
+    monkeypatch.setattr("superweights.checkpoint.open_checkpoint", None)
+    assert app_of_a_space(monkeypatch, GRADIO_SERVER_NAME="0.0.0.0") == 1
+    assert "can be reached by others" in capsys.readouterr().err
+
+
+def test_the_page_of_a_space_stands_behind_the_door_and_answers_to_its_own_name(page, monkeypatch):
+    """It was launched by the framework itself: every route was open, and any host was answered."""
+    served = []
+
+    def serve(_page, _listener, host, token, names):
+        served.append(application(page, host, token, names))
+        yield "http://somewhere"
+
+    weight = "blk.0.ffn_down.weight[0, 0]"
+    monkeypatch.setattr("superweights.verbs.explore.serve", serve)
+    monkeypatch.setattr("superweights.verbs.explore._named", lambda *_: {weight: None})
+    monkeypatch.setattr("superweights.verbs.explore._chosen", lambda *_: ())
+    monkeypatch.setattr("superweights.verbs.explore.build", lambda *_: page)
+    environment = {"GRADIO_SERVER_NAME": "0.0.0.0", "GRADIO_SERVER_PORT": "0"}
+    environment |= {"SPACE_HOST": "me-page.hf.space", VARIABLE: TOKEN}
+    assert app_of_a_space(monkeypatch, **environment) == 0
+    client = TestClient(served[0], base_url="https://me-page.hf.space", follow_redirects=False)
+    for path, methods in every_door(client).items():
+        for method in {*methods, "GET", "POST", "OPTIONS"} - {"HEAD"}:
+            if (path, method) != ("/login", "POST"):
+                assert client.request(method, path).status_code == 401, (path, method)
+    assert client.get("/", headers={"host": "evil.example"}).status_code == 403
+    assert client.get("/", headers={"origin": "https://evil.example"}).status_code == 403
+    assert enter(client, TOKEN, origin="https://me-page.hf.space").status_code == 303
+    assert client.get("/config").status_code == 200

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from superweights.formats.dense import PLAN
 from superweights.formats.modules import modules_of
 from superweights.formats.packed.config import INNER, MODEL_TYPE, STEM, WEIGHTS
 from superweights.formats.packed.packing import pack
+from superweights.formats.packed.stacking import stacked_pieces
 from superweights.formats.writing import Written, rounded, write_folder, write_settings
 from superweights.progress import Progress
 from superweights.quantization.plan import Plan
@@ -39,28 +41,33 @@ def write_packed(
     plan: Plan,
     to: Path,
     *,
-    rest: torch.dtype | None = None,
     progress: Progress | None = None,
     **writing: int,
 ) -> Written:
     """The folder `to`: the checkpoint with every tensor of `plan` packed to the bit, its kept weights beside it.
 
-    Matrices that the plan does not round (embeddings) are stored in `rest`, or as they are.
-
-    Raises `SuperweightsError` where a planned tensor is not the weight of one Linear or Conv1D (stacked experts).
+    Raises `SuperweightsError` where a planned tensor is neither the weight of one Linear, Conv1D or Embedding nor a
+    part of stacked experts.
     """
     plan.check(checkpoint)
-    modules = modules_of(checkpoint, tuple(plan.schemes))
+    stacked = stacked_pieces(checkpoint, tuple(plan.schemes))
+    modules = modules_of(checkpoint, tuple(name for name in plan.schemes if name not in stacked))
+    places = modules | {name: place.module for name, place in stacked.items()}
 
     def encode(name: str, quantized: Quantized) -> Mapping[str, torch.Tensor]:
-        return {f"{modules[name]}.{part}": tensor for part, tensor in pack(quantized).items()}
+        return {f"{places[name]}.{part}": tensor for part, tensor in pack(quantized).items()}
 
     def settings(folder: Path) -> None:
-        layers = _layers(checkpoint, plan, modules, folder)
-        write_settings(checkpoint, folder, lambda config: _mark(config, plan, layers, folder), _README)
+        layers = _layers(checkpoint, plan, places, folder)
+        experts: dict[str, list[dict[str, Any]]] = {}
+        for place in stacked.values():  # in the order of their numbers
+            experts.setdefault(place.parameter, []).append(layers.pop(place.module) | asdict(place.piece))
+        write_settings(
+            checkpoint, folder, lambda config: _mark(config, plan, layers, experts, folder), _README
+        )
         (folder / PLAN).write_text(plan.to_json(), encoding="utf-8")
 
-    form = rounded("packed", STEM, plan, encode, rest)
+    form = rounded("packed", STEM, plan, encode)
     return write_folder(checkpoint, Path(to), form, settings, progress=progress, **writing)
 
 
@@ -89,16 +96,23 @@ def _layers(
     return layers
 
 
-def _mark(config: dict[str, Any], plan: Plan, layers: dict[str, dict[str, Any]], folder: Path) -> None:
+def _mark(
+    config: dict[str, Any],
+    plan: Plan,
+    layers: dict[str, dict[str, Any]],
+    experts: dict[str, list[dict[str, Any]]],
+    folder: Path,
+) -> None:
     """Make the model's config that of a packed checkpoint."""
     config[INNER], config["model_type"] = config["model_type"], MODEL_TYPE
     index = f"{STEM}.safetensors.index.json"
     config[WEIGHTS] = index if (folder / index).exists() else f"{STEM}.safetensors"
     config["quantization_config"] = {
         "quant_method": "superweights",
-        "version": 1,
+        "version": 2 if experts else 1,
         "schemes": [json.loads(scheme.to_json()) for scheme in dict.fromkeys(plan.schemes.values())],
         "layers": layers,
+        **({"experts": experts} if experts else {}),
     }
 
 

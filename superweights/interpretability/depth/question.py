@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from superweights.axes import Float
 from superweights.errors import SuperweightsError
 from superweights.interpretability.answer import Sheet
 from superweights.interpretability.body import Body
@@ -33,7 +34,9 @@ from superweights.taps import Site, Tap
 WINDOWS = 8
 
 
-def angular_distance(one: Tensor, other: Tensor) -> Tensor:
+def angular_distance(
+    one: Float[Tensor, "*rows d"], other: Float[Tensor, "*rows d"]
+) -> Float[Tensor, "*rows"]:
     """The angle between `[..., d]` and `[..., d]` over π: 0 the same direction, 1/2 orthogonal, 1 opposite."""
     one, other = (
         functional.normalize(each if each.dtype == torch.float64 else each.float(), dim=-1)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from superweights.axes import Float, Int
 from superweights.errors import SuperweightsError
 from superweights.progress import Progress, silent
 from superweights.subject import is_streamed
@@ -77,7 +78,9 @@ class Trained:
         return torch.cat(found).double()
 
 
-def prefix_nats(model: nn.Module, soft: Tensor, prefixes: Tensor) -> Tensor:
+def prefix_nats(
+    model: nn.Module, soft: Float[Tensor, "n d"], prefixes: Int[Tensor, "n k"]
+) -> Float[Tensor, "n k"]:
     """What `model` pays for `prefixes [n, k]` after a start token and one soft token `[n, d]`: nats, `[n, k]`."""
     embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
     start = prefixes.new_full((len(prefixes), 1), _start_token(model))
@@ -100,8 +103,8 @@ def _start_token(model: nn.Module) -> int:
 
 def train_reader(
     model: nn.Module,
-    states: Tensor,
-    prefixes: Tensor,
+    states: Float[Tensor, "n L d"],
+    prefixes: Int[Tensor, "n k"],
     training: Training,
     progress: Progress = silent,
 ) -> Trained:

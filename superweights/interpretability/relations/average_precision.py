@@ -10,8 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from superweights.axes import Bool, Float
 
-def average_precision(scores: Tensor, positive: Tensor) -> Tensor:
+
+def average_precision(scores: Float[Tensor, "n M"], positive: Bool[Tensor, " n"]) -> Float[Tensor, " M"]:
     """The average precision `[M]` of `scores [n, M]` as a ranking of the examples that are `positive [n]`.
 
     AP = sum over groups of equal score of (recall after - recall before) * precision after. Needs a positive.
@@ -19,7 +21,9 @@ def average_precision(scores: Tensor, positive: Tensor) -> Tensor:
     return _precision(*_ranking(scores), positive)
 
 
-def chance(scores: Tensor, positive: Tensor, permutations: int, seed: int) -> Tensor:
+def chance(
+    scores: Float[Tensor, "n M"], positive: Bool[Tensor, " n"], permutations: int, seed: int
+) -> Float[Tensor, "permutations M"]:
     """Average precisions `[permutations, M]` with the labels dealt out at random: the null."""
     generator = torch.Generator().manual_seed(seed)
     draws = [positive[torch.randperm(len(positive), generator=generator)] for _ in range(permutations)]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from superweights.axes import Int
 from superweights.errors import SuperweightsError
 from superweights.interpretability.answer import Sheet
 from superweights.interpretability.body import Body
@@ -115,7 +116,7 @@ class Endings:
 
 
 def read_endings(
-    model: nn.Module, contexts: Sequence[Sequence[int]], endings: Tensor, batch_size: int = 8
+    model: nn.Module, contexts: Sequence[Sequence[int]], endings: Int[Tensor, "n k"], batch_size: int = 8
 ) -> Endings:
     """How `model` predicts `endings [n, k]`, each after its own context of token ids (one or more).
 

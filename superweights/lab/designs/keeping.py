@@ -9,7 +9,10 @@ from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from superweights.artefacts.disk import explained
 from superweights.artefacts.file import write_text
+from superweights.artefacts.reading import parse_json, read_text
+from superweights.artefacts.shape import shaped
 from superweights.errors import SuperweightsError
 
 
@@ -33,7 +36,8 @@ class Spread:
 
 def keep(folder: Path, name: str, runs: Sequence[Any], settings: Any, cpu_seconds: float) -> Path:
     """Write the runs of the experiment `name` so far; the file is never half of itself."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     held = {
         "experiment": name,
         "settings": asdict(settings),
@@ -48,14 +52,12 @@ def keep(folder: Path, name: str, runs: Sequence[Any], settings: Any, cpu_second
 def kept(folder: Path, name: str) -> dict[str, Any]:
     """What `keep` has written. Raises `SuperweightsError` where there is nothing, or something else."""
     file = folder / f"{name}.json"
-    try:
-        held = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not file.is_file():
         raise SuperweightsError(
             f"{folder} holds no results of {name}.", hint=f"python benchmarks/designs.py {name} makes them."
-        ) from None
-    except ValueError as error:
-        raise SuperweightsError(f"{file} is not JSON.", hint="run the experiment again.") from error
+        )
+    again = "run the experiment again."
+    held = shaped(dict, parse_json(read_text(file, hint=again), str(file), hint=again), str(file), again)
     if held.get("experiment") != name:
         raise SuperweightsError(f"{file} is not of {name}.", hint="run the experiment again.")
     return held

@@ -29,7 +29,17 @@ def designs_page(folder: Path) -> str:
 
 
 def _section(folder: Path, name: str, make: Callable[[dict[str, Any]], Section]) -> Section | None:
-    return make(kept(folder, name)) if (folder / f"{name}.json").is_file() else None
+    if not (folder / f"{name}.json").is_file():
+        return None
+    held = kept(folder, name)
+    try:
+        return make(held)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
+        # Each experiment keeps what it likes; what does not fit was not written by it.
+        raise SuperweightsError(
+            f"{folder / name}.json is not what the experiment {name} writes.",
+            hint="run the experiment again.",
+        ) from error
 
 
 def _beside(held: dict[str, Any]) -> Section:

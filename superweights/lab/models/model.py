@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache
 from transformers.generation.utils import GenerationMixin
-from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel, slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
@@ -20,6 +18,7 @@ from superweights.lab.models.attention import LabAttention
 from superweights.lab.models.block import LabBlock
 from superweights.lab.models.config import LabConfig
 from superweights.lab.models.loss import next_token_loss
+from superweights.lab.models.placing import placed
 from superweights.lab.models.positions import turns
 from superweights.lab.models.starting import start
 from superweights.lab.parts.norms import make_norm
@@ -77,17 +76,9 @@ class LabModel(LabPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
         hidden: Tensor = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        if use_cache and past_key_values is None and not self.training:
-            past_key_values = DynamicCache(config=self.config)
-        if position_ids is None:
-            seen = past_key_values.get_seq_length() if past_key_values is not None else 0
-            position_ids = torch.arange(seen, seen + hidden.shape[1], device=hidden.device)[None]
-        mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=hidden,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
+        cached = use_cache and not self.training
+        position_ids, mask, past_key_values = placed(
+            self.config, hidden, attention_mask, position_ids, past_key_values, cached
         )
         a = self.config.architecture
         if a.scale_of_embedding != 1:

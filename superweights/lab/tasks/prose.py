@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sysconfig
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -24,6 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from superweights.artefacts.disk import settle
+from superweights.artefacts.file import write_text
+from superweights.artefacts.reading import read_noun
 from superweights.errors import SuperweightsError
 from superweights.progress import Progress, silent
 
@@ -129,9 +131,28 @@ def opened_prose(spec: Prose, cache: Path, progress: Progress = silent) -> Opene
     """
     paths = _paths(spec)
     folder = cache / f"prose-{_fingerprint(spec, paths)}"
-    if not (folder / "done.json").exists():
+    if not _is_whole(folder):
         _write(spec, paths, folder, progress)
     return OpenedProse(spec, folder)
+
+
+@dataclass(frozen=True)
+class _Done:
+    """done.json: how many tokens each file has, how many texts they are of, and how many bytes those have."""
+
+    tokens: dict[str, int]
+    files: int
+    bytes: int
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether the tokens are there, as many as were written; what is not is made anew."""
+    try:
+        done = read_noun(_Done, folder / "done.json")
+        sizes = {split: (folder / f"{split}.u16").stat().st_size for split in _SPLITS}
+    except (OSError, SuperweightsError):
+        return False
+    return sizes == {split: 2 * count for split, count in done.tokens.items()}
 
 
 def _paths(spec: Prose) -> list[Path]:
@@ -200,9 +221,9 @@ def _write(spec: Prose, paths: list[Path], folder: Path, progress: Progress) -> 
                 seen += len(piece)
             progress("tokenising", min(seen, total), total)
     facts = {"tokens": counts, "files": len(paths), "bytes": total}
-    partial = folder / f".done.{os.getpid()}"
-    partial.write_text(json.dumps(facts), encoding="utf-8")
-    partial.replace(folder / "done.json")
+    for split in _SPLITS:
+        settle(folder / f"{split}.u16")
+    write_text(folder / "done.json", json.dumps(facts))
 
 
 def _is_held_out(number: int) -> bool:

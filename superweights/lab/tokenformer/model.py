@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, DynamicCache, GenerationMixin, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
-from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -21,6 +20,7 @@ from transformers.models.gpt_neox.modeling_gpt_neox import apply_rotary_pos_emb,
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from superweights.lab.models.placing import placed
 from superweights.lab.tokenformer.config import TokenFormerConfig
 from superweights.lab.tokenformer.pattention import Pattention
 
@@ -147,17 +147,8 @@ class TokenFormerModel(TokenFormerPreTrainedModel):
     ) -> BaseModelOutputWithPast:
         """`[B, T]` ids (or `[B, T, d]` embeddings) to states; arguments as everywhere in transformers."""
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
-        if position_ids is None:
-            seen = past_key_values.get_seq_length() if past_key_values is not None else 0
-            position_ids = torch.arange(seen, seen + x.shape[1], device=x.device)[None]
-        mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=x,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
+        position_ids, mask, past_key_values = placed(
+            self.config, x, attention_mask, position_ids, past_key_values, use_cache
         )
         rotation = self.rotation(position_ids, x.dtype)
         for block in self.layers:

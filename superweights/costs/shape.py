@@ -1,0 +1,122 @@
+"""What a model is made of, by its config alone: numbers, multiplications, the largest block. No weight is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from superweights.errors import SuperweightsError
+from superweights.subject.blocks import find_blocks
+
+# How configs call the number of experts that a token is sent to.
+_CHOSEN = ("num_experts_per_tok", "moe_topk", "moe_top_k", "top_k_experts", "num_experts_per_token")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The size of a causal language model."""
+
+    name: str
+    """The folder or hub name whose config it is."""
+    parameters: int
+    """Numbers, those that two places share counted once."""
+    outside: int
+    """Of these, in embeddings, head and norms: in memory for the whole run."""
+    blocks: int
+    """How many blocks there are."""
+    largest_block: int
+    """Numbers of the largest block: one is in memory at a time where the model is streamed."""
+    per_token: int
+    """Multiplications of a forward pass for each token, attention apart: every matrix that it meets, of experts
+    those that it is sent to; the head included."""
+    attended: int
+    """Multiplications for each token and each token that it attends to, over all layers."""
+    width: int
+    """Of the residual stream."""
+    inner: int
+    """The widest matrix of a block, on its longer side."""
+    vocabulary: int
+    """Tokens."""
+    stored_bytes: int
+    """Bytes of a number as the config says that it is stored."""
+
+
+def shape_of(model: str | Path) -> Shape:
+    """The shape of the model whose config.json is in the folder `model`, is that file, or is on the hub by that name.
+
+    Raises `SuperweightsError` where there is no config, or it is no causal language model's.
+    """
+    config = _config(model)
+    built = _built(config, str(model))
+    found = find_blocks(built)
+    if not found:
+        raise SuperweightsError(f"{model} has no blocks.", hint="its config.json may be damaged.")
+    blocks = [sum(p.numel() for p in block.parameters()) for block in found.values()]
+    parameters = sum(p.numel() for p in built.parameters())
+    text = config.get_text_config()
+    inside = [p for block in found.values() for p in block.parameters()]
+    head = built.get_output_embeddings()
+    heads, width = text.num_attention_heads, text.hidden_size
+    head_width = getattr(text, "head_dim", None) or width // heads
+    return Shape(
+        name=str(model),
+        parameters=parameters,
+        outside=parameters - sum(blocks),
+        blocks=len(blocks),
+        largest_block=max(blocks),
+        per_token=sum(_met(p, text) for p in inside) + (head.weight.numel() if head is not None else 0),
+        attended=2 * heads * head_width * len(blocks),
+        width=width,
+        inner=max(max(p.shape[-2:]) for p in inside if p.dim() > 1),
+        vocabulary=text.vocab_size,
+        stored_bytes=getattr(getattr(config, "dtype", None), "itemsize", None) or 4,
+    )
+
+
+def _met(parameter: Any, config: Any) -> int:
+    """Multiplications of one token with a parameter: none with vectors, a share of stacked experts."""
+    if parameter.dim() < 2:
+        return 0
+    if parameter.dim() == 2:
+        return parameter.numel()
+    chosen = next((getattr(config, name) for name in _CHOSEN if getattr(config, name, None)), None)
+    return parameter.numel() * chosen // parameter.shape[0] if chosen else parameter.numel()
+
+
+def _config(model: str | Path) -> Any:
+    from transformers import AutoConfig
+
+    place = Path(model).expanduser()
+    if place.is_file():
+        place = place.parent
+    here = place.is_dir()
+    if here and not (place / "config.json").exists():
+        raise SuperweightsError(
+            f"{model} has no config.json.", hint="an estimate is made from a config alone; give its folder."
+        )
+    try:
+        return AutoConfig.from_pretrained(str(place if here else model))
+    except (OSError, ValueError, KeyError) as error:
+        said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise SuperweightsError(
+            f"The config of {model} cannot be read: {said}",
+            hint="give a folder with config.json, or org/name of a model on the hub.",
+        ) from error
+
+
+def _built(config: Any, name: str) -> Any:
+    """The model without numbers."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            built = AutoModelForCausalLM.from_config(config)
+    except (ValueError, TypeError, AttributeError, KeyError, ImportError) as error:
+        raise SuperweightsError(
+            f"{name} ({type(config).__name__}) is no causal language model that transformers can build.",
+            hint="estimates are made for decoders; check config.json and the version of transformers.",
+        ) from error
+    built.tie_weights()
+    return built

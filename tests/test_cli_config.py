@@ -1,0 +1,100 @@
+"""Defaults from a file and from the environment: what is typed goes first, and what nothing has is refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import typer
+
+from superweights.cli import app, run
+from superweights.cli.config import defaults, file_of
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def program():
+    return typer.main.get_command(app)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_options_by_command_and_for_all_that_have_them(program, here):
+    (here / "superweights.toml").write_text(
+        'device = "cpu"\n[quantize]\nembeddings = "int8"\nformat = "dense"\nkeep = "none"\n[lab.run]\nworkers = 2\n'
+    )
+    made = defaults(program, file_of(None), {})
+    assert made["quantize"] == {"device": "cpu", "embeddings": "int8", "format_": "dense", "keep": ["none"]}
+    assert made["find"] == {"device": "cpu"}
+    assert made["lab"]["run"]["workers"] == 2
+    assert "device" not in made.get("show", {})
+
+
+def test_the_environment_goes_before_the_file_and_a_command_before_all(program, here):
+    (here / "other.toml").write_text('device = "cpu"\nseed = 1\n')
+    environment = {
+        "SUPERWEIGHTS_CONFIG": "read elsewhere",
+        "SUPERWEIGHTS_DEVICE": "cuda",
+        "SUPERWEIGHTS_FIND_DEVICE": "mps",
+        "SUPERWEIGHTS_TOKEN": "secret",
+        "PATH": "/bin",
+    }
+    made = defaults(program, here / "other.toml", environment)
+    assert made["find"]["device"] == "mps"
+    assert made["find"]["seed"] == 1
+    assert made["quantize"]["device"] == "cuda"
+
+
+REFUSED = {
+    "windwos = 3": ("windwos", "the nearest is windows"),
+    "[find]\nformat = 'gguf'": ("find.format", "--format"),
+    "[quantise]\ngrid = 'int4'": ("quantise", "the nearest is quantize"),
+    "trust-remote-code = true": ("trust-remote-code", "type --trust-remote-code each time"),
+    "[find]\nallow_pickle = true": ("allow_pickle", "type --allow-pickle each time"),
+    "device = [": ("is no TOML", "device ="),
+    "[quantize]\ngrid = ['a', 'b']": ("takes one value", "without brackets"),
+}
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_what_is_no_option_is_refused_by_name(text, here, capsys):
+    (here / "superweights.toml").write_text(text)
+    assert run(["known"]) == 1
+    said = capsys.readouterr().err
+    for words in REFUSED[text]:
+        assert words in said
+    assert "Traceback" not in said
+
+
+def test_an_unknown_variable_and_an_absent_file_are_refused(here, monkeypatch, capsys):
+    assert run(["--config", "none.toml", "known"]) == 1
+    assert "There is no file none.toml" in capsys.readouterr().err
+    monkeypatch.setenv("SUPERWEIGHTS_FIND_WINDWOS", "3")
+    assert run(["known"]) == 1
+    said = capsys.readouterr().err
+    assert "SUPERWEIGHTS_FIND_WINDWOS" in said
+
+
+def test_the_file_is_the_one_named_or_the_one_here(here, monkeypatch):
+    assert file_of(None) is None
+    (here / "superweights.toml").touch()
+    assert file_of(None) == Path("superweights.toml")
+    monkeypatch.setenv("SUPERWEIGHTS_CONFIG", "mine.toml")
+    assert file_of(None) == Path("mine.toml")
+    assert file_of(Path("typed.toml")) == Path("typed.toml")
+
+
+def test_what_is_typed_goes_before_what_is_configured(here, capsys):
+    (here / "superweights.toml").write_text("[known]\njson = true\n")
+    assert run(["known"]) == 0
+    configured = capsys.readouterr()
+    assert configured.out.startswith("{")
+    assert "superweights.toml" in configured.err, "which file gave defaults is said"
+    (here / "superweights.toml").write_text("[plan]\nbits = 'many'\n")
+    assert run(["plan", "embedded"]) == 2
+    assert "--bits" in capsys.readouterr().err
