@@ -7,7 +7,7 @@ ARGS ?=
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: tour find test shapes lint clean
+.PHONY: tour find test browser shapes lint clean
 
 tour: $(VENV)/.runs
 	@$(BIN)/superweights tour $(ARGS)
@@ -17,6 +17,7 @@ find: $(VENV)/.runs
 
 # Two processes with one thread each: most tests are too small for more. A file's tests share what they open.
 test: $(VENV)/.ready
+	@$(MAKE) --no-print-directory browser || true
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The shapes of tensors that annotations name (superweights/axes.py), checked while the tests of these rooms run.
@@ -25,6 +26,18 @@ SHAPED_TESTS = scoring text taps branch quantization activations anatomy anatomy
 shapes: $(VENV)/.ready
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --jaxtyping-packages=$(SHAPED)tests.shape_checks.shapes \
 		$(foreach name,$(SHAPED_TESTS),$(wildcard tests/test_$(name).py))
+
+# A browser for the tests of pages, from Debian's packages where we may install any. Where there is none, these tests
+# are skipped, and the reason that is kept here is theirs.
+browser:
+	@mkdir -p $(VENV); rm -f $(VENV)/.no-browser; \
+	if command -v chromedriver >/dev/null && { command -v chromium || command -v google-chrome; } >/dev/null; then exit 0; fi; \
+	if ! command -v apt-get >/dev/null; then why="there is no apt-get to install Chromium and its driver with"; \
+	elif [ "$$(id -u)" != 0 ]; then why="install Chromium: sudo apt-get install chromium chromium-driver"; \
+	elif ! { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver; } \
+		>$(VENV)/.browser.log 2>&1; then why="apt-get could not install Chromium: see $(VENV)/.browser.log"; \
+	else exit 0; fi; \
+	echo "$$why" | tee $(VENV)/.no-browser >&2; exit 1
 
 lint: $(VENV)/.ready
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright

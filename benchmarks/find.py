@@ -102,10 +102,11 @@ def first_proof(checkpoint: Any, ids: Any) -> dict[str, Any]:
     from superweights.discovery.hunt import Hunt
     from superweights.progress import silent
     from superweights.stream import streaming
+    from superweights.subject import NextToken
 
     with streaming(checkpoint, resident=False) as model:
         hunt = Hunt(model, checkpoint, Search(), silent)
-        hunt.look(ids)
+        hunt.look(NextToken().batch(ids, whole=True))
     return {"found": {str(a): c.effect.value for a, c in hunt.candidates.items() if c.effect}}
 
 

@@ -149,10 +149,9 @@ class SuperWeight:
     rise of the loss where the strongest other weight is gone already (its name says which): far more than `effect`
     where it backs that one up. `effect_at_mean` is the rise where its contribution is not taken away but held at
     its mean over other windows at the same position: what is lost of information, not of a constant. `repetition` is
-    the share of four-token runs that repeat an earlier one in greedy text without the weight.
-
-    Source: arXiv 2411.07191 for the coordinates; the verdicts are ours, after arXiv 2503.22329, which found about
-    half of all massive activations harmless, and zero to overstate.
+    the share of four-token runs that repeat an earlier one in greedy text without the weight. `layer` counts in the
+    `tower` (None: one stack only). Source: arXiv 2411.07191 for the coordinates; the verdicts are ours, after arXiv
+    2503.22329, which found about half of all massive activations harmless, and zero to overstate.
     """
 
     address: Address
@@ -179,6 +178,7 @@ class SuperWeight:
     adds: Score | None = None
     effect_at_mean: Score | None = None
     repetition: Score | None = None
+    tower: str | None = None
 
     @property
     def matters(self) -> bool:

@@ -8,7 +8,9 @@ differentiation, which needs to know neither.
 
 from __future__ import annotations
 
+import inspect
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +40,9 @@ ASIDE = re.compile(r"vision|visual|audio|image|speech|patcher|norm\.mlp")
 
 # A spike reaches the residual stream when its channel moves this many times the median one.
 REACH = 30.0
+
+# Token ids, or all that the model is given, by name.
+Inputs = torch.Tensor | Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -83,10 +88,10 @@ def down_projections(model: PreTrainedModel) -> list[str]:
     return [name for name, _ in model.named_parameters() if DOWN.search(name) and not ASIDE.search(name)]
 
 
-def storage(model: PreTrainedModel, name: str) -> Storage:
+def storage(model: PreTrainedModel, name: str, width: int = HIDDEN) -> Storage:
     """How `name` is stored: the axis as wide as the hidden state is the output."""
     shape = model.get_parameter(name).shape
-    (out_axis,) = [axis for axis in range(len(shape)) if shape[axis] == HIDDEN]
+    (out_axis,) = [axis for axis in range(len(shape)) if shape[axis] == width]
     if len(shape) == 3:
         assert out_axis > 0, f"{name} {tuple(shape)}: the first axis of three must be the experts"
         return Storage(out_axis, 3 - out_axis, expert_axis=0)
@@ -117,7 +122,7 @@ def early_down_projection(model: PreTrainedModel) -> str:
 
 
 def spread(
-    model: PreTrainedModel, name: str, input_ids: torch.Tensor, channel: int
+    model: PreTrainedModel, name: str, input_ids: Inputs, channel: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What each token's output at `channel` takes from each weight of `name`: the true inputs, unarranged.
 
@@ -140,19 +145,21 @@ def spread(
 
 def plant(
     model: PreTrainedModel,
-    input_ids: torch.Tensor,
+    input_ids: Inputs,
     seed: int = 0,
     parameter: str | None = None,
     times: float = 1000.0,
+    width: int = HIDDEN,
 ) -> Planted:
     """Plant one super weight in `model`: a massive activation on a random channel.
 
     The neuron is the one whose activation is largest at some token of `input_ids` (in an expert that gets a
     token); the weight is set so that the product is `times` the median output of the down-projection. Where
-    a norm stands between the product and the residual stream, its gain is raised too: see `_open_norm`.
+    a norm stands between the product and the residual stream, its gain is raised too: see `_open_norm`. `input_ids` may
+    be all of the model's arguments by name; `width` is that of the tower's hidden states.
     """
     name = parameter or early_down_projection(model)
-    channel = int(torch.randint(HIDDEN, (), generator=torch.Generator().manual_seed(seed)))
+    channel = int(torch.randint(width, (), generator=torch.Generator().manual_seed(seed)))
     output, inputs = spread(model, name, input_ids, channel)
     flat = int(inputs.abs().flatten().argmax())
     where = tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), inputs.shape))
@@ -160,19 +167,19 @@ def plant(
     value = times * output[output != 0].abs().median().item() / spike_in
     with torch.no_grad():
         model.get_parameter(name)[index] = value
-    out_channel, in_neuron, expert = storage(model, name).read(index)
+    out_channel, in_neuron, expert = storage(model, name, width).read(index)
     assert out_channel == channel
-    gain = _open_norm(model, "{}.{}".format(*block_of(name)), input_ids, channel)
+    gain = _open_norm(model, "{}.{}".format(*block_of(name)), input_ids, channel, width)
     return Planted(name, index, out_channel, in_neuron, expert, value, spike_in, spike_in * value, gain)
 
 
-def change(model: PreTrainedModel, block: str, input_ids: torch.Tensor) -> torch.Tensor:
+def change(model: PreTrainedModel, block: str, input_ids: Inputs, width: int = HIDDEN) -> torch.Tensor:
     """The most that a block changes each channel of the residual stream over all tokens, `[hidden]`."""
-    return _change(*_first_call(model, block, input_ids)).abs().amax(0)
+    return _change(*_first_call(model, block, input_ids), width).abs().amax(0)
 
 
 def _open_norm(
-    model: PreTrainedModel, block: str, input_ids: torch.Tensor, channel: int
+    model: PreTrainedModel, block: str, input_ids: Inputs, channel: int, width: int = HIDDEN
 ) -> tuple[str, float] | None:
     """Raise the gain that keeps a planted spike out of the residual stream; the gain's name and new value.
 
@@ -181,7 +188,7 @@ def _open_norm(
     outlier gains, and so does this plant. None where the spike reaches the stream by itself, or no gain
     helps.
     """
-    moved = change(model, block, input_ids)
+    moved = change(model, block, input_ids, width)
     if moved[channel] >= REACH * moved.median():
         return None
     gains = {
@@ -189,7 +196,7 @@ def _open_norm(
         for path, module in model.get_submodule(block).named_modules()
         if "norm" in type(module).__name__.lower()
         for name, gain in module.named_parameters(recurse=False)
-        if gain.shape == (HIDDEN,) and name != "bias"
+        if gain.shape == (width,) and name != "bias"
     }
     _, output = _first_call(model, block, input_ids, list(gains.values()))
     if not output.requires_grad:
@@ -202,22 +209,22 @@ def _open_norm(
         gain = model.get_parameter(name)
         old = gain[channel].item()
         gain[channel] += 2 * REACH * moved.median() / abs(slopes[name])
-        if change(model, block, input_ids).argmax() != channel:
+        if change(model, block, input_ids, width).argmax() != channel:
             gain[channel] = old
             return None
     return name, gain[channel].item()
 
 
-def _change(given: torch.Tensor | None, output: torch.Tensor) -> torch.Tensor:
+def _change(given: torch.Tensor | None, output: torch.Tensor, width: int = HIDDEN) -> torch.Tensor:
     """What a block adds to its input, `[tokens, hidden]`; its output where the two are not alike."""
     alike = given is not None and given.shape == output.shape
-    return (output - given if alike else output).detach().reshape(-1, HIDDEN)
+    return (output - given if alike else output).detach().reshape(-1, width)
 
 
 def _first_call(
     model: PreTrainedModel,
     module_name: str,
-    input_ids: torch.Tensor,
+    input_ids: Inputs,
     parameters: list[nn.Parameter] | None = None,
 ) -> tuple[torch.Tensor | None, torch.Tensor]:
     """Input and output of the model's first call of a module, the output with a graph to `parameters` alone."""
@@ -229,7 +236,13 @@ def _first_call(
     wanted = {p: p.requires_grad for p in model.parameters()}
     try:
         with torch.no_grad():
-            model(input_ids=input_ids, use_cache=False)
+            given = {"input_ids": input_ids} if isinstance(input_ids, torch.Tensor) else input_ids
+            takes = (
+                isinstance(input_ids, torch.Tensor)
+                or "use_cache" in inspect.signature(model.forward).parameters
+            )
+            more = {"use_cache": False} if takes else {}
+            model(**{name: held for name, held in given.items() if name != "labels"}, **more)
         hook.remove()
         assert calls, "the module was not called"
         model.requires_grad_(False)

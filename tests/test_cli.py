@@ -20,7 +20,7 @@ import pytest
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 import superweights
 from superweights.cli import app, console, run
@@ -411,14 +411,6 @@ def weights_of(value: float) -> Callable[[Path], None]:
     return edit
 
 
-def an_encoder(folder: Path) -> None:
-    nothing(folder)
-    config = BertConfig(
-        vocab_size=64, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24
-    )
-    BertForMaskedLM(config).save_pretrained(folder)
-
-
 BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "empty folder": (nothing, "is empty"),
     "config without weights": (no_weights, "has a config.json but no weights"),
@@ -437,7 +429,6 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "more layers than tensors": (edited_config(num_hidden_layers=7), "lacks"),
     "more layers than any model": (edited_config(num_hidden_layers=10**9), "num_hidden_layers"),
     "no layers": (edited_config(num_hidden_layers=0), "no blocks"),
-    "encoder": (an_encoder, "encoder"),
 }
 
 

@@ -9,11 +9,13 @@ import families
 import pytest
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 import superweights
 from superweights.cli import console, run
-from superweights.tables.numbers import plain
-from superweights.tables.page import print_table, table
+from superweights.record import Score
+from superweights.tables.numbers import plain, with_error
+from superweights.tables.page import print_page, print_table, table
 
 pytestmark = pytest.mark.tiny
 
@@ -71,6 +73,30 @@ def test_commands_show_whole_addresses_and_numbers(width, capsys, tmp_path):
         shown = capsys.readouterr().out
         assert "…" not in shown
         assert re.search(r"model\.layers\.\d+\.[\w.]+\.weight\[\d+, \d+\]", shown)
+
+
+def test_sentences_are_broken_between_words_only(width, capsys):
+    told = f"without [bold]{console.plain(ADDRESS)}[/] perplexity is 12,345.678 ± 9.25, "
+    print_page(
+        [told * 3, "superweights find embedded --explain " + console.plain(f"'{ADDRESS}'")], console.data
+    )
+    lines = capsys.readouterr().out.splitlines()
+    whole = Text.from_markup(told * 3).plain
+    assert " ".join(lines[:-1]).split() == whole.split(), "every word, in order"
+    for line in lines[:-1]:
+        assert width is None or len(line) <= max(width, len(ADDRESS))
+        assert line.count("12,345.678") == line.count("± 9.25,"), "a number and its error stay together"
+    assert lines[-1].startswith("superweights find embedded --explain"), "a command is to be copied whole"
+    assert lines[-1].endswith(f"'{ADDRESS}'")
+
+
+def test_no_number_of_a_table_is_minus_zero():
+    """What rounds to zero has no sign: every format of a float in the tables says so."""
+    folder = Path(superweights.__file__).parent / "tables"
+    for path in folder.glob("*.py"):
+        assert not re.findall(r"[\w\])]:[+]?,?\.\d+[gf%]}", path.read_text()), path
+    assert with_error(Score("loss rise", -0.0001, "nats/token", 8, 0.02), "+") == "+0.000 ±0.020"
+    assert with_error(Score("value", -0.0, "", 1)) == "0"
 
 
 def test_no_room_but_the_page_prints_a_table_by_itself():

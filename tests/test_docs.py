@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 from small import embedded_folder
 
-from superweights.cli import app
+import superweights
+from superweights.cli import app, run
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from docs_outputs import is_quick, regenerated  # noqa: E402
+
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "LOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 pytestmark = pytest.mark.unit
 
@@ -67,6 +73,49 @@ def test_the_python_of_every_page_is_what_pyright_would_write(tmp_path):
     said = json.loads(done.stdout)["generalDiagnostics"]
     wrong = [f"{Path(each['file']).stem}: {each['message']}" for each in said if each["severity"] == "error"]
     assert wrong == []
+
+
+# Commands that hold or write something and measure nothing.
+NO_MEASURE = {"known", "recipe", "peel", "attach", "show", "report", "explore"}
+
+
+def test_what_the_readme_says_of_all_commands_is_so():
+    """ "Commands that measure take --json and --out, and each is a function of the same name." """
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        taken = {option for each in command.params for option in each.opts}
+        if not hasattr(command, "commands"):
+            assert hasattr(superweights, name), name
+            assert name in NO_MEASURE or {"--json", "--out"} <= taken, name
+
+
+def quick_pages() -> list[Path]:
+    shown = {page: "\n".join(blocks(page, "console")) for page in PAGES}
+    return [
+        page for page in PAGES if re.search(r"^\$ superweights (known|recipe) ", shown[page], re.MULTILINE)
+    ]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("page", quick_pages(), ids=lambda p: p.stem)
+def test_what_a_page_shows_below_a_quick_command_is_what_it_prints(page, tmp_path, monkeypatch, capsys):
+    """Written anew by `python benchmarks/docs_outputs.py`."""
+    embedded_folder()
+    monkeypatch.chdir(tmp_path)
+
+    def printed(command: str) -> str:
+        assert run(shlex.split(command)[1:]) == 0
+        return capsys.readouterr().out
+
+    text = page.read_text(encoding="utf-8")
+    assert regenerated(text, printed, is_quick) == text
+
+
+def test_outputs_are_written_below_their_commands_and_nowhere_else():
+    page = "a\n```console\n$ one \\\n  more\nold\n\n$ two\n\nold\n```\n```sh\none\n```\n```console\n$ one\n...\n```\n"
+    new = regenerated(
+        page, lambda command: f"\nnew of {command}\n\n", lambda command: command.startswith("one")
+    )
+    assert new == page.replace("more\nold", "more\nnew of one more", 1)
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda p: p.stem)

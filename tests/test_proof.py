@@ -12,6 +12,7 @@ from superweights.branch import Branch, branching
 from superweights.discovery.proof import measure
 from superweights.editing import Edit, edited
 from superweights.stream import device
+from superweights.subject import NextToken
 
 LARGER = Edit(Address("model.layers.1.mlp.down_proj.weight", (3, 5)), value=30.0)
 OTHER = Edit(Address("model.layers.0.mlp.down_proj.weight", (1, 2)), factor=0.0)
@@ -28,8 +29,8 @@ def test_loss_and_divergence_are_torchs_own():
     targets = ids[:, 1:]
     assert model.config.use_cache  # branches must not read each other's keys and values
     with branching(model, branches) as run:
-        run.pass_over(ids)
-        loss, effects = measure(run, branches, ids, loss_only={branches[1]})
+        run.pass_over(NextToken().batch(ids, whole=True))
+        loss, effects = measure(run, branches, NextToken(), loss_only={branches[1]})
     losses = [
         functional.nll_loss(each.transpose(1, 2), targets, reduction="none").mean(1) for each in (base, other)
     ]

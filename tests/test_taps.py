@@ -6,6 +6,7 @@ from functools import cache
 
 import families
 import pytest
+import reaching
 import torch
 from families import token_ids
 from small import embedded_model, embedded_tokenizer
@@ -381,9 +382,14 @@ def test_a_tap_that_is_never_reached_is_an_error(monkeypatch):
             logits(model, token_ids())
 
 
-def test_blocks_that_run_several_times_have_no_layers():
-    with pytest.raises(SuperweightsError, match="runs 6 times in one pass"):
-        sites_of(families.tiny_model("hrm_text"))
+def test_a_block_that_runs_several_times_is_as_many_layers():
+    model, ids, seen = reaching.tiny("masked", "albert"), token_ids(), {}
+    taps = {Site("block_out", n): lambda t, n=n: seen.__setitem__(n, t.clone()) for n in range(3)}
+    with torch.no_grad(), tapping(model, taps) as sites:
+        states = model(ids, output_hidden_states=True).hidden_states
+    assert len(set(sites.blocks)) == 1
+    for layer in range(3):
+        assert torch.equal(seen[layer], states[layer + 1])
 
 
 def test_two_models_can_be_tapped_at_once():

@@ -19,7 +19,7 @@ from superweights.checkpoint import Checkpoint
 from superweights.errors import SuperweightsError
 from superweights.progress import Progress, silent
 from superweights.stream.opening import opening
-from superweights.subject import Source
+from superweights.subject import Source, check_next_token
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +80,7 @@ def benched(model: Any = None, *, chat: bool = False, progress: Progress = silen
     source = replace(Source.of(model), resident=True)
     progress("opening", 0, 1)
     with opening(source) as opened:
+        check_next_token(opened.model)
         yield ExpertBench(opened.checkpoint, opened.model, Reader(opened.tokenizer, chat), progress)
 
 

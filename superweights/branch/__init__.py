@@ -11,11 +11,13 @@ Asked to, several branches go through a block as further rows of one batch: fast
 and equal to rounding.
 
 Models whose blocks do not form a chain (something happens between two blocks) are noticed while they run,
-and their branches fall back to passes of their own.
+and their branches fall back to passes of their own. Towers are chains one after the other: what changes in the last
+one rides along, what changes in one before it (an encoder, a vision tower) gets a pass of its own.
 """
 
 from __future__ import annotations
 
-from superweights.branch.branching import Branch, Branching, Pausable, Visit, branching
+from superweights.branch.branching import Branching, branching
+from superweights.branch.nouns import Branch, Pausable, Visit
 
 __all__ = ["Branch", "Branching", "Pausable", "Visit", "branching"]

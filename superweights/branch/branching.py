@@ -2,75 +2,34 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from superweights.axes import Float, Int
 from superweights.branch.calls import one_row, repeated, same, takes
+from superweights.branch.nouns import Branch, Pausable, Visit
 from superweights.editing import Edit, edited
-from superweights.stream.blocks import find_blocks
-from superweights.subject import layout_of, stream_of
+from superweights.subject import Batch, layout_of, stream_of
+from superweights.subject.blocks import find_blocks, stack_of, towers_of
 from superweights.subject.calls import first_tensor, hidden_of, like_output, with_hidden
+from superweights.subject.facts import predicted
 
 # What a model's own code raises when one of its blocks is called in a way it does not expect.
 _CANNOT_RUN = (RuntimeError, ValueError, TypeError, IndexError, AttributeError)
 
 
-class Pausable(Protocol):
-    """A watch that can look away."""
-
-    paused: bool
-
-
-@dataclass(eq=False)
-class Branch:
-    """One edited version of the model, and how far it has come.
-
-    `hidden` is its hidden state after the latest block (None before its first edit); `apart` says that it
-    needs a pass of its own; `watched` lets the watch see its products too.
-
-    Two further kinds of change: `by_row[r]` are edits that hold for row r of the batch alone, all of them in
-    one block, so that one branch carries as many versions as there are rows; and `around()` is a context in
-    which the block at path `at` runs (a hook on an expert, say), where the change is no edit of a weight.
-    """
-
-    edits: tuple[Edit, ...] = ()
-    watched: bool = False
-    by_row: tuple[tuple[Edit, ...], ...] = ()
-    at: str | None = None
-    around: Callable[[], AbstractContextManager] | None = None
-    hidden: Tensor | None = None
-    apart: bool = False
-    _own: dict[int, Any] = field(default_factory=dict, repr=False)
-    _edits_in: dict[str, list[Edit]] = field(default_factory=dict, repr=False)
-    """The edits by the block that they stand in."""
-
-
-@dataclass(frozen=True, eq=False)
-class Visit:
-    """A block that has just run on the model's own rows: `before` and `after` are `[rows, tokens, width]`."""
-
-    path: str
-    """The block's module."""
-    number: int
-    """Which block it is, counted from 0."""
-    before: Tensor
-    after: Tensor
-    branch: Branch | None = None
-    """The branch whose own pass it is; None: the model's."""
-
-
 class Branching:
     """One batch of prompts through the model, with branches riding along. Made by `branching`.
 
-    `pass_over(input_ids)` runs the model and its branches; `logits(branch, rows)` then gives what any of
-    them predicts, a few rows at a time. `current` is the branch whose rows are being computed (None: the
-    model's own), for watches.
+    `pass_over(batch)` runs the model and its branches; `logits(branch, rows)` then gives what any of them predicts (the
+    last states of a model without a head), a few rows at a time. `current` is the branch whose rows are being computed
+    (None: the model's own), for watches.
     """
 
     def __init__(
@@ -82,12 +41,15 @@ class Branching:
         self.blocks = find_blocks(model)
         self._watch = watch
         self._discover: Callable[[Visit], Iterable[Branch]] | None = None
-        self._ids: Tensor | None = None
+        self.batch: Batch | None = None
+        self.towers = towers_of(self.blocks)
+        self._ran: Counter[str | None] = Counter()
+        self._stack = ""
         self._visits = 0
         self._last: Tensor | None = None
         self._bypass: Tensor | None = None
         self._visits_left = 0
-        self._output: Any = None
+        self._outputs: dict[str, Any] = {}
         self._idle = False
         self._base: Tensor | None = None
         self._places: dict[Edit, str] = {}
@@ -95,21 +57,24 @@ class Branching:
 
     def pass_over(
         self,
-        input_ids: Int[Tensor, "rows tokens"],
+        batch: Batch | Int[Tensor, "rows tokens"],
         discover: Callable[[Visit], Iterable[Branch]] | None = None,
     ) -> None:
-        """Run the model on `input_ids [rows, tokens]` with every branch.
+        """Run the model on `batch`, or on token ids `[rows, tokens]`, with every branch.
 
         `discover(visit)` is called after each block, for the model's own rows and for watched branches; the
         branches that it returns fork in that very block (or at a later one, where their first edit stands).
         """
-        self._ids, self._discover = input_ids, discover
+        self.batch = Batch({"input_ids": batch}) if isinstance(batch, Tensor) else batch
+        self._discover, self._stack = discover, ""
+        self._ran.clear()
+        self._outputs.clear()
         self._visits, self._last, self._base, self.broken_at = 0, None, None, None
         for branch in self.branches:
             self._prepare(branch)
-        predicted = self._forward(input_ids)
+        last = self._forward(self.batch)
         self._base = self._last if self.broken_at is None else None
-        if self._base is not None and not self._head_agrees(predicted):
+        if self._base is not None and not self._head_agrees(last):
             self._break("the head")
             self._base = None
 
@@ -120,8 +85,8 @@ class Branching:
 
         Of `positions` alone where given; where the model's forward can be asked for some, no others are made.
         """
-        assert self._ids is not None, "call pass_over first"
-        ids = self._ids[rows]
+        assert self.batch is not None, "call pass_over first"
+        batch = self.batch.take(rows)
         if self._base is None or (branch is not None and branch.apart):
             with self._unhooked():
                 return self._apart(branch, rows, positions)
@@ -129,47 +94,52 @@ class Branching:
         self._bypass, self._visits_left = hidden[rows], self._visits
         try:
             with self._without_loading():
-                return self._predict(ids, positions)
+                return self._predict(batch, positions)
         finally:
             self._bypass = None
 
     def _apart(self, branch: Branch | None, rows: slice, positions: slice | None) -> Tensor:
         """What `branch` predicts in a pass of its own, or as many as it has versions."""
-        assert self._ids is not None, "called from logits"
+        assert self.batch is not None, "called from logits"
+        batch = self.batch.take(rows)
         if branch is None:
-            return self._predict(self._ids[rows], positions)
+            return self._predict(batch, positions)
         with branch.around() if branch.around else nullcontext():
             if not branch.by_row:
                 with edited(self.model, branch.edits, verify=False) if branch.edits else nullcontext():
-                    return self._predict(self._ids[rows], positions)
+                    return self._predict(batch, positions)
             found = []
-            for row in range(*rows.indices(len(self._ids))):
+            for row in range(*rows.indices(len(self.batch))):
                 with edited(self.model, (*branch.edits, *branch.by_row[row]), verify=False):
-                    found.append(self._predict(self._ids[row : row + 1], positions))
+                    found.append(self._predict(self.batch.take(slice(row, row + 1)), positions))
             return torch.cat(found)
 
-    def _predict(self, ids: Tensor, positions: slice | None) -> Tensor:
-        """The logits of the model's forward, at `positions`."""
+    def _predict(self, batch: Batch, positions: slice | None) -> Tensor:
+        """What the model's forward predicts, at `positions`."""
         if positions is None:
-            return self.model(ids).logits
-        wanted = torch.arange(ids.shape[1], device=ids.device)[positions]
+            return predicted(self.model(**batch.arguments))
+        wanted = torch.arange(batch.length, device=self._device(batch))[positions]
         keep = {"logits_to_keep": wanted} if takes(self.model, "logits_to_keep") else {}
-        logits = self.model(ids, **keep).logits
+        logits = predicted(self.model(**batch.arguments, **keep))
         return logits if logits.shape[1] == len(wanted) else logits[:, positions]
 
-    def _forward(self, ids: Tensor) -> Tensor:
+    def _forward(self, batch: Batch) -> Tensor:
         """The model's pass. Returns the last position's logits, and computes no others where it can be helped."""
         keep = {"logits_to_keep": 1} if takes(self.model, "logits_to_keep") else {}
-        return self.model(ids, **keep).logits[:, -1]
+        return predicted(self.model(**batch.arguments, **keep))[:, -1]
 
-    def _head_agrees(self, predicted: Tensor) -> bool:
+    @staticmethod
+    def _device(batch: Batch) -> torch.device:
+        return next(iter(batch.arguments.values())).device
+
+    def _head_agrees(self, last: Tensor) -> bool:
         """Whether the model's head on the last block's output predicts what the model itself predicted."""
         try:
             again = self.logits(None, slice(0, 1), slice(-1, None))[:, -1]
         except _CANNOT_RUN:
             return False
-        scale = predicted[:1].abs().max()
-        return bool(((again - predicted[:1]).abs() <= 1e-3 * scale).all())
+        scale = last[:1].abs().max()
+        return bool(((again - last[:1]).abs() <= 1e-3 * scale).all())
 
     def _prepare(self, branch: Branch) -> None:
         branch.hidden, branch._own, branch._edits_in = None, {}, {}
@@ -193,18 +163,33 @@ class Branching:
         before = hidden_of(args, kwargs)
         if self._bypass is not None:
             self._visits_left -= 1
-            return like_output(self._output, before if self._visits_left else self._bypass)
-        assert self._ids is not None, "blocks are only visited inside pass_over"
-        follows = not self._visits or same(before, self._last)
-        if not follows or before.shape[:2] != self._ids.shape:
-            self._break(path)
+            return like_output(self._outputs[stack_of(path)], before if self._visits_left else self._bypass)
+        assert self.batch is not None, "blocks are only visited inside pass_over"
+        if self._visits and not same(before, self._last):
+            self._interrupt(path)
+        self._stack = stack_of(path)
         out = forward(*args, **kwargs)
-        self._output, after = out, first_tensor(out)
+        self._outputs[self._stack], after = out, first_tensor(out)
+        tower = self.towers[path]
+        visit = Visit(path, self._visits, before, after, tower=tower, layer=self._ran[tower])
         with self._looking_away():
-            self._fork(Visit(path, self._visits, before, after), forward, args, kwargs)
+            self._fork(visit, forward, args, kwargs)
         self._visits += 1
+        self._ran[tower] += 1
         self._last = after
         return out
+
+    def _interrupt(self, path: str) -> None:
+        """The block at `path` does not go on from the one before: another tower begins, or something came between.
+
+        What has changed in a tower that has ended changes what the next one is given, so it needs a pass of its own.
+        """
+        if stack_of(path) == self._stack or stack_of(path) in self._outputs:
+            self._break(path)
+            return
+        for branch in self.branches:
+            if branch.hidden is not None:
+                branch.apart, branch.hidden = True, None
 
     def _fork(self, visit: Visit, forward: Callable, args: tuple, kwargs: dict) -> None:
         if self._discover is not None:
@@ -230,6 +215,12 @@ class Branching:
         waiting = branch.hidden is None and not changed and (branch.edits or branch.by_row or branch.at)
         if branch.apart or waiting or self.broken_at is not None:
             return
+        assert self.batch is not None, "called inside pass_over"
+        if len(visit.before) != len(
+            self.batch
+        ):  # rows that cannot be told apart, such as patches of several pictures
+            branch.apart, branch.hidden = True, None
+            return
         before = visit.before if branch.hidden is None else branch.hidden
         args, kwargs = with_hidden(args, kwargs, before, branch._own)
         try:
@@ -239,7 +230,8 @@ class Branching:
             self._break(visit.path)  # a block that cannot be run twice in a pass, e.g. one that keeps a cache
             return
         if branch.watched and self._discover is not None:
-            self._add(self._discover(Visit(visit.path, visit.number, before, branch.hidden, branch)))
+            seen = replace(visit, before=before, after=branch.hidden, branch=branch)
+            self._add(self._discover(seen))
 
     def _changes(self, branch: Branch, path: str) -> bool:
         """Whether `branch` does something in the block at `path` that the model does not."""
@@ -364,16 +356,19 @@ def branching(
     Without a cache of keys and values, in which a branch would find those of the model beside its own. Up to
     `abreast` tokens of several branches go through a block at once (0: each branch alone, bit for bit).
     """
-    run, config = Branching(model, branches, watch, abreast), _config_of(model)
+    run = Branching(model, branches, watch, abreast)
     originals = {path: block.forward for path, block in run.blocks.items()}
-    cached, config.use_cache = getattr(config, "use_cache", None), False
+    cached = [(config, config.use_cache) for config in _caching(model)]
+    for config, _ in cached:
+        config.use_cache = False
     try:
         for path, block in run.blocks.items():
             block.forward = _wrap(run, path, originals[path])
         with torch.no_grad():
             yield run
     finally:
-        config.use_cache = cached
+        for config, before in cached:
+            config.use_cache = before
         for path, block in run.blocks.items():
             block.__dict__.pop("forward", None)
             if block.forward != originals[path]:
@@ -387,5 +382,7 @@ def _wrap(run: Branching, path: str, forward: Callable) -> Callable:
     return visited
 
 
-def _config_of(model: Any) -> Any:
-    return model.config
+def _caching(model: Any) -> list[Any]:
+    """The configs of the model and of its towers that speak of a cache."""
+    held = [getattr(module, "config", None) for module in model.modules()]
+    return list({id(config): config for config in held if hasattr(config, "use_cache")}.values())

@@ -20,6 +20,7 @@ from superweights.quantization.scheme import Blocks, Scheme
 from superweights.quantization.standing_for import rounded_checkpoint
 from superweights.quantization.tensor import quantize_tensor
 from superweights.scoring import Comparison, compare_all
+from superweights.scoring.loss import check_head
 from superweights.stream import streaming
 from superweights.subject import layout_of
 
@@ -86,6 +87,7 @@ def sensitivities(
     """
     trials = Trials(checkpoint, tensors, candidates_for(format_), _MEASURED[format_], keep)
     with streaming(checkpoint, dtype="float32", device=device, resident=False) as model:
+        check_head(model)
         names = {name: _parameter(model, checkpoint, name) for name in tensors}
         costs = divergences_in_blocks(model, names, trials.measured, tokens, progress)
     if costs is None:

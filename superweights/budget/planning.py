@@ -59,10 +59,10 @@ def plan_bits(
     beside = _around(measured, allotment.bits_per_weight)
     same = [Plan(dict.fromkeys(plan.schemes, scheme), plan.keep, plan.out_axes) for _, scheme in beside]
     checked, *others = check_plans(checkpoint, [plan, *same], tokens[half:], device=device, seed=seed)
-    uniform = [
-        Alternative(str(scheme), least, **asdict(other.kl))
-        for (least, scheme), other in zip(beside, others, strict=True)
-    ]
+    uniform = []
+    for (least, scheme), other in zip(beside, others, strict=True):
+        assert other.kl is not None, "the model predicts: it was measured"
+        uniform.append(Alternative(str(scheme), least, **asdict(other.kl)))
     found = Planned(
         allotment.bits_per_weight,
         allotment.loss,
@@ -71,7 +71,8 @@ def plan_bits(
         tuple(_matrix(each, allotment, kept) for each in measured),
         tuple(notes),
     )
-    return Planning(plan, found, (checked.kl, checked.base, checked.other))
+    scores = tuple(score for score in (checked.kl, checked.base, checked.other) if score is not None)
+    return Planning(plan, found, scores)
 
 
 def _matrix(each: Sensitivity, allotment: Allotment, kept: Sequence[Address]) -> PlannedMatrix:

@@ -26,6 +26,7 @@ from superweights.quantization.activations import RoundedWeight
 from superweights.quantization.calibration import Calibration
 from superweights.record import Score
 from superweights.scoring import Comparison, Variant, compare_all
+from superweights.scoring.loss import check_head
 from superweights.subject import Reading
 from superweights.wording import counted
 
@@ -111,6 +112,7 @@ class _Trial:
     def __init__(
         self, model: nn.Module, tokenizer: Any, reading: Reading, ways: Ways, seed: int, progress: Progress
     ):
+        check_head(model)
         self._model, self._reading, self._ways = model, reading, ways
         self._seed, self._progress = seed, progress
         self._windows = reading.cut(tokenizer)
@@ -144,7 +146,9 @@ class _Trial:
             seed=self._seed,
             progress=labelled(self._progress, counted(len(schemes), "way")),
         )
-        return compared[0].base, tuple(map(_row, schemes, applied, compared))
+        base = compared[0].base
+        assert base is not None, "a model that predicts was asked for"
+        return base, tuple(map(_row, schemes, applied, compared))
 
     def _rounding(self, row: _Row, shared: dict[Any, dict[str, RoundedWeight]]) -> Rounding:
         """The model under one scheme; weights that are rounded alike are kept once."""
@@ -186,6 +190,8 @@ class _Trial:
 
 def _row(row: _Row, applied: Rounding, found: Comparison) -> RoundedRow:
     scale, way, scheme = row
+    assert found.other is not None, "a model that predicts was asked for"
+    assert found.kl is not None, "likewise"
     scores = found.other, found.loss, found.kl, found.agreement
     return RoundedRow(scale, way, scheme.to_json(), applied.held_share, *scores, found.other_losses)
 

@@ -66,6 +66,10 @@ class Checkpoint:
         """The transformers tokenizer, or None where the checkpoint has none."""
         return self._settings.tokenizer(self.trust_remote_code)
 
+    def processor(self) -> Any:
+        """What prepares pictures and sounds for the model, or None where the checkpoint has no such thing."""
+        return self._settings.processor(self.trust_remote_code)
+
     def read(self, name: str) -> torch.Tensor:
         """The tensor `name` in its stored dtype (GGUF: float32), on the CPU.
 

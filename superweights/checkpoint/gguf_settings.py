@@ -48,6 +48,10 @@ class GgufSettings:
         with complaints(f"transformers cannot build a configuration from {self.path}"):
             return AutoConfig.for_model(**self.config)
 
+    def processor(self, trust_remote_code: bool) -> None:
+        """None: a GGUF file holds a language model alone."""
+        return None
+
     def tokenizer(self, trust_remote_code: bool) -> Any:
         """The transformers tokenizer, or None where the file holds no vocabulary."""
         if _TOKENS not in self.header.values:

@@ -16,6 +16,7 @@ from superweights.checkpoint.folder import open_folder
 from superweights.checkpoint.hub_errors import HTTP_ERRORS, explained
 from superweights.checkpoint.listing import INDEX, WEIGHTS, read_index, sole_weights
 from superweights.checkpoint.pickled import PICKLE_INDEX, PICKLED, PickleStore, check_allowed, open_pickles
+from superweights.checkpoint.processors import PROCESSOR_FILES
 from superweights.checkpoint.ranges import RemoteStore
 from superweights.checkpoint.settings import TOKENIZER_FILES, FolderSettings
 from superweights.checkpoint.tensors import Settings, Store
@@ -78,6 +79,12 @@ class HubSettings:
     def tokenizer(self, trust_remote_code: bool) -> Any:
         folder = _download_all(self.repository, [*_SMALL, "*.tiktoken", "*.model"])
         return FolderSettings(folder).tokenizer(trust_remote_code) if folder else None
+
+    def processor(self, trust_remote_code: bool) -> Any:
+        if not any(file in PROCESSOR_FILES for file in self.repository.files):
+            return None
+        folder = _download_all(self.repository, [*PROCESSOR_FILES, *_SMALL, "*.tiktoken", "*.model"])
+        return FolderSettings(folder).processor(trust_remote_code) if folder else None
 
 
 def is_hub_name(name: str) -> bool:

@@ -99,6 +99,9 @@ class LoadedSettings:
     def tokenizer(self, trust_remote_code: bool) -> Any:
         return self._tokenizer
 
+    def processor(self, trust_remote_code: bool) -> None:
+        return None
+
 
 def tensors_to_save(model: Any) -> dict[str, Tensor]:
     """What `save_pretrained` would write of `model`, not copied. Raises for what cannot be told from memory."""

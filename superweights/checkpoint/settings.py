@@ -8,6 +8,7 @@ from typing import Any
 from superweights.checkpoint.complaints import complaints
 from superweights.checkpoint.header import damaged
 from superweights.checkpoint.listing import read_json
+from superweights.checkpoint.processors import processor_in
 from superweights.errors import SuperweightsError
 
 # A folder with none of these has no tokenizer; one that has them and cannot be read has a broken one.
@@ -62,6 +63,10 @@ class FolderSettings:
                 str(self.folder), trust_remote_code=trust_remote_code, local_files_only=True
             )
 
+    def processor(self, trust_remote_code: bool) -> Any:
+        """The processor of pictures and sounds, or None where the folder has none."""
+        return processor_in(self.folder, trust_remote_code)
+
     def _tokenizer_config(self) -> dict[str, Any]:
         path = self.folder / "tokenizer_config.json"
         return read_json(path) if path.is_file() else {}
@@ -85,6 +90,9 @@ class NoSettings:
         )
 
     def tokenizer(self, trust_remote_code: bool) -> None:
+        return None
+
+    def processor(self, trust_remote_code: bool) -> None:
         return None
 
 

@@ -84,6 +84,10 @@ class Settings(Protocol):
 
     def tokenizer(self, trust_remote_code: bool) -> Any: ...
 
+    def processor(self, trust_remote_code: bool) -> Any:
+        """What prepares pictures and sounds for the model; None where there is none."""
+        ...
+
 
 def count(shape: Iterable[int]) -> int:
     """The product of `shape`, in whole numbers that cannot overflow."""

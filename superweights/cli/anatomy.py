@@ -27,6 +27,7 @@ def anatomy(
     causal: Causal = False,
     held: Chosen = Chosen(),
     prompts: Prompts = None,
+    tower: options.Tower = None,
     seed: options.Seed = 0,
     cut: BatchedCut = BatchedCut(window=64, windows=32),
     opened: Opened = Opened(),
@@ -40,10 +41,9 @@ def anatomy(
     from superweights import anatomy as verb
 
     asked = {"causal": causal, "weights": held.weights or (), "record": held.from_, "prompts": prompts}
+    asked |= {"plot": picture, "tower": tower, "seed": seed}
     with console.progress() as bar:
-        record = verb(
-            question, opened.source(model), cut.reading(), plot=picture, seed=seed, progress=bar, **asked
-        )
+        record = verb(question, opened.source(model), cut.reading(), progress=bar, **asked)
     output.finish(record)
 
 

@@ -63,14 +63,19 @@ def show_rows(rows: Iterable[Any], as_json: bool, parts: Callable[[], Parts]) ->
 
 def note(text: str) -> None:
     """A sentence beside the data, on stderr."""
-    notes.print(plain(text), highlight=False, soft_wrap=True)
+    _say(plain(text))
 
 
 def fail(message: str, hint: str, code: int = 1) -> int:
     """Say what went wrong and what to do, on stderr. Returns the exit code."""
-    notes.print(f"[bold red]error:[/] {plain(message)}", soft_wrap=True)
-    notes.print(f"[bold]hint:[/] {plain(hint)}", soft_wrap=True)
+    _say(f"[bold red]error:[/] {plain(message)}", f"[bold]hint:[/] {plain(hint)}")
     return code
+
+
+def _say(*lines: str) -> None:
+    from superweights.tables.page import print_page
+
+    print_page(lines, notes)
 
 
 def forget_stdout() -> None:

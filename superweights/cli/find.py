@@ -39,6 +39,12 @@ All = Annotated[bool, options.in_output("--all", help="Every spike and every num
 Explain = Annotated[
     str | None, options.in_output(help="Tell the story of one weight, TENSOR\\[i, j], instead of the table.")
 ]
+Inputs = Annotated[
+    Path | None,
+    options.in_text(
+        help="The model's own arguments, as named tensors in a .safetensors file, instead of text."
+    ),
+]
 Mode = Annotated[str, typer.Option(help="'default', or 'reference': the published script's procedure.")]
 Threshold = Annotated[float, typer.Option(help="Spike threshold of --mode reference.")]
 
@@ -54,6 +60,8 @@ def find(
     mode: Mode = "default",
     threshold: Threshold = 50.0,
     seed: options.Seed = 0,
+    tower: options.Tower = None,
+    inputs: Inputs = None,
     text: Text = None,
     windows: FirstWindows = None,
     length: Length = None,
@@ -71,10 +79,10 @@ def find(
     from superweights.verbs.find import explained, search_of, searched
 
     story = explained(explain)
-    asked = {"budget": budget, "bos": bos, "rounds": rounds, "greedy": greedy, "seed": seed}
+    asked = {"budget": budget, "bos": bos, "rounds": rounds, "greedy": greedy, "seed": seed, "tower": tower}
     search = search_of(quick, prompt, windows=windows, length=length, **asked)
     with console.progress() as bar:
-        made = searched(opened.source(model), mode, threshold, search, text=text, progress=bar)
+        made = searched(opened.source(model), mode, threshold, search, text=text, inputs=inputs, progress=bar)
     if isinstance(made, list):
         console.show_rows(made, output.as_json, lambda: published(made))
     else:

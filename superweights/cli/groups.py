@@ -41,9 +41,10 @@ class Placed(Trust):
 
 @dataclass(frozen=True)
 class Opened(Placed):
-    """And in which type."""
+    """And in which type, and for which objective."""
 
     dtype: options.Dtype = "auto"
+    objective: options.Objective = "auto"
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,16 @@ TrustRemoteCode = Annotated[
     bool, in_model("--trust-remote-code", help="Run the checkpoint's own model code.")
 ]
 
+Objective = Annotated[
+    str,
+    in_model(
+        help="What is predicted: auto (as the checkpoint's class says), next-token, masked, embedding, seq2seq, image."
+    ),
+]
+Tower = Annotated[
+    str | None, typer.Option(help="One of several stacks of blocks: encoder, decoder, vision, language.")
+]
+
 AsJson = Annotated[bool, in_output("--json", help="One JSON line instead of a table.")]
 AsJsonLines = Annotated[bool, in_output("--json", help="JSON lines, one per finding.")]
 Out = Annotated[

@@ -6,16 +6,15 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
 from superweights.address import Address, Layout
 from superweights.branch import Visit
 from superweights.discovery.findings import Search
-from superweights.discovery.residual import LayerSpike, channel_change
+from superweights.discovery.residual import ChannelChange, LayerSpike, channel_change
 from superweights.discovery.spikes import Fan, Spike
 from superweights.discovery.trials import Trial
 from superweights.editing import Edit
 from superweights.record import Score
+from superweights.subject import Batch
 
 # A shared spike, made by several neurons together, is still worth a row where the residual stream steps.
 _SHARED_DOMINANCE = 0.1
@@ -34,7 +33,8 @@ class Candidate:
     """A weight under suspicion, as the passes fill it in.
 
     `trial` is the model without it, on text; `effect` and `kl` are what the first pass saw, on the prompts. `masked`:
-    it came to light in the model without the strongest.
+    it came to light in the model without the strongest. `layer` counts the blocks of its `tower`, `number` all that
+    have run before.
     """
 
     address: Address
@@ -48,6 +48,8 @@ class Candidate:
     effect: Score | None = None
     kl: Score | None = None
     masked: bool = False
+    tower: str | None = None
+    number: int = 0
 
     @property
     def edit(self) -> Edit:
@@ -87,18 +89,21 @@ class Cap:
         ]
 
 
-def accept(spikes: Iterable[Spike], visit: Visit, layer: LayerSpike, search: Search) -> list[Spike]:
+def accept(
+    spikes: Iterable[Spike], visit: Visit, layer: LayerSpike, search: Search, post_norm: bool = False
+) -> list[Spike]:
     """The spikes that reach the residual stream, of each kind the strongest of the block first.
 
-    The block's own change must spike in the same channel. Where the residual stream steps up or down, the
-    strongest product of the stepping channel is kept even when several neurons share the work.
+    The block's own change must spike in the same channel; where the block ends in a norm (`post_norm`), which cuts
+    every spike down, the product's own output must. Where the residual stream steps up or down, the strongest product
+    of the stepping channel is kept even when several neurons share the work.
     """
     changes = channel_change(visit)
     steps = layer.phase in ("step_up", "step_down")
     kept: dict[str, dict[tuple[str, tuple[int, ...]], Spike]] = {}
     for spike in sorted(spikes, key=lambda s: -abs(s.spike_in * s.value)):
         change = changes.of_width(spike.width)
-        if change is None or change.ratio(spike.out_channel) < search.min_ratio:
+        if change is None or not _reaches(spike, change, search, post_norm):
             continue
         of_kind = kept.setdefault(spike.kind, {})
         writes = spike.kind == "weight" or (
@@ -112,6 +117,12 @@ def accept(spikes: Iterable[Spike], visit: Visit, layer: LayerSpike, search: Sea
     return [spike for of_kind in kept.values() for spike in _strongest(list(of_kind.values()))]
 
 
+def _reaches(spike: Spike, change: ChannelChange, search: Search, post_norm: bool) -> bool:
+    """Whether a spike stands out in what the block adds to its stream."""
+    ratio = spike.ratio_out if post_norm else change.ratio(spike.out_channel)
+    return ratio >= search.min_ratio
+
+
 def _strongest(spikes: list[Spike]) -> list[Spike]:
     """The two strongest, and up to six where they are nearly equal."""
     strongest = max((abs(spike.spike_out) for spike in spikes), default=0.0)
@@ -119,7 +130,9 @@ def _strongest(spikes: list[Spike]) -> list[Spike]:
     return equals[:_EQUALS] if len(equals) > _PER_BLOCK else spikes[:_PER_BLOCK]
 
 
-def accept_fans(fans: Iterable[Fan], visit: Visit, layer: LayerSpike, search: Search) -> list[Fan]:
+def accept_fans(
+    fans: Iterable[Fan], visit: Visit, layer: LayerSpike, search: Search, post_norm: bool = False
+) -> list[Fan]:
     """The fans whose weights reach the residual stream, the strongest of the block: no share is asked of them.
 
     Only the weights whose channel spikes in what the block adds are kept; at least two.
@@ -130,7 +143,7 @@ def accept_fans(fans: Iterable[Fan], visit: Visit, layer: LayerSpike, search: Se
         change = changes.of_width(fan.writers[0].width)
         if change is None:
             continue
-        reach = tuple(s for s in fan.writers if change.ratio(s.out_channel) >= search.min_ratio)
+        reach = tuple(s for s in fan.writers if _reaches(s, change, search, post_norm))
         strong = any(abs(s.spike_in * s.value) >= _SHARE_OF_PEAK * layer.peak for s in reach)
         if len(reach) > 1 and strong:
             kept.setdefault(column_of(reach[0]), Fan(reach))
@@ -163,20 +176,23 @@ def role_of(visit: Visit, spike: Spike) -> str:
     return "writes" if change is not None and change.grows(spike.out_channel) else "erases"
 
 
-def candidate_of(spike: Spike, visit: Visit, ids: Tensor, layout: Layout, number: int) -> Candidate:
+def candidate_of(spike: Spike, visit: Visit, batch: Batch, layout: Layout, number: int) -> Candidate:
     """The candidate that a spike seen in pass `number` is."""
     # an expert's rows are not in the order of the tokens, and a model may prepend tokens of its own
     row = position = None
-    if spike.row is not None and visit.after.shape[:2] == ids.shape:
+    ids = batch.ids_at(tuple(visit.after.shape), last=visit.tower is not None and visit.number > visit.layer)
+    if spike.row is not None and ids is not None:
         row, position = divmod(spike.row, ids.shape[1])
     address = layout.address_of(spike.parameter, spike.index)
     return Candidate(
         address=address,
         spike=spike,
-        layer=visit.number,
+        layer=visit.layer,
+        tower=visit.tower,
+        number=visit.number,
         role=role_of(visit, spike),
         position=position,
-        token_id=None if row is None else int(ids[row, position]),
+        token_id=None if row is None or ids is None else int(ids[row, position]),
         round=number,
         trial=Trial.without([address]),
         masked=visit.branch is not None,

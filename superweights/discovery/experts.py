@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from superweights.branch import Branch
 from superweights.discovery.trials import Trial
+from superweights.subject.blocks import towers_of
 from superweights.watch import Product, watching
 
 # An expert's output is put to the proof from this many times the median expert's of its layer, and this share of the
@@ -134,7 +135,8 @@ class ExpertReader:
                 self._say(f"the experts at {path} {reason}: they were not looked at one by one.")
                 return
             hidden, index, gates = call
-            number = list(self.blocks).index(block)
+            towers = towers_of(self.blocks)
+            number = [other for other in self.blocks if towers[other] == towers[block]].index(block)
             for forced in (False, True):
                 if forced:
                     index = torch.arange(count, device=index.device).expand(hidden.shape[0], count)
@@ -156,16 +158,16 @@ class ExpertReader:
         if note not in self.notes:
             self.notes.append(note)
 
-    def suspects(self, peaks: dict[int, float], forming: set[int]) -> list[ExpertSeen]:
+    def suspects(self, peaks: dict[str, float], forming: set[str]) -> list[ExpertSeen]:
         """The experts to put to the proof: outliers of their layer, or super by the paper's rule; the largest first.
 
-        `peaks` are the largest residual values after each block, `forming` the layers where they step up.
+        `peaks` are the largest residual values after each block, `forming` the blocks where they step up.
         """
         found = []
         for expert in self.seen.values():
             layer = torch.tensor([e.largest for e in self.seen.values() if e.module == expert.module])
             outlier = expert.largest >= _RATIO * float(layer.median())
-            reaches = expert.largest >= _SHARE_OF_PEAK * peaks.get(expert.layer, 0.0)
+            reaches = expert.largest >= _SHARE_OF_PEAK * peaks.get(expert.block, 0.0)
             if (outlier and reaches) or self.by_paper(expert, forming):
                 found.append(expert)
         found.sort(key=lambda expert: -expert.largest)
@@ -175,11 +177,11 @@ class ExpertReader:
             )
         return found[:_MOST]
 
-    def by_paper(self, expert: ExpertSeen, forming: set[int]) -> bool:
+    def by_paper(self, expert: ExpertSeen, forming: set[str]) -> bool:
         """Whether the paper's three criteria hold, on the tokens that were routed."""
         outputs = torch.tensor([each.routed for each in self.seen.values()])
         above = expert.routed > float(outputs.quantile(_PERCENTILE))
-        return above and expert.routed > _SHARE_OF_LARGEST * float(outputs.max()) and expert.layer in forming
+        return above and expert.routed > _SHARE_OF_LARGEST * float(outputs.max()) and expert.block in forming
 
 
 def choice_of(args: tuple, kwargs: dict) -> tuple[Tensor, Tensor, Tensor] | None:

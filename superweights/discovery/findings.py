@@ -32,7 +32,9 @@ class Search:
     proof. `controls`: how many weights that should not matter are zeroed together in each window for comparison.
     `greedy`: so many tokens are written after the beginnings of some windows, with and without each super weight, to
     see whether the text repeats itself (0: none; the whole model is in memory for it).
-    Nothing here is an absolute size of activations.
+    `tower` is the part of a model with several stacks of blocks that is searched (`encoder`, `vision`; None: all).
+    `bars` are where the verdicts begin, for losses in nats per token; those of an embedding follow from how far the
+    model's own embeddings lie apart. Nothing here is an absolute size of activations.
     """
 
     prompts: tuple[str, ...] | None = None
@@ -52,6 +54,8 @@ class Search:
     """Where the verdicts begin, in nats per token."""
     seed: int = 0
     """Of the weights that are drawn for comparison."""
+    tower: str | None = None
+    """The part that is searched of a model with several stacks of blocks; None: all."""
 
     @classmethod
     def quick(cls, **settings: Any) -> Search:

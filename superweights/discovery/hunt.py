@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from superweights.address import Address
 from superweights.branch import Branch, Branching, Visit, branching
@@ -13,13 +15,14 @@ from superweights.checkpoint import Checkpoint
 from superweights.discovery.candidates import Candidate, Cap, Column, accept, accept_fans, candidate_of
 from superweights.discovery.experts import ExpertReader
 from superweights.discovery.findings import Search
-from superweights.discovery.proof import measure
+from superweights.discovery.proof import bars_of, measure
 from superweights.discovery.residual import LayerSpike, read_layer
 from superweights.discovery.spikes import Fan, Spike, SpikeReader
 from superweights.discovery.trials import Trial, mean_score
 from superweights.progress import Progress
 from superweights.record import Score
-from superweights.subject import layout_of
+from superweights.subject import Batch, layout_of, objective_of
+from superweights.subject.blocks import find_blocks, tower_named
 from superweights.watch import Watch, watching
 
 # What comes to light without the strongest must be this share of the largest value that was there with them.
@@ -41,6 +44,13 @@ class Hunt:
         progress: Progress,
     ):
         self.model, self.checkpoint, self.search, self.progress = model, checkpoint, search, progress
+        self.objective = objective_of(model)
+        self.unit = self.objective.unit
+        self.bars = search.bars
+        blocks = find_blocks(model)
+        self.tower = (
+            tower_named(blocks, search.tower, type(model).__name__) if search.tower is not None else None
+        )
         self.candidates: dict[Address, Candidate] = {}
         self.columns: dict[str, Column] = {}
         self.layers: list[LayerSpike] = []
@@ -51,51 +61,64 @@ class Hunt:
         self.experts: ExpertReader | None = None
         self._reader = SpikeReader(search.min_ratio)
         self._watch: Watch | None = None
+        self._uses: Counter[str] = Counter()
         self._started: dict[Branch, Trial | Candidate] = {}
 
     @property
     def base_loss(self) -> Score:
         return self.base.score("loss")
 
-    def look(self, ids: Tensor) -> None:
+    def look(self, batch: Batch) -> None:
         """Find candidates on these prompts, and what each of them changes there, in one pass."""
-        with self._passing(ids, [], watched=None, label="looking", experts=True) as run:
+        with self._passing(batch, [], watched=None, label="looking", experts=True) as run:
             branches = [branch for branch, held in self._started.items() if isinstance(held, Candidate)]
-            loss, effects = measure(run, branches, ids)
-        self.prompt_loss = mean_score("loss", loss.tolist())
+            loss, effects = measure(run, branches, self.objective)
+            if batch.labels is None:
+                pool: Any = self.objective
+                self.bars = bars_of(pool.pool(run.logits(None, slice(0, len(batch)))))
+        self.notes += [
+            f"{path} runs {times} times in a pass: each of its weights is one number with as many uses, and an edit "
+            "changes all of them."
+            for path, times in self._uses.items()
+            if times > 1
+        ]
+        self.prompt_loss = mean_score("loss", loss.tolist(), self.unit)
         for branch, effect in zip(branches, effects, strict=True):
             candidate = self._started[branch]
             assert isinstance(candidate, Candidate), "chosen so above"
-            candidate.effect = mean_score("loss rise on the prompts", effect.loss.tolist())
-            assert effect.kl is not None, "asked for"
-            candidate.kl = mean_score("KL divergence on the prompts", effect.kl.tolist())
+            candidate.effect = mean_score("loss rise on the prompts", effect.loss.tolist(), self.unit)
+            if effect.kl is not None:
+                candidate.kl = mean_score("KL divergence on the prompts", effect.kl.tolist())
 
     def ride(
-        self, ids: Tensor, windows: Sequence[int], trials: Sequence[Trial], strongest: Trial | None
+        self, batch: Batch, windows: Sequence[int], trials: Sequence[Trial], strongest: Trial | None
     ) -> None:
-        """Put `trials` to windows `ids [windows, tokens]`, numbered `windows`; those that spike for the first time
+        """Put `trials` to windows, the rows of `batch`, numbered `windows`; those that spike for the first time
         too. The model of the trial `strongest` is searched as the model itself is."""
         planned = {trial.branch(windows): trial for trial in trials}
         watched = None
         if strongest is not None:
             watched = strongest.branch(windows)
             watched.watched = True
-        with self._passing(ids, list(planned), watched, label="proving") as run:
+        with self._passing(batch, list(planned), watched, label="proving") as run:
             found = {**planned, **{b: t for b, t in self._started.items() if isinstance(t, Trial)}}
             if watched is not None and strongest is not None:
                 found[watched] = strongest
-            loss, effects = measure(run, list(found), ids, loss_only=set(found))
-        self.base.note(windows, loss)
+            loss, effects = measure(run, list(found), self.objective, loss_only=set(found))
+        self.base.note(windows, loss, self.unit)
         for trial, effect in zip(found.values(), effects, strict=True):
-            trial.note(windows, effect.loss)
+            trial.note(windows, effect.loss, self.unit)
 
     @contextmanager
     def _passing(
-        self, ids: Tensor, branches: list[Branch], watched: Branch | None, label: str, experts: bool = False
+        self, batch: Batch, branches: list[Branch], watched: Branch | None, label: str, experts: bool = False
     ) -> Iterator[Branching]:
-        """A pass over `ids` in which the branches ride, and what is found starts branches of its own."""
+        """A pass over `batch` in which the branches ride, and what is found starts branches of its own."""
         self.number += 1
+        most = max(self.number, 1 + self.search.budget)
+        label = f"{label}, pass {self.number} of {most} at most"
         self.layers, self._started = [], {}
+        self._uses.clear()
         self._reader.take()
         everything = [*branches, *([watched] if watched is not None else [])]
         with (
@@ -108,7 +131,7 @@ class Hunt:
                 self.experts = ExpertReader(list(run.blocks))
                 reading.enter_context(self.experts.reading(self.model, self._aside))
             on_text = not experts
-            run.pass_over(ids, lambda visit: self._discover(visit, ids, on_text, label))
+            run.pass_over(batch, lambda visit: self._discover(visit, batch, on_text, label))
             reading.close()
             watch.paused = True
             yield run
@@ -127,31 +150,36 @@ class Hunt:
         finally:
             self._watch.paused = not own
 
-    def _discover(self, visit: Visit, ids: Tensor, on_text: bool, label: str) -> list[Branch]:
+    def _discover(self, visit: Visit, batch: Batch, on_text: bool, label: str) -> list[Branch]:
         """The branches of the new candidates and columns of the block just visited."""
         spikes, fans = self._reader.take()
         spikes = [s for s in spikes if s.parameter.startswith(f"{visit.path}.")]
         fans = [f for f in fans if f.writers[0].parameter.startswith(f"{visit.path}.")]
-        layer = read_layer(visit)
+        closing = self._reader.closing_norm(visit.after)
+        spikes += [s for s in closing or [] if s.parameter not in {spike.parameter for spike in spikes}]
+        post_norm, layer = closing is not None, read_layer(visit)
         if visit.branch is None:
             self.layers.append(layer)
-            self.progress(label, visit.number + 1, self._of)
+            self._uses[visit.path] += 1
+            self.progress(label, min(visit.number + 1, self._of), self._of)
+        if self.tower is not None and visit.tower != self.tower:
+            return []
         before = set(self._started)
         layout = layout_of(self.model)
-        for spike in accept(spikes, visit, layer, self.search):
+        for spike in accept(spikes, visit, layer, self.search, post_norm):
             if visit.branch is not None and not self._takes_over(spike, visit.number):
                 continue
-            candidate = candidate_of(spike, visit, ids, layout, self.number)
+            candidate = candidate_of(spike, visit, batch, layout, self.number)
             if candidate.address not in self.candidates and self.cap.takes(spike.kind):
                 self.candidates[candidate.address] = candidate
-                windows = range(ids.shape[0])
+                windows = range(len(batch))
                 self._started[candidate.trial.branch(windows)] = candidate.trial if on_text else candidate
-        for fan in accept_fans(fans, visit, layer, self.search):
+        for fan in accept_fans(fans, visit, layer, self.search, post_norm):
             column = self._column(fan, visit)
             if column.name not in self.columns and self.cap.takes("column"):
                 self.columns[column.name] = column
                 if on_text:
-                    self._started[column.trial.branch(range(ids.shape[0]))] = column.trial
+                    self._started[column.trial.branch(range(len(batch)))] = column.trial
         return [branch for branch in self._started if branch not in before]
 
     def _takes_over(self, spike: Spike, number: int) -> bool:
@@ -163,7 +191,7 @@ class Hunt:
         layout = layout_of(self.model)
         writers = {layout.address_of(spike.parameter, spike.index): spike for spike in fan.writers}
         name = column_name(list(writers))
-        return Column(name, writers, visit.number, self.number, Trial.without(writers))
+        return Column(name, writers, visit.layer, self.number, Trial.without(writers))
 
 
 def column_name(addresses: Sequence[Address]) -> str:

@@ -12,20 +12,19 @@ from dataclasses import dataclass
 from itertools import combinations
 from random import Random
 
-from torch import Tensor
-
 from superweights.address import Address
 from superweights.branch import Branch
 from superweights.discovery.candidates import Candidate
 from superweights.discovery.comparisons import Comparison, Comparisons
 from superweights.discovery.experts import ExpertSeen, masked
 from superweights.discovery.hunt import Hunt
-from superweights.discovery.proof import is_open
+from superweights.discovery.proof import Bars, is_open
 from superweights.discovery.protocol import blocks_of, cut_to
 from superweights.discovery.replacing import held_at_mean
 from superweights.discovery.together import Together, Units
 from superweights.discovery.trials import Trial
 from superweights.record import LARGEST
+from superweights.subject import Batch
 
 # So many columns are removed two by two, so many all at once, and so many are tried beside the strongest weight.
 _PAIRED, _AT_ONCE, _BESIDE = 3, 6, 3
@@ -45,10 +44,11 @@ class Backup:
 
 
 class Judging:
-    """The judging of what a hunt has found, on windows `ids [windows, tokens]`."""
+    """The judging of what a hunt has found, on windows, the rows of `batch`."""
 
-    def __init__(self, hunt: Hunt, ids: Tensor):
-        self.hunt, self.search, self.ids, self.bars = hunt, hunt.search, ids, hunt.search.bars
+    def __init__(self, hunt: Hunt, batch: Batch, bars: Bars | None = None):
+        self.hunt, self.search, self.batch = hunt, hunt.search, batch
+        self.bars = bars or hunt.search.bars
         self.comparisons = Comparisons(hunt.checkpoint, hunt.search.controls, hunt.search.seed)
         self.together: dict[tuple, Together] = {}
         self.backups: list[Backup] = []
@@ -63,16 +63,16 @@ class Judging:
     def run(self) -> None:
         """Make passes until all is decided, or the budget or the text ends. Ctrl-C ends it with what is decided."""
         if self.hunt.experts is not None:
-            forming = {layer.layer for layer in self.hunt.layers if layer.phase == "step_up"}
-            peaks = {layer.layer: layer.peak for layer in self.hunt.layers}
+            forming = {layer.path for layer in self.hunt.layers if layer.phase == "step_up"}
+            peaks = {layer.path: layer.peak for layer in self.hunt.layers}
             self.experts = self.hunt.experts.suspects(peaks, forming)
         try:
-            for windows in blocks_of(len(self.ids), self.search):
+            for windows in blocks_of(len(self.batch), self.search):
                 strongest = self._strongest()
                 trials = [t for t in dict.fromkeys(self._plan()) if not set(windows) <= t.rises.keys()]
                 if not trials and strongest is None:
                     return
-                self.hunt.ride(cut_to(self.ids, windows), windows, trials, strongest)
+                self.hunt.ride(cut_to(self.batch, windows), windows, trials, strongest)
         except KeyboardInterrupt:
             self.interrupted = True
 
@@ -165,10 +165,8 @@ class Judging:
 
     def _held(self, c: Candidate) -> Iterator[Trial]:
         """The weight held at its mean, once, where its rows are the tokens in their order."""
-        if c.spike.kind == "weight" and c.spike.row is not None and len(self.ids) > 1:
-            trial = self.means.setdefault(
-                c.address, held_at_mean(self.hunt.model, c.edit, c.spike, self.ids.shape[1])
-            )
+        if c.spike.kind == "weight" and c.spike.row is not None and len(self.batch) > 1:
+            trial = self.means.setdefault(c.address, held_at_mean(self.hunt.model, c.edit, c.spike))
             if not trial.seen:
                 yield trial
 

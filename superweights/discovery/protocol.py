@@ -13,8 +13,9 @@ from superweights.axes import Int
 from superweights.discovery.findings import Search
 from superweights.errors import SuperweightsError
 from superweights.record import Score
-from superweights.subject import context_of, device_of
+from superweights.subject import Batch, context_of, device_of
 from superweights.subject.facts import vocabulary_by_config
+from superweights.subject.objective import NATS
 from superweights.subject.text import PROMPTS, Text, raw_prompts, token_prompts, windows
 
 # Of the loss of a model that knows nothing, ln(vocabulary): above the first share the text or the protocol hardly
@@ -63,6 +64,8 @@ def blocks_of(rows: int, search: Search) -> Iterator[range]:
 def doubt(loss: Score, model: Any, text: str) -> tuple[list[str], bool]:
     """What to say where the model's own loss is so high that the text or the protocol may not fit it, and whether
     anything can be judged there: a model that predicts hardly better than by chance has nothing to lose."""
+    if loss.unit != NATS:
+        return [], True
     known_nothing = math.log(vocabulary_by_config(model.config))
     if not loss.value < _HOPELESS * known_nothing:
         return [
@@ -84,6 +87,6 @@ def describe(token: int | None, tokenizer: Any) -> str | None:
     return f"id {token}" if tokenizer is None else tokenizer.decode([token])
 
 
-def cut_to(ids: Int[Tensor, "n length"], windows: range) -> Int[Tensor, "chosen length"]:
+def cut_to(batch: Batch, windows: range) -> Batch:
     """The rows of these windows."""
-    return ids[torch.tensor(windows, device=ids.device)] if len(windows) < len(ids) else ids
+    return batch.take(torch.tensor(windows)) if len(windows) < len(batch) else batch

@@ -16,7 +16,7 @@ from superweights.checkpoint import Checkpoint
 from superweights.errors import SuperweightsError
 from superweights.record import SuperWeight
 from superweights.stream import streaming
-from superweights.subject import device_of, layout_of
+from superweights.subject import check_next_token, device_of, layout_of
 from superweights.subject.text import PROMPTS
 from superweights.watch import Product, watching
 
@@ -46,6 +46,7 @@ def find_as_published(checkpoint: Checkpoint, threshold: float = 50.0, **loading
                 seen.append(product.parameter)
                 found.extend(_pair(product, threshold, model))
 
+        check_next_token(model)
         with watching(model, see):
             model(tokenizer(PROMPT, return_tensors="pt").input_ids.to(device_of(model)))
     if not seen:

@@ -21,28 +21,28 @@ from superweights.editing import Edit
 from superweights.watch import Product, watching
 
 
-def held_at_mean(model: nn.Module, edit: Edit, spike: Spike, rows_of: int) -> Trial:
-    """The model with the spike's product held at its mean; `edit` zeroes the weight, `rows_of` tokens are a window."""
+def held_at_mean(model: nn.Module, edit: Edit, spike: Spike) -> Trial:
+    """The model with the spike's product held at its mean; `edit` zeroes the weight. Windows are of one length."""
 
     def branch(windows: Sequence[int]) -> Branch:
-        return Branch((edit,), around=partial(_adding_mean, model, spike, len(windows), rows_of))
+        return Branch((edit,), around=partial(_adding_mean, model, spike, len(windows)))
 
     return Trial(branch)
 
 
 @contextmanager
-def _adding_mean(model: nn.Module, spike: Spike, rows: int, tokens: int) -> Iterator[None]:
+def _adding_mean(model: nn.Module, spike: Spike, rows: int) -> Iterator[None]:
     """Add to the output, where the weight is zero already, the mean of its product over the other windows."""
 
     def see(product: Product) -> None:
         ours = product.kind == spike.kind and product.parameter == spike.parameter
-        if not ours or product.y.shape[0] != rows * tokens or rows < 2:
+        if not ours or product.y.shape[0] % rows or rows < 2:
             return
         channel, neuron = spike.out_channel, spike.in_neuron
         if product.index(channel, neuron) != spike.index:
             return
         factor = product.x[:, channel if neuron is None else neuron]
-        terms = (factor * spike.value).view(rows, tokens)
+        terms = (factor * spike.value).view(rows, -1)
         means = (terms.sum(0) - terms) / (rows - 1)
         product.y[:, channel] += means.flatten().to(product.y.dtype)
 

@@ -19,6 +19,7 @@ _UP, _DOWN, _MASSIVE = 3.0, 0.5, 100.0
 class LayerSpike:
     """The largest residual value after a block: its size, over the median, and where it stands.
 
+    `layer` counts the blocks of the `tower` (None where there is one stack only).
     `phase`: `step_up` (the block writes it), `plateau`, `step_down` (the block erases it), or `calm`.
     """
 
@@ -35,6 +36,7 @@ class LayerSpike:
     position: int
     """The token where it stands, counted from 0."""
     phase: str
+    tower: str | None = None
 
 
 def read_layer(visit: Visit) -> LayerSpike:
@@ -53,7 +55,7 @@ def read_layer(visit: Visit) -> LayerSpike:
     else:
         phase = "plateau" if ratio >= _MASSIVE else "calm"
     position = place // width % after.shape[-2]
-    return LayerSpike(visit.path, visit.number, peak, ratio, place % width, position, phase)
+    return LayerSpike(visit.path, visit.layer, peak, ratio, place % width, position, phase, visit.tower)
 
 
 @dataclass(frozen=True, eq=False)

@@ -70,18 +70,33 @@ class SpikeReader:
         self._min_ratio = min_ratio
         self._found: list[Spike] = []
         self._fans: list[Fan] = []
+        self._norms: list[Product] = []
 
     def see(self, product: Product) -> None:
         read = {"weight": read_weight, "gain": read_gain, "bias": read_bias}[product.kind]
         spikes = read(product, self._min_ratio)
         self._found += spikes
-        if product.kind == "weight" and spikes:
+        if product.kind != "weight":
+            self._norms = [*self._norms[-1:], product]
+        elif spikes:
             self._fans += read_fans(product, spikes, self._min_ratio)
 
     def take(self) -> tuple[list[Spike], list[Fan]]:
         """The spikes and the fans since the last taking."""
         found, fans, self._found, self._fans = self._found, self._fans, [], []
         return found, fans
+
+    def closing_norm(self, after: Tensor) -> list[Spike] | None:
+        """The gains of the spiking channels of the norm that a block ends in; None where it ends in none.
+
+        `after` is what the block puts out. Where that is a norm's own output (post-norm), what spikes in the sum
+        before it is cut down to the norm's scale, and the gain holds the channel up however ordinary its size.
+        """
+        norms, self._norms = self._norms, []
+        rows = after.detach().flatten(0, -2)
+        ends = any(norm.y.shape == rows.shape and torch.equal(norm.y, rows) for norm in norms)
+        gain = next((norm for norm in reversed(norms) if norm.kind == "gain"), None)
+        return read_gain(gain, self._min_ratio, outliers=False) if ends and gain is not None else None
 
 
 def read_weight(product: Product, min_ratio: float) -> list[Spike]:
@@ -123,13 +138,15 @@ def read_fans(product: Product, spikes: list[Spike], min_ratio: float) -> list[F
     return fans
 
 
-def read_gain(product: Product, min_ratio: float) -> list[Spike]:
-    """The outlier gains of a norm whose output spikes where they stand."""
+def read_gain(product: Product, min_ratio: float, outliers: bool = True) -> list[Spike]:
+    """The gains of a norm whose output spikes where they stand: those that are `outliers` themselves, or all."""
     y, gain = product.y.float(), product.operand.float().abs()
     peak = _peaks(y, product.parameter)
     ratio = peak / _median(peak)
     large = [
-        j for j in _top(peak, 3) if ratio[j] >= min_ratio and gain[j] >= _GAIN_RATIO * _median(gain).item()
+        j
+        for j in _top(peak, 3)
+        if ratio[j] >= min_ratio and not (outliers and gain[j] < _GAIN_RATIO * _median(gain).item())
     ]
     spikes = []
     for j in large:

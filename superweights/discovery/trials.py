@@ -13,11 +13,12 @@ from superweights.address import Address
 from superweights.branch import Branch
 from superweights.editing import Edit
 from superweights.record import Score
+from superweights.subject.objective import NATS
 
 
 @dataclass(eq=False)
 class Trial:
-    """What is changed (`branch` makes it for the windows of a pass), and the loss rise on each window, nats/token.
+    """What is changed (`branch` makes it for the windows of a pass), and the loss rise on each window, in `unit`.
 
     Windows are told by their number in the text, so that two trials are compared on those that both have seen. A
     model that gives no number without the weights (nan) has lost everything: its rise is infinite.
@@ -25,6 +26,7 @@ class Trial:
 
     branch: Callable[[Sequence[int]], Branch]
     rises: dict[int, float] = field(default_factory=dict)
+    unit: str = NATS
 
     @classmethod
     def without(cls, addresses: Iterable[Address]) -> Trial:
@@ -43,21 +45,23 @@ class Trial:
     def seen(self) -> bool:
         return bool(self.rises)
 
-    def note(self, windows: Sequence[int], rises: Tensor) -> None:
-        """Take over what a pass over `windows` has measured, `rises [windows]`."""
+    def note(self, windows: Sequence[int], rises: Tensor, unit: str = NATS) -> None:
+        """Take over what a pass over `windows` has measured, `rises [windows]` in `unit`."""
+        self.unit = unit
         values = rises.double().nan_to_num(nan=math.inf).tolist()
         self.rises.update(zip(windows, values, strict=True))
 
     def score(self, name: str) -> Score:
         """The mean rise over its windows, with its standard error."""
-        return mean_score(name, list(self.rises.values()))
+        return mean_score(name, list(self.rises.values()), self.unit)
 
     def beyond(self, other: Trial, name: str) -> Score | None:
         """How much more this costs than `other`, paired by window; None where they share none."""
         shared = [window for window in self.rises if window in other.rises]
         pairs = [(self.rises[window], other.rises[window]) for window in shared]
         # what is infinite on both sides is no difference
-        return mean_score(name, [0.0 if a == b else a - b for a, b in pairs]) if shared else None
+        rises = [0.0 if a == b else a - b for a, b in pairs]
+        return mean_score(name, rises, self.unit) if shared else None
 
     def excess(self, control: Trial) -> tuple[float, float] | None:
         """How far this lies above a control, as an interval; None where they share fewer than two windows.
@@ -76,10 +80,10 @@ class Trial:
         return self.score("").interval() if len(self.rises) > 1 else (-math.inf, math.inf)
 
 
-def mean_score(name: str, values: Sequence[float]) -> Score:
-    """The mean of one number per window and its standard error, nats/token; exact where all are infinite."""
+def mean_score(name: str, values: Sequence[float], unit: str = NATS) -> Score:
+    """The mean of one number per window and its standard error; exact where all are infinite."""
     n, mean = len(values), sum(values) / len(values)
     if not math.isfinite(mean):
-        return Score(name, mean, "nats/token", n, None)
+        return Score(name, mean, unit, n, None)
     error = float(torch.tensor(values, dtype=torch.float64).std()) / math.sqrt(n) if n > 1 else None
-    return Score(name, mean, "nats/token", n, error)
+    return Score(name, mean, unit, n, error)

@@ -32,7 +32,7 @@ def findings_of(
     backups = [
         b for b in judging.backups if judging.fits and takes_over(judging, b) and not _is_within(b, groups)
     ]
-    ordered = sorted(hunt.candidates.values(), key=lambda c: (c.layer, -abs(c.spike.spike_out)))
+    ordered = sorted(hunt.candidates.values(), key=lambda c: (c.number, -abs(c.spike.spike_out)))
     weights = tuple(_weight(judging, c, groups, backups, name_token) for c in ordered)
     experts = tuple(_expert(judging, expert) for expert in judging.experts)
     held = {each.verdict for each in (*weights, *experts)}
@@ -122,6 +122,7 @@ def _weight(
         out_channel=c.spike.out_channel,
         in_neuron=c.spike.in_neuron,
         layer=c.layer,
+        tower=c.tower,
         token=name_token(c.token_id),
         position=c.position,
         round=c.round,
@@ -184,7 +185,7 @@ def _excesses(comparisons: list[Comparison], trial: Trial) -> list[tuple[float, 
 def _expert(judging: Judging, seen: ExpertSeen) -> Expert:
     reader, hunt = judging.hunt.experts, judging.hunt
     assert reader is not None, "it was seen"
-    forming = {layer.layer for layer in hunt.layers if layer.phase == "step_up"}
+    forming = {layer.path for layer in hunt.layers if layer.phase == "step_up"}
     layer = sorted(each.largest for each in reader.seen.values() if each.module == seen.module)
     inside = None if seen.inside is None else layout_of(hunt.model).address_of(seen.parameter, seen.inside)
     return Expert(

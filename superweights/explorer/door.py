@@ -39,8 +39,9 @@ POLICY = (
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; connect-src 'self' data: blob:; "
     "frame-ancestors 'none'; base-uri 'self'; form-action 'self'"
 )
-_LOGIN = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Token</title>
-<body style="font-family: system-ui, sans-serif; max-width: 24rem; margin: 20vh auto">
+LOGIN = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Token</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
+<body style="font-family: system-ui, sans-serif; max-width: 24rem; margin: 20vh auto; padding: 0 1rem">
 <form method="post" action="/login"><label>Token <input type="password" name="password" autofocus required></label>
 <button>Enter</button></form></body></html>"""
 
@@ -78,7 +79,7 @@ class Door:
         if self._token and path == "/login" and method == "POST":
             return await self._enter(scope, headers, receive, send)
         if self._token and not self._knows(headers):
-            return await _say(send, 401, _LOGIN if path in ("/", "/login") else "Enter the token first.")
+            return await _say(send, 401, LOGIN if path in ("/", "/login") else "Enter the token first.")
         door = _DOORS.get("GET" if method == "HEAD" else method)
         if door is None or not door.fullmatch(path):
             return await _say(send, 404, "There is nothing here.")
@@ -111,7 +112,7 @@ class Door:
         right = hmac.compare_digest(form.get("password", "").encode(), self._token.encode())
         if not (known := await self._guesses.of(asked_by).weigh(right)):
             return (
-                await _say(send, 401, _LOGIN)
+                await _say(send, 401, LOGIN)
                 if known is False
                 else await _say(send, 429, "Too many at a time.")
             )

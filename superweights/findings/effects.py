@@ -13,7 +13,7 @@ class Side:
     """A model's own numbers on the text."""
 
     perplexity: Score | None
-    """exp of the mean loss."""
+    """exp of the mean loss; None where nothing is predicted."""
     bits_per_byte: Score | None = None
     """None where the tokenizer does not tell which characters a token stands for."""
     losses: tuple[float | None, ...] = ()
@@ -47,18 +47,18 @@ class EffectRow:
     """Each edit."""
     changes: tuple[dict[str, Any], ...]
     """Each weight: `address`, the number `before` and `after`."""
-    perplexity: Score
-    """Of the edited model."""
+    perplexity: Score | None
+    """Of the edited model; None where it predicts nothing."""
     bits_per_byte: Score | None
     """Of the edited model."""
     losses: tuple[float | None, ...]
-    """Of the edited model, window by window, nats/token."""
+    """Of the edited model, window by window, in the unit of `loss`."""
     loss: Score
-    """How much the loss rises, paired window by window."""
-    kl: Score
-    """KL(as it is || edited) of the next-token distributions."""
+    """How much the loss rises, paired window by window; of a model without a head how far its embedding moves."""
+    kl: Score | None
+    """KL(as it is || edited) of what is predicted; None where nothing is."""
     agreement: Score
-    """The share of positions where both put the same token first."""
+    """The share of positions where both put the same token first; of windows with the same nearest neighbour."""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from superweights.errors import SuperweightsError
 from superweights.interpretability.answer import Answer
 from superweights.interpretability.body import Body
 from superweights.progress import Progress
-from superweights.subject import is_streamed
-from superweights.subject.facts import check_length, check_tokens
+from superweights.subject import is_streamed, objective_of
+from superweights.subject.facts import check_length, check_tokens, forward
 from superweights.taps import Site, Tap, tapping
 
 # Tokens, and attention weights of one layer, that a batch holds by default. A streamed model reads its
@@ -50,8 +50,12 @@ def ask(
     *reductions: Reduction,
     batch_size: int | None = None,
     progress: Progress | None = None,
+    tower: str | None = None,
 ) -> list[Any]:
     """The answers of `reductions`, in order, after one pass of `model` over `ids [n, T]`.
+
+    The windows become what the model's objective makes of them (masked words, a second sequence); `tower` is the stack
+    of blocks that is looked at, None the last one.
 
     Works on resident and on streamed models. One layer's attention weights stand in memory at a time
     (`[B, H, T, T]`, only where a question wants them), and no logits unless a question taps them; the batch
@@ -61,17 +65,18 @@ def ask(
     0 would be a pad, and every question here is about positions), and for what a question itself refuses.
     """
     _check(model, ids)
-    body = Body.of(model)
+    body, goal = Body.of(model, tower), objective_of(model)
     heads = max((place.heads or 1 for place in body.sites.places.values()), default=1)
     size = batch_size or _fitting(model, ids.shape[1], heads)
     taps = _merged([reduction.taps(body) for reduction in reductions])
     few = {} if Site("head_logits") in taps else _no_logits(model)
-    with torch.no_grad(), tapping(model, taps):
+    with torch.no_grad(), tapping(model, taps, tower):
         for start in range(0, len(ids), size):
-            batch = ids[start : start + size].to(body.device)
+            batch = goal.batch(ids[start : start + size].to(body.device), whole=True)
+            seen = body.ids_of(batch)
             for reduction in reductions:
-                reduction.begin(batch)
-            model(input_ids=batch, use_cache=False, **few)
+                reduction.begin(seen)
+            forward(model, batch, **few)
             if progress is not None:
                 progress("reading", min(start + size, len(ids)), len(ids))
     return [reduction.answer() for reduction in reductions]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from superweights.errors import SuperweightsError
-from superweights.subject import device_of
+from superweights.subject import Batch, device_of
 from superweights.taps import Site, SiteMap, sites_of
 
 # Columns of the identity that go through a linear module of unknown storage at a time.
@@ -18,15 +18,18 @@ _COLUMNS = 512
 
 @dataclass(frozen=True, eq=False)
 class Body:
-    """A model and where its sites are. Made by `Body.of(model)`; remembered by taps, so it costs once."""
+    """A model, or one of its towers, and where its sites are. Made by `Body.of(model)`; remembered by taps, so it costs
+    once."""
 
     model: nn.Module
     sites: SiteMap
+    tower: str | None = None
+    """The stack of blocks that is looked at; None: the last one."""
 
     @classmethod
-    def of(cls, model: nn.Module) -> Body:
-        """`model` laid open. Raises `SuperweightsError` for a model that taps cannot read."""
-        return cls(model, sites_of(model))
+    def of(cls, model: nn.Module, tower: str | None = None) -> Body:
+        """`model` laid open, at `tower` (None: the last one). Raises `SuperweightsError` where taps cannot read it."""
+        return cls(model, sites_of(model, tower), tower)
 
     @property
     def layers(self) -> int:
@@ -37,6 +40,18 @@ class Body:
     def device(self) -> torch.device:
         """Where the model computes: the device of its first tensor in memory."""
         return device_of(self.model)
+
+    def ids_of(self, batch: Batch) -> Tensor:
+        """The token ids `[rows, tokens]` that the states of the tower belong to; zeros where it reads no text."""
+        held = batch.arguments
+        senses = any(tensor.is_floating_point() for tensor in held.values())
+        if (self.tower is not None and senses) or not {"input_ids", "decoder_input_ids"} & held.keys():
+            return torch.zeros(len(batch), self.sites.tokens or 1, dtype=torch.long, device=self.device)
+        return (
+            held["input_ids"]
+            if self.tower is not None
+            else held.get("decoder_input_ids", held.get("input_ids"))
+        )
 
     def every(self, *kinds: str) -> tuple[Site, ...]:
         """The sites of these kinds in every layer; raises `SuperweightsError` where a layer lacks one."""

@@ -23,14 +23,19 @@ def query_slices(weights: Float[Tensor, "B H T S"], first: int = 0) -> Iterator[
 
 def check_causal(weights: Float[Tensor, "B H T S"], layer: int) -> None:
     """Raise `SuperweightsError` where the first query of `weights [B, H, T, S]` looks beyond the first token."""
-    if weights.shape[-2] == weights.shape[-1] and weights.shape[-1] > 1:
+    if looks_ahead(weights):
         beyond = weights[:, :, 0, 1:].sum(-1).max().item()
-        if beyond > 1e-3:
-            raise SuperweightsError(
-                f"In layer {layer} the first token attends to later ones (weight {beyond:.2g}): the model is no "
-                "causal decoder.",
-                hint="these questions are about decoders, where every token sees the first one.",
-            )
+        raise SuperweightsError(
+            f"In layer {layer} the first token attends to later ones (weight {beyond:.2g}): the model is no "
+            "causal decoder.",
+            hint="these questions are about decoders, where every token sees the first one.",
+        )
+
+
+def looks_ahead(weights: Tensor) -> bool:
+    """Whether the first query of `weights [B, H, T, S]` looks beyond the first token."""
+    square = weights.shape[-2] == weights.shape[-1] and weights.shape[-1] > 1
+    return square and weights[:, :, 0, 1:].sum(-1).max().item() > 1e-3
 
 
 def repeated(per_group: Float[Tensor, "B H_kv S d_h"], heads: int) -> Float[Tensor, "B H S d_h"]:

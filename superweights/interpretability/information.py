@@ -12,7 +12,7 @@ update with random numbers of the same norm in each token.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from superweights.axes import Float
 from superweights.errors import SuperweightsError
 from superweights.interpretability.answer import Sheet
 from superweights.interpretability.body import Body
+from superweights.interpretability.kinds import kinds_of
 from superweights.picture import Panel, Series, line_chart
 from superweights.record import Score
 from superweights.taps import Site, Tap
@@ -142,8 +143,34 @@ class SubLayer:
 
 
 @dataclass(frozen=True)
+class KindLayer:
+    """One sub-layer measured on the tokens of one kind alone (`image`, `text`, `first`), means over sequences.
+
+    `tokens` of them stand in a sequence; the numbers are those of `Update`, of these rows of the stream by themselves.
+    """
+
+    layer: int
+    """The block, counted from 0."""
+    part: str
+    """attention or mlp."""
+    kind: str
+    tokens: float
+    rank_change: float
+    """Of the effective rank."""
+    innovation: float
+    """Half the sum of the parts outside the old column and row spaces, 0 to 1."""
+    rid: float
+    """The rank change and the innovation together."""
+    mixing_nats: float
+    """Rise of the mixing entropy."""
+
+
+@dataclass(frozen=True)
 class Information:
-    """Innovation and reconfiguration of each sub-layer over `sequences` sequences of `tokens` tokens."""
+    """Innovation and reconfiguration of each sub-layer over `sequences` sequences of `tokens` tokens.
+
+    `kinds` tells them by kind of token, where the model is given more than text.
+    """
 
     parts: tuple[SubLayer, ...]
     """One for each sub-layer."""
@@ -151,6 +178,8 @@ class Information:
     tokens: int
     width: int
     """Channels of the residual stream."""
+    kinds: tuple[KindLayer, ...] = ()
+    """By kind of token; empty for text alone."""
 
     def mean(self, part: str, what: str) -> float:
         """The mean of a number over the layers' sub-layers of one kind, without the first layer's.
@@ -187,7 +216,14 @@ class Information:
         note = f"Means over {where}, {self.width} channels."
         if self.tokens <= self.width:
             note += " With no more tokens than channels dD is at most 1/2: no update leaves the column space."
-        return (Sheet("what sub-layers add", titles, [tuple(vars(e).values()) for e in self.parts], note),)
+        whole = Sheet("what sub-layers add", titles, [tuple(vars(e).values()) for e in self.parts], note)
+        if not self.kinds:
+            return (whole,)
+        by_kind = ("layer", "part", "tokens of the kind", "how many", "dS", "dD", "RID", "MixIG, nats")
+        rows = [tuple(vars(each).values()) for each in self.kinds]
+        return whole, Sheet(
+            "by kind of token", by_kind, rows, "Each kind's rows of the stream by themselves."
+        )
 
     def panels(self) -> tuple[Panel, ...]:
         def lines(what: str, noise: str) -> list[Series]:
@@ -211,8 +247,10 @@ class Information:
 class Informations:
     """The question as a reduction: the first sequences, one at a time."""
 
-    def __init__(self, sequences: int = SEQUENCES, seed: int = 0):
-        self._wanted = sequences
+    def __init__(self, sequences: int = SEQUENCES, seed: int = 0, config: Any = None):
+        self._wanted, self._config = sequences, config
+        self._masks: list[Mapping[str, Tensor]] = []
+        self._by_kind: dict[tuple[int, str, str], list[tuple[int, Update]]] = {}
         self._generator = torch.Generator().manual_seed(seed)
         self._found: dict[tuple[int, str], list[tuple[float, Update, Update]]] = {}
         self._streams: list[Tensor] = []
@@ -233,6 +271,11 @@ class Informations:
             raise SuperweightsError("Sequences of one token have no mixture.", hint="use longer windows.")
         self._now = min(len(ids), self._wanted - self._taken)
         self._taken += self._now
+        kinds = {} if self._config is None else kinds_of(ids[: self._now].cpu(), self._config)
+        senses = set(kinds) - {"first", "text"}
+        self._masks = [
+            {k: mask[row] for k, mask in kinds.items()} if senses else {} for row in range(self._now)
+        ]
 
     def _start(self, hidden: Tensor) -> None:
         self._streams = [row.clone().cpu() for row in hidden[: self._now]]
@@ -249,6 +292,10 @@ class Informations:
                 update_of(old, noisy, spaces),
             )
             self._found.setdefault((layer, part), []).append(measured)
+        for old, new, masks in zip(self._streams, after, self._masks, strict=True):
+            for kind, mask in masks.items():
+                measured_here = int(mask.sum()), update_of(old[mask], new[mask])
+                self._by_kind.setdefault((layer, part, kind), []).append(measured_here)
         self._streams = after
 
     def answer(self) -> Information:
@@ -269,9 +316,25 @@ class Informations:
                     mean(lambda rank, real, noise: noise.mixing_nats),
                 )
             )
-        return Information(tuple(parts), self._taken, *self._shape)
+        return Information(tuple(parts), self._taken, *self._shape, tuple(self._kinds()))
+
+    def _kinds(self) -> Iterator[KindLayer]:
+        for (layer, part, kind), measured in sorted(self._by_kind.items()):
+            n = len(measured)
+            updates = [update for _, update in measured]
+            yield KindLayer(
+                layer,
+                part,
+                kind,
+                sum(count for count, _ in measured) / n,
+                sum(each.rank_change for each in updates) / n,
+                sum(each.innovation for each in updates) / n,
+                sum(each.rid for each in updates) / n,
+                sum(each.mixing_nats for each in updates) / n,
+            )
 
 
 def investigate(study: Any) -> Information:
     """The question for `study`, on its first four sequences."""
-    return replace(study, ids=study.ids[:SEQUENCES]).ask(Informations(seed=study.seed))[0]
+    config = study.model.config if study.tower is None else None
+    return replace(study, ids=study.ids[:SEQUENCES]).ask(Informations(seed=study.seed, config=config))[0]

@@ -25,7 +25,8 @@ class Question:
     """A word, what it asks in one line, and what its file offers.
 
     `file` is the module in this room; `one_pass` says that it has `reduction(study)`. `causal` names the module whose
-    `investigate(study)` intervenes when `study.causal` is set (None: the question only looks).
+    `investigate(study)` intervenes when `study.causal` is set (None: the question only looks). `everywhere`: it has a
+    meaning beyond decoders of text, and for each tower of a model.
     """
 
     word: str
@@ -33,6 +34,21 @@ class Question:
     file: str
     one_pass: bool = True
     causal: str | None = None
+    everywhere: bool = False
+
+    def check_meaning(self, study: Study) -> None:
+        """Raise `SuperweightsError` where the question has no meaning for the model's objective or tower."""
+        from superweights.subject import objective_of
+
+        name = objective_of(study.model).name
+        if (name == "next-token" and study.tower is None) or (self.everywhere and not study.causal):
+            return
+        asked = f"{self.word} --causal" if study.causal else self.word
+        where = f"a model of the objective {name}" if study.tower is None else f"the tower {study.tower}"
+        raise SuperweightsError(
+            f"The question {asked} has no meaning for {where}: it is about decoders of text.",
+            hint=f"ask {', '.join(question.word for question in QUESTIONS if question.everywhere)}.",
+        )
 
     def form(self, causal: bool) -> type:
         """The dataclass of its answer: what its file says that it gives back."""
@@ -45,7 +61,8 @@ class Question:
 
     def answer(self, study: Study) -> Any:
         """The answer for `study`. Raises `SuperweightsError` where interventions are asked of a question
-        that has none."""
+        that has none, and where the question has no meaning for the model's objective or tower."""
+        self.check_meaning(study)
         if study.causal and self.causal is None:
             raise SuperweightsError(
                 f"The question {self.word} has no intervention.", hint="leave out --causal."
@@ -63,12 +80,14 @@ QUESTIONS: tuple[Question, ...] = (
         "where massive activations are born, carried, erased; by which weight",
         "massive.question",
         causal="massive.interventions",
+        everywhere=True,
     ),
     Question(
         "sinks",
         "where attention goes when there is nothing to say: token 0",
         "sinks.question",
         causal="sinks.interventions",
+        everywhere=True,
     ),
     Question(
         "contributions",
@@ -76,22 +95,32 @@ QUESTIONS: tuple[Question, ...] = (
         "contributions.question",
         causal="contributions.interventions",
     ),
-    Question("kurtosis", "how heavy the tails of the activations are, and in which features", "kurtosis"),
-    Question("dimension", "how many directions the residual stream uses", "dimension"),
     Question(
-        "sparsity", "how sparse the neurons are, how far they spike, whether weights drifted", "sparsity"
+        "kurtosis",
+        "how heavy the tails of the activations are, and in which features",
+        "kurtosis",
+        everywhere=True,
+    ),
+    Question("dimension", "how many directions the residual stream uses", "dimension", everywhere=True),
+    Question(
+        "sparsity",
+        "how sparse the neurons are, how far they spike, whether weights drifted",
+        "sparsity",
+        everywhere=True,
     ),
     Question(
         "depth",
         "how far each block turns the stream; what is lost without it",
         "depth.question",
         causal="depth.question",
+        everywhere=True,
     ),
     Question(
         "redundancy",
         "which attentions, MLPs and blocks could be dropped",
         "redundancy",
         causal="redundancy",
+        everywhere=True,
     ),
     Question(
         "linearity", "how close each block is to a linear map, token by token", "linearity", one_pass=False
@@ -102,6 +131,7 @@ QUESTIONS: tuple[Question, ...] = (
         "what each sub-layer adds: new directions or a new mixture",
         "information",
         one_pass=False,
+        everywhere=True,
     ),
     Question("lens", "what the model would say after each block", "lens", one_pass=False),
     Question(
@@ -109,6 +139,7 @@ QUESTIONS: tuple[Question, ...] = (
         "what attention is worth: other weights in its place",
         "attention_ablation.question",
         one_pass=False,
+        everywhere=True,
     ),
     Question(
         "memory",
@@ -141,13 +172,16 @@ def question_named(word: str) -> Question:
 
 def answer_all(study: Study) -> dict[str, Any]:
     """The answers of every one-pass question, by word, in a single pass; a refusal stands in its place, in words."""
+    from superweights.interpretability.body import Body
+
+    Body.of(study.model, study.tower)  # a model or a tower that cannot be read at all is refused here
     answers: dict[str, Any] = {}
     asked: dict[str, Any] = {}
     for question in QUESTIONS:
         if not question.one_pass:
             continue
         home = import_module(f"superweights.interpretability.{question.file}")
-        refusal = _refusal(study, home)
+        refusal = _refusal(study, question, home)
         answers[question.word] = refusal
         if refusal is None:
             asked[question.word] = home.reduction(study)
@@ -156,13 +190,14 @@ def answer_all(study: Study) -> dict[str, Any]:
     return answers
 
 
-def _refusal(study: Study, home: Any) -> str | None:
+def _refusal(study: Study, question: Question, home: Any) -> str | None:
     """Why this model or these tokens cannot be asked the question whose file is `home`, or None."""
     from superweights.interpretability.body import Body
 
     try:
+        question.check_meaning(study)
         reduction = home.reduction(study)
-        reduction.taps(Body.of(study.model))
+        reduction.taps(Body.of(study.model, study.tower))
         reduction.begin(study.ids[:1])
     except SuperweightsError as error:
         return error.message

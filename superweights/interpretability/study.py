@@ -20,7 +20,7 @@ class Study:
     `tokenizer` may be None. `weights` are super weights to remove in causal questions (known or found
     before; empty: none known); `causal` asks for the interventions too, with their controls. `prompts` is a file
     for the question about relations. `batch_size` None suits the model. `progress(label, done, total)` is told how
-    far it is.
+    far it is. `tower` is the stack of blocks that is looked at (None: the last one, which predicts).
     """
 
     model: nn.Module
@@ -34,6 +34,7 @@ class Study:
     seed: int = 0
     """Of everything that is drawn."""
     progress: Progress = silent
+    tower: str | None = None
 
     def ask(self, *reductions: Any) -> list[Any]:
         """The answers of `reductions` on this study's tokens, in one pass."""
@@ -45,4 +46,5 @@ class Study:
             *reductions,
             batch_size=self.batch_size,
             progress=self.progress,
+            tower=self.tower,
         )

@@ -26,6 +26,8 @@ class Axis:
     """The pixel of `high`."""
     log: bool = False
     """Whether numbers lie by their logarithm."""
+    whole: bool = False
+    """Whether there are no ticks between whole numbers."""
 
     def at(self, value: float) -> float:
         """The pixel of `value`; numbers beyond an end stand at it."""
@@ -41,18 +43,20 @@ class Axis:
             steps = (1,) if len(powers) > 4 else (1, 2, 5)
             ticks = [step * 10.0**power for power in powers for step in steps]
         else:
-            step = round_step((self.high - self.low) / 5)
+            step = max(round_step((self.high - self.low) / 5), float(self.whole))
             ticks = [i * step for i in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
         return [tick for tick in ticks if self.low <= tick <= self.high]
 
 
-def axis_of(values: Sequence[float], start: float, stop: float, log: bool = False) -> Axis:
+def axis_of(
+    values: Sequence[float], start: float, stop: float, log: bool = False, whole: bool = False
+) -> Axis:
     """An axis with a little room beyond all of `values` (above zero where it is logarithmic)."""
     low, high = min(values), max(values)
     if log:
         return Axis(low / 1.05, high * 1.05, start, stop, True)
     margin = 0.04 * ((high - low) or abs(high) or 1.0)
-    return Axis(low - margin, high + margin, start, stop)
+    return Axis(low - margin, high + margin, start, stop, whole=whole)
 
 
 def frame(x: Axis, y: Axis, x_title: str) -> str:
@@ -62,7 +66,7 @@ def frame(x: Axis, y: Axis, x_title: str) -> str:
     for tick in y.ticks():
         at = y.at(tick)
         parts.append(f'<path d="M{x.start} {at:.1f}H{x.stop}" stroke="{GRID}"/>')
-        parts.append(text(x.start - 6, at + 4, f"{tick:,.4g}", anchor="end"))
+        parts.append(text(x.start - 6, at + 4, f"{tick + 0.0:,.4g}", anchor="end"))
     return "".join(parts)
 
 
@@ -72,7 +76,7 @@ def ticks_below(x: Axis, top: float, bottom: float) -> str:
     for tick in x.ticks():
         at = x.at(tick)
         parts.append(f'<path d="M{at:.1f} {top}V{bottom}" stroke="{GRID}"/>')
-        parts.append(text(at, bottom + 15, f"{tick:,.4g}", anchor="middle"))
+        parts.append(text(at, bottom + 15, f"{tick + 0.0:,.4g}", anchor="middle"))
     return "".join(parts)
 
 

@@ -40,9 +40,10 @@ def line_chart(
     log: bool = False,
     log_x: bool = False,
     marks: Mapping[float, str] | None = None,
+    width: float = WIDTH,
 ) -> Panel:
     """One panel of lines with its legend below. `log` makes the y axis logarithmic: only numbers above zero
-    are drawn. `marks` are vertical lines with a word at their head.
+    are drawn. `marks` are vertical lines with a word at their head. `width` is the page's, in pixels.
 
     Without a single number to draw, the panel says so.
     """
@@ -51,7 +52,8 @@ def line_chart(
     if not xs:
         return Panel(text(_LEFT, 18, f"{title}: nothing to draw", weight="bold"), 30)
     bottom = _TOP + _HEIGHT
-    x = axis_of([*xs, *(marks or ())], _LEFT, WIDTH - _RIGHT, log_x)
+    counted = all(each.is_integer() for each in xs)  # layers are: there is nothing at 0.5
+    x = axis_of([*xs, *(marks or ())], _LEFT, width - _RIGHT, log_x, counted)
     ends = [end for _, places in drawn for _, y, error in places for end in (y - error, y + error)]
     y = axis_of([end for end in ends if end > 0] if log else ends, bottom, _TOP, log)
     parts = [

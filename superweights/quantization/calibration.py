@@ -19,6 +19,8 @@ from superweights.quantization.activation_scheme import ActivationScheme, Hold
 from superweights.quantization.activations import Limits, held_out
 from superweights.quantization.linears import Linear, linears_of, observed, places_in, tokens_of
 from superweights.quantization.smooth import Smoothing, seeing_channels
+from superweights.subject import objective_of
+from superweights.subject.facts import forward
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,7 +202,8 @@ def run_windows(
     few: Any = {"logits_to_keep": 1} if "logits_to_keep" in signature(model.forward).parameters else {}
     done = 0
     for batch in windows.split(size):
-        model(input_ids=batch.to("cpu" if device.type == "meta" else device), use_cache=False, **few)
+        rows = batch.to("cpu" if device.type == "meta" else device)
+        forward(model, objective_of(model).batch(rows, whole=True), **few)
         done += len(batch)
         if progress is not None:
             progress("windows", done, len(windows))

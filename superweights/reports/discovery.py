@@ -30,29 +30,44 @@ def verdicts(records: Sequence[Record]) -> list[Block]:
         if critical:
             worst = max(critical, key=_loss)
             sentence += (
-                f" Without {worst['address']} = {worst['value']:.4g} the loss rises by {_loss(worst):.2f} nats per "
-                f"token: perplexity is {math.exp(min(_loss(worst), 700)):,.1f} times as high."
+                f" Without {worst['address']} = {worst['value']:.4g} the loss rises by {_loss(worst):.2f} "
+                f"{_unit(worst['effect'])}{_times(worst['effect'])}."
             )
         blocks.append(Paragraph(sentence, strong=True))
         blocks += [Paragraph(_group(group)) for group in found.get("groups", ())]
         blocks += [Paragraph(_expert(expert)) for expert in found.get("experts", ())]
         joint = found.get("joint")
         if joint and joint.get("value") is not None:
-            times = math.exp(min(joint["value"], 700))
             blocks.append(
                 Paragraph(
                     f"Without the {len(found.get('removed', ()))} strongest together it rises by "
-                    f"{joint['value']:.2f} ± {joint.get('standard_error') or 0:.2g} nats (perplexity x {times:,.0f})."
+                    f"{joint['value']:.2f} ± {joint.get('standard_error') or 0:.2g} {_unit(joint)}{_times(joint)}."
                 )
             )
         blocks += [Paragraph(str(note)) for note in found.get("notes", ())]
     return blocks
 
 
+def _unit(score: dict[str, Any]) -> str:
+    """The unit of a loss, in words."""
+    return "of 1 - cosine" if score.get("unit") == "1 - cosine" else "nats per token"
+
+
+def _times(score: dict[str, Any]) -> str:
+    """What becomes of perplexity, where the model predicts."""
+    if score.get("unit") == "1 - cosine":
+        return ""
+    return f": perplexity is {math.exp(min(score['value'], 700)):,.1f} times as high"
+
+
 def _group(group: dict[str, Any]) -> str:
     """What a group costs, in a sentence."""
     rise = group["effect"]["value"]
-    cost = "the model gives no number" if rise is None else f"the loss rises by {rise:.2f} nats per token"
+    cost = (
+        "the model gives no number"
+        if rise is None
+        else f"the loss rises by {rise:.2f} {_unit(group['effect'])}"
+    )
     if group["kind"] == "backup":
         return f"{group['name']}: where the first is gone, without the second {cost} more."
     return f"Without {', '.join(group['members'])} together {cost}."

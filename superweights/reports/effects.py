@@ -82,12 +82,12 @@ def shifts(records: Sequence[Record]) -> list[Block]:
 
 
 def _by_weights(rows: Sequence[EffectRow]) -> dict[tuple[str, ...], dict[float, Score]]:
-    """The perplexity by factor, of each set of weights that a row multiplies by one factor."""
+    """The perplexity by factor (of models that predict), of each set of weights that a row multiplies by one factor."""
     groups: dict[tuple[str, ...], dict[float, Score]] = {}
     for row in rows:
         factors = {edit.factor for edit in row.edits}
         factor = next(iter(factors)) if len(factors) == 1 else None
-        if factor is not None:
+        if factor is not None and row.perplexity is not None:
             groups.setdefault(tuple(edit.address for edit in row.edits), {})[float(factor)] = row.perplexity
     return groups
 

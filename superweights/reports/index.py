@@ -9,7 +9,7 @@ from html import escape
 
 from superweights.index import KnownWeight
 from superweights.reports.blocks import Cell, Table
-from superweights.reports.html import csv_link, framed
+from superweights.reports.html import csv_link, framed, worded
 from superweights.reports.markdown import escaped, shown, table_lines
 
 _TITLE = "Known super weights"
@@ -114,7 +114,7 @@ def _row(entry: KnownWeight) -> str:
         ("sources", list(entry.sources)),
     ]
     told = "".join(
-        f"<h3>{name}</h3><ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
+        f"<h3>{name}</h3><ul>{''.join(f'<li>{worded(line)}</li>' for line in lines)}</ul>"
         for name, lines in lists
         if lines
     )
@@ -124,15 +124,10 @@ def _row(entry: KnownWeight) -> str:
     return (
         f'<tr data-model="{escape(entry.model)}" data-verdict="{escape(entry.verdict)}">'
         f'<th scope="row" data-title="model">{escape(entry.model)}</th>'
-        f'<td data-title="weight"><code>{_breakable(str(entry))}</code></td>{numbers}'
+        f'<td data-title="weight"><code>{worded(str(entry))}</code></td>{numbers}'
         f'<td data-title="verdict" class="{escape(entry.verdict)}">{escape(_words(entry.verdict))}</td>'
         f'<td data-title="known of it"><details><summary>{escape(count)}</summary>{told}</details></td></tr>'
     )
-
-
-def _breakable(address: str) -> str:
-    """`address` as HTML that may go to a new line between its parts."""
-    return escape(address).replace(".", ".<wbr>").replace("[", "<wbr>[")
 
 
 def _table(entries: Sequence[KnownWeight]) -> Table:

@@ -51,6 +51,7 @@ def shown(cell: Cell) -> str:
     if cell is None:
         return ""
     if isinstance(cell, float):
+        cell += 0.0  # no minus before a zero
         return f"{cell:,.0f}" if 1e4 <= abs(cell) < 1e15 else f"{cell:,.4g}"
     return str(cell)
 

@@ -12,15 +12,19 @@ from torch.nn import functional
 from superweights.axes import Float, Int
 from superweights.progress import Progress
 from superweights.record import Score
+from superweights.scoring.embeddings import embeddings, moved
 from superweights.scoring.error import mean_error
 from superweights.scoring.loss import (
     as_variant,
     batches,
+    check_head,
+    check_predicts,
     loss_change,
     perplexity_of,
 )
 from superweights.scoring.predictions import Predictions, Variant
-from superweights.subject import NextToken, check_windows
+from superweights.subject import check_windows, objective_of
+from superweights.subject.objective import COSINE
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,16 @@ class Comparison:
     where both put the same token first, `loss` the paired rise of the loss; the two perplexities stand
     beside them. All are means over the same predictions, with standard errors over windows.
     `base_losses` and `other_losses` are the windows' own means, in nats per token.
+
+    A model without a head predicts nothing: `base`, `other` and `kl` are None, `loss` is how far its embedding of a
+    window has moved (1 - cosine), `agreement` the share of windows whose nearest neighbour is the same, and the losses
+    are the windows' distances.
     """
 
-    base: Score
-    other: Score
+    base: Score | None
+    other: Score | None
     loss: Score
-    kl: Score
+    kl: Score | None
     agreement: Score
     base_losses: tuple[float, ...]
     other_losses: tuple[float, ...]
@@ -76,10 +84,12 @@ def compare_all(
     variants = [as_variant(model) for model in (base, *others)]
     for variant in variants:
         check_windows(variant.model, windows)
+    if objective_of(variants[0].model).unit == COSINE:
+        return _compare_embeddings(variants, windows, batch_size, progress)
     found: list[list[Tensor]] = [[] for _ in others]
     for batch in batches(variants[0].model, windows, batch_size, progress):
-        for kept, numbers in zip(found, _measure(variants, batch, first), strict=True):
-            kept.append(numbers.reshape(4, len(batch), -1).double().mean(2))
+        for kept, numbers in zip(found, numbers_by_row(variants, batch, first), strict=True):
+            kept.append(numbers)
     return [_comparison(torch.cat(rows, dim=1), seed) for rows in found]
 
 
@@ -92,7 +102,9 @@ def kl_and_agreement(
     progress: Progress | None = None,
 ) -> tuple[Score, Score]:
     """KL(base || other) in nats per token, and the share of positions where both put the same token first."""
+    check_head(as_variant(base).model)
     found = compare(base, other, windows, batch_size=batch_size, progress=progress)
+    assert found.kl is not None, "it predicts"
     return found.kl, found.agreement
 
 
@@ -137,17 +149,42 @@ def _kl_in_cache(log_p: Tensor, log_q: Tensor) -> Tensor:
     return d.expm1().sub_(d).mul_(log_p.exp()).sum(-1)
 
 
-def _measure(variants: list[Variant], batch: Tensor, first: int) -> list[Tensor]:
-    """Per variant but the first: loss before, loss after, KL and agreement of each token, `[4, tokens]`."""
-    asked = NextToken().batch(batch, first)
-    base, *others = (Predictions(variant, asked.arguments["input_ids"], asked.at) for variant in variants)
+def _compare_embeddings(
+    variants: list[Variant], windows: Tensor, batch_size: int | None, progress: Progress | None
+) -> list[Comparison]:
+    """As `compare_all`, of models without a head; neighbours are looked for among all windows."""
+    goal = objective_of(variants[0].model)
+    held: list[list[Tensor]] = [[] for _ in variants]
+    for rows in batches(variants[0].model, windows, batch_size, progress):
+        batch = goal.batch(rows)
+        for kept, variant in zip(held, variants, strict=True):
+            kept.append(embeddings(variant, batch))
+    base, *others = (torch.cat(kept) for kept in held)
+    found = []
+    for other in others:
+        apart, same = moved(base, other)
+        change = _mean("embedding change", apart, COSINE)
+        kept = tuple(apart.tolist())
+        agreement = _mean("same nearest neighbour", same, "of windows")
+        found.append(Comparison(None, None, change, None, agreement, (0.0,) * len(kept), kept))
+    return found
+
+
+def numbers_by_row(variants: list[Variant], batch: Tensor, first: int = 1) -> list[Tensor]:
+    """Per variant but the first: loss before and after, KL and agreement, means over each row, `[4, rows]`."""
+    asked = objective_of(variants[0].model).batch(batch, first)
+    check_predicts(asked, variants[0].model)
+    base, *others = (Predictions(variant, asked) for variant in variants)
     found: list[list[Tensor]] = [[] for _ in others]
     for piece in base.pieces():
         log_p = functional.log_softmax(base.logits(piece), -1)
         target = asked.targets[piece, None].to(log_p.device)
         for kept, other in zip(found, others, strict=True):
             kept.append(_numbers(log_p, other.logits(piece), target))
-    return [torch.cat(kept, dim=1) for kept in found]
+    each = [torch.cat(kept, dim=1).double() for kept in found]
+    if asked.is_even:
+        return [numbers.reshape(4, len(asked), -1).mean(2) for numbers in each]
+    return [torch.stack([asked.mean_by_row(number) for number in numbers]) for numbers in each]
 
 
 def _numbers(log_p: Tensor, logits: Tensor, target: Tensor) -> Tensor:

@@ -21,7 +21,8 @@ from superweights.scoring.loss import bits_per_byte, loss_per_window, perplexity
 from superweights.scoring.predictions import Variant
 from superweights.scoring.shift import token_shift
 from superweights.scoring.words import predict_last_words
-from superweights.subject import Reading, resolve_bos
+from superweights.subject import NextToken, Reading, check_next_token, objective_of, resolve_bos
+from superweights.subject.objective import COSINE
 from superweights.subject.text import encode, read_passages, window_bytes, without_last_word
 
 # A row: what is changed, in words, and the edits that change it together.
@@ -68,12 +69,14 @@ def effects_of(
     Every edit is tried before anything is measured. Raises `SuperweightsError` for weights that are not there, and
     as `Reading.cut`.
     """
+    if passages is not None or writing not in (None, Writing()):
+        check_next_token(model)
     scoring = _Scoring(model, tokenizer, rows, reading, seed, progress)
     read = read_passages(passages.file, passages.count) if passages is not None else ()
     base, effects = scoring.on_text()
     writing = writing or Writing()
     return Effects(
-        conditions=_conditions(model, tokenizer, reading),
+        conditions=_conditions(model, tokenizer, reading, scoring.scored),
         base=base,
         rows=effects,
         last_words=scoring.last_words(read) if read else None,
@@ -91,6 +94,7 @@ class _Scoring:
         self._model, self._tokenizer, self._reading = model, tokenizer, reading
         self._rows, self._seed, self._progress = rows, seed, progress
         self._bos = resolve_bos(tokenizer, reading.bos)
+        self._says_all = isinstance(objective_of(model), NextToken)
         self._changes: list[list[Change]] = [[] for _ in rows]
         self._windows = reading.cut(tokenizer)
         self._variants = [Variant(model, self._change(i, edits)) for i, (_, edits) in enumerate(rows)]
@@ -108,9 +112,17 @@ class _Scoring:
             self._changes[row] = list(made)
         return change
 
+    @property
+    def scored(self) -> int:
+        """How many predictions are scored in all windows; 0 where an embedding is compared."""
+        asked = objective_of(self._model).batch(self._windows, self._reading.first)
+        return 0 if asked.labels is None else len(asked.targets)
+
     def on_text(self) -> tuple[Side, tuple[EffectRow, ...]]:
         """The base's own numbers, and every row's difference from it."""
         how: dict[str, Any] = {"batch_size": self._reading.batch_size, "first": self._reading.first}
+        if not self._rows and objective_of(self._model).unit == COSINE:
+            return Side(None), ()
         if not self._rows:
             losses = loss_per_window(self._model, self._windows, progress=self._progress, **how)
             return self._side(perplexity_of(losses, seed=self._seed), losses.tolist()), ()
@@ -173,10 +185,10 @@ class _Scoring:
         ]
         return tuple(replace(each, name=name) for name, each in zip(self._names(), shifts, strict=True))
 
-    def _side(self, perplexity: Score, losses: Sequence[float]) -> Side:
-        """One model's own numbers on the text."""
+    def _side(self, perplexity: Score | None, losses: Sequence[float]) -> Side:
+        """One model's own numbers on the text; bits per byte where every token is scored."""
         found = None
-        if getattr(self._tokenizer, "is_fast", False):
+        if self._says_all and getattr(self._tokenizer, "is_fast", False):
             r = self._reading
             nbytes = window_bytes(self._tokenizer, r.read(), r.window, r.windows, r.stride, self._bos)
             per_token = torch.tensor(losses)[:, None].expand(-1, r.window - 1)
@@ -187,11 +199,12 @@ class _Scoring:
         return [name for name, _ in self._rows]
 
 
-def _conditions(model: Any, tokenizer: Any, reading: Reading) -> dict[str, Any]:
+def _conditions(model: Any, tokenizer: Any, reading: Reading, scored: int) -> dict[str, Any]:
     return {
         **reading.conditions(tokenizer),
         "stride": reading.stride or reading.window,
-        "tokens_scored": reading.windows * (reading.window - reading.first),
+        "objective": objective_of(model).name,
+        "tokens_scored": scored,
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
     }

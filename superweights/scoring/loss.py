@@ -15,8 +15,8 @@ from superweights.progress import Progress
 from superweights.record import Score
 from superweights.scoring.error import bootstrap_error, mean_error
 from superweights.scoring.predictions import Predictions, Variant
-from superweights.subject import NextToken, check_windows, is_streamed
-from superweights.subject.objective import check_first
+from superweights.subject import Batch, check_next_token, check_windows, is_streamed, objective_of
+from superweights.subject.objective import NATS, check_first
 
 # Tokens that go through a model at once by default: enough to keep it busy; more where its weights are read
 # again for every batch.
@@ -34,21 +34,17 @@ def token_losses(
 
     `windows [n, length]` are token ids, run `batch_size` at a time (default: about 2,000 tokens, 8,000 for a
     streamed model). `progress` is told of windows after each batch.
-    Memory does not grow with the text: at most 32 MiB of logits stand at a time. The logarithm of the
-    softmax is taken in float32, in one step.
+    Memory does not grow with the text: at most 32 MiB of logits stand at a time (128 MiB where a model has to make
+    whole rows of them). The logarithm of the softmax is taken in float32, in one step.
+
+    Raises `SuperweightsError` for a model whose objective is another one than the next token.
     """
     variant = as_variant(model)
     check_windows(variant.model, windows)
+    check_next_token(variant.model)
     found = []
-    for batch in batches(variant.model, windows, batch_size, progress):
-        asked = NextToken().batch(batch)
-        predictions = Predictions(variant, asked.arguments["input_ids"], asked.at)
-        losses = [
-            functional.cross_entropy((logits := predictions.logits(piece)), asked.targets[piece].to(logits.device),
-                                     reduction="none").cpu()
-            for piece in predictions.pieces()
-        ]  # fmt: skip
-        found.append(torch.cat(losses).reshape(len(batch), -1))
+    for rows in batches(variant.model, windows, batch_size, progress):
+        found.append(_losses(variant, objective_of(variant.model).batch(rows)).reshape(len(rows), -1))
     return torch.cat(found)
 
 
@@ -60,13 +56,55 @@ def loss_per_window(
     first: int = 1,
     progress: Progress | None = None,
 ) -> Float[Tensor, " n"]:
-    """The mean loss of each window, over positions `first` to the last: `[n]`, nats per token, float64.
+    """The mean loss of each window by the model's objective: `[n]`, nats per scored token, float64.
 
-    `first` leaves the beginning of a window out of the mean: with windows that overlap, the tokens that
-    have been scored already.
+    Of a decoder that is every token from position `first` on; `first` leaves the beginning of a window out of the
+    mean: with windows that overlap, the tokens that have been scored already. Of other objectives it is what they ask
+    (`subject.objective`).
+
+    Raises `SuperweightsError` for a model without a head, which predicts nothing.
     """
-    losses = token_losses(model, windows, batch_size=batch_size, progress=progress)
-    return _from(losses, first).double().mean(1)
+    variant = as_variant(model)
+    check_windows(variant.model, windows)
+    objective = objective_of(variant.model)
+    found = []
+    for rows in batches(variant.model, windows, batch_size, progress):
+        asked = objective.batch(rows, first)
+        check_predicts(asked, variant.model)
+        losses = _losses(variant, asked).double()
+        even = losses.numel() % len(asked) == 0 and asked.is_even
+        found.append(losses.reshape(len(asked), -1).mean(1) if even else asked.mean_by_row(losses))
+    return torch.cat(found)
+
+
+def _losses(variant: Variant, asked: Batch) -> Tensor:
+    """The loss of each prediction that is scored, `[k]` in nats, row by row, on the CPU."""
+    predictions = Predictions(variant, asked)
+    losses = [
+        functional.cross_entropy((logits := predictions.logits(piece)), asked.targets[piece].to(logits.device),
+                                 reduction="none").cpu()
+        for piece in predictions.pieces()
+    ]  # fmt: skip
+    return torch.cat(losses)
+
+
+def check_predicts(asked: Batch, model: nn.Module) -> None:
+    """Raise `SuperweightsError` for a batch of a model that predicts nothing."""
+    if asked.labels is None:
+        raise _headless(model)
+
+
+def check_head(model: nn.Module) -> None:
+    """Raise `SuperweightsError` for a model that predicts nothing."""
+    if objective_of(model).unit != NATS:
+        raise _headless(model)
+
+
+def _headless(model: nn.Module) -> SuperweightsError:
+    return SuperweightsError(
+        f"{type(model).__name__} has no head: it predicts no token, so there is no loss here.",
+        hint="find, score, ablate, scale and audit measure how far its embedding moves.",
+    )
 
 
 def perplexity(

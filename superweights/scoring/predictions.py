@@ -19,10 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from superweights.subject import device_of, vocabulary_of
+from superweights.subject import Batch, device_of, vocabulary_of
 
 # Logits in memory at a time, in bytes of float32.
 PIECE_BYTES = 1 << 25
+# And where whole rows have to run for them.
+_ROWS_BYTES = 1 << 27
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,14 +42,17 @@ class Variant:
 class Predictions:
     """What `variant` predicts at some tokens of a batch: logits `[k, vocabulary]`, handed out in pieces.
 
-    `ids [rows, length]` go through the model once; `at` is `(row, position)` of each of the `k` tokens.
+    `batch` goes through the model once (token ids `[rows, length]` alone for a model that reads nothing else); `at` is
+    `(row, position)` of each of the `k` tokens, None: those that the batch scores.
     """
 
-    def __init__(self, variant: Variant, ids: Tensor, at: tuple[Tensor, Tensor]):
+    def __init__(self, variant: Variant, batch: Batch | Tensor, at: tuple[Tensor, Tensor] | None = None):
         self._variant = variant
-        self._ids = ids.to(device_of(variant.model))
-        self._rows, self._positions = (index.to(self._ids.device) for index in at)
-        self._row: tuple[int, Tensor] | None = None
+        held = Batch({"input_ids": batch}) if isinstance(batch, Tensor) else batch
+        self._batch = held.to(device_of(variant.model))
+        self._count = len(held)
+        self._rows, self._positions = (index.to(self._device) for index in at or held.at)
+        self._latest: tuple[int, Tensor] | None = None
         self._output: Any = None
         self._hidden: Tensor | None = None
         with torch.no_grad(), variant.change():
@@ -65,26 +70,35 @@ class Predictions:
         rows, positions = self._rows[piece], self._positions[piece]
         with self._variant.change():
             if self._hidden is not None:
-                return self._replay(self._hidden[piece], self._ids[rows, positions]).float()
+                return self._replay(self._hidden[piece], self._ids_of(rows, positions)).float()
             return torch.cat([self._whole_row(int(row))[positions[rows == row]] for row in rows.unique()])
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self._batch.arguments.values())).device
+
+    def _ids_of(self, rows: Tensor, positions: Tensor) -> Tensor:
+        """The tokens at some places."""
+        return self._batch.arguments["input_ids"][rows, positions]
 
     def _run(self) -> None:
         """Keep the hidden states at our tokens, when the model's logits can be made from them."""
         model, backbone = self._variant.model, _backbone(self._variant.model)
-        if backbone is None:
+        if backbone is None or set(self._batch.arguments) != {"input_ids"}:
             return
+        ids = self._batch.arguments["input_ids"]
         seen: list[Any] = []
         hook = backbone.register_forward_hook(lambda *called: seen.append(called[2]))
         try:
-            last = model(input_ids=self._ids, use_cache=False, logits_to_keep=1).logits
+            last = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits
         finally:
             hook.remove()
         output = seen[0] if len(seen) == 1 else None
         hidden = getattr(output, "last_hidden_state", None)
-        if output is None or hidden is None or hidden.shape[:2] != self._ids.shape:
+        if output is None or hidden is None or hidden.shape[:2] != ids.shape:
             return
         self._output = copy.copy(output)
-        again = self._replay(hidden[-1, -1:], self._ids[-1, -1:])
+        again = self._replay(hidden[-1, -1:], ids[-1, -1:])
         if _agree(again, last[-1].float()):
             self._hidden = hidden[self._rows, self._positions]
 
@@ -98,19 +112,35 @@ class Predictions:
             return model(input_ids=ids[None], use_cache=False).logits[0]
 
     def _whole_row(self, row: int) -> Tensor:
-        """All logits of one row `[length, vocabulary]`, float32; the latest row is kept."""
-        if self._row is None or self._row[0] != row:
-            self._row = None
-            output = self._variant.model(input_ids=self._ids[row : row + 1], use_cache=False)
-            self._row = row, output.logits[0].float()
-        return self._row[1]
+        """All logits of one row `[length, vocabulary]`, float32; the rows that ran with the latest one are kept."""
+        first = row - row % self._abreast
+        if self._latest is None or self._latest[0] != first:
+            self._latest = None
+            some = self._batch.take(slice(first, min(first + self._abreast, self._count)))
+            cache = {"use_cache": False} if takes(self._variant.model, "use_cache") else {}
+            self._latest = first, self._variant.model(**some.arguments, **cache).logits
+        return self._latest[1][row - first].float()
+
+    @property
+    def _abreast(self) -> int:
+        """How many whole rows run at once, so that their logits fit into a few pieces."""
+        row = 4 * vocabulary_of(self._variant.model) * max(1, self._batch.length)
+        return max(1, _ROWS_BYTES // row)
 
 
 def _backbone(model: nn.Module) -> nn.Module | None:
     """The part of `model` that makes the hidden states, where its forward can be asked for few logits."""
     found = getattr(model, getattr(model, "base_model_prefix", "") or "", None)
-    takes = "logits_to_keep" in inspect.signature(model.forward).parameters
-    return found if takes and isinstance(found, nn.Module) and found is not model else None
+    return (
+        found
+        if takes(model, "logits_to_keep") and isinstance(found, nn.Module) and found is not model
+        else None
+    )
+
+
+def takes(model: nn.Module, argument: str) -> bool:
+    """Whether the model's forward has an argument of this name."""
+    return argument in inspect.signature(model.forward).parameters
 
 
 def _agree(again: Tensor, last: Tensor) -> bool:

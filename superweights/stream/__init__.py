@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import transformers
 from transformers import PreTrainedModel
 
 from superweights.checkpoint import Checkpoint
@@ -21,8 +22,10 @@ from superweights.errors import SuperweightsError
 from superweights.stream.blocks import BlockStream
 from superweights.stream.device import available_memory, choose_device, choose_dtype, give_back_memory
 from superweights.stream.layout import ConvertedNames
+from superweights.stream.objectives import objective_for, opening_of
 from superweights.stream.skeleton import Skeleton
 from superweights.subject import announce
+from superweights.subject.choosing import AUTO
 
 __all__ = ["give_back_memory", "opened", "streaming"]
 
@@ -34,34 +37,41 @@ def streaming(
     dtype: torch.dtype | str | None = None,
     device: str = "auto",
     resident: bool | None = None,
+    objective: str = AUTO,
 ) -> Iterator[PreTrainedModel]:
-    """The causal language model of `checkpoint`, ready for forward passes inside the `with`.
+    """The model of `checkpoint`, ready for forward passes inside the `with`.
 
     With `resident=False` each block's weights are read when the block runs and dropped after it; with True
     the whole model is in memory; None keeps it in memory when it takes less than half of what is free.
     `dtype` None computes in the stored type, but in float32 where that is float16 (massive activations overflow it),
-    or bfloat16 on a processor without arithmetic for it (see `device.choose_dtype`). `device` "auto" is the accelerator
-    where there is one.
+    or bfloat16 on a processor without arithmetic for it (see `device.choose_dtype`). `device` "auto" is the
+    accelerator where there is one.
+
+    `objective` is a word of `subject.choosing.NAMES`, or auto: what the checkpoint's own class is for. It says which
+    class of transformers' is opened, so whether there is a head.
 
     The model is in eval mode, without gradients or cache. `subject.layout_of` tells where the checkpoint's scalars
-    are in it, `subject.stream_of` how its weights come while it is streamed.
+    are in it, `subject.objective_of` what it predicts, `subject.stream_of` how its weights come while it is streamed.
 
-    Raises `SuperweightsError` for a checkpoint that is no causal language model, or lacks tensors.
+    Raises `SuperweightsError` for a checkpoint without such an objective, or that lacks tensors.
     """
     device_ = choose_device(device)
     dtype_ = choose_dtype(checkpoint, dtype, device_)
     if checkpoint.config.get("quantization_config"):
-        yield _load_with_transformers(checkpoint, device_, None if dtype in (None, "auto") else dtype_)
+        yield _load_with_transformers(
+            checkpoint, device_, None if dtype in (None, "auto") else dtype_, objective
+        )
         return
-    skeleton = Skeleton(checkpoint, dtype_, device_)
+    skeleton = Skeleton(checkpoint, dtype_, device_, objective)
     model: Any = skeleton.model
     layout = ConvertedNames(skeleton)
-    announce(model, layout)
+    goal = objective_for(checkpoint, skeleton.opening, model)
+    announce(model, layout, objective=goal)
     stream = BlockStream(skeleton)
     stays = resident if resident is not None else skeleton.nbytes < available_memory(device_) // 2
     if not stays and stream.blocks:
         with stream.one_block_at_a_time(), torch.no_grad():
-            announce(model, layout, stream)
+            announce(model, layout, stream, goal)
             yield model
         return
     skeleton.load(skeleton.names)
@@ -104,11 +114,10 @@ def opened(
 
 
 def _load_with_transformers(
-    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype | None
+    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype | None, objective: str
 ) -> PreTrainedModel:
     """The whole model as transformers' own quantizers load it."""
-    from transformers import AutoModelForCausalLM
-
+    opening = opening_of(checkpoint, objective)
     if checkpoint.path is not None and (checkpoint.path / "adapter_config.json").exists():
         raise SuperweightsError(
             f"An adapter lies beside the weights of {checkpoint.name}, and transformers would load that with them.",
@@ -118,7 +127,7 @@ def _load_with_transformers(
         f"transformers cannot load the quantized checkpoint {checkpoint.name}",
         hint="install what its quantization method needs, or give the unquantized checkpoint.",
     ):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = getattr(transformers, opening.auto_class).from_pretrained(
             checkpoint.path or checkpoint.name,
             revision=checkpoint.revision,
             dtype=dtype or "auto",
@@ -133,4 +142,5 @@ def _load_with_transformers(
             hint="config.json belongs to another checkpoint, or the download is not complete.",
         )
     logging.getLogger(__name__).info("loaded whole: quantized checkpoints are not streamed")
+    announce(model, objective=objective_for(checkpoint, opening, model))
     return model.eval()

@@ -8,16 +8,15 @@ model also loads one block of it.
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Collection, Iterator
 from typing import Any, cast
 
 import torch
+import transformers
 from accelerate import init_empty_weights
 from torch import nn
 from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_MASKED_LM_MAPPING,
-    AutoModelForCausalLM,
     PreTrainedModel,
 )
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -34,6 +33,8 @@ from transformers.utils import logging as transformers_logging
 from superweights.checkpoint import Checkpoint
 from superweights.checkpoint.complaints import complaints
 from superweights.errors import SuperweightsError
+from superweights.stream.objectives import opening_of
+from superweights.subject.choosing import AUTO, Opening
 
 
 class Skeleton:
@@ -44,10 +45,13 @@ class Skeleton:
     (rotary frequencies) are real from the start.
     """
 
-    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device):
+    def __init__(
+        self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, objective: str = AUTO
+    ):
         self.checkpoint = checkpoint
         self.device = device
-        self.model = _empty_model(checkpoint, dtype)
+        self.opening = opening_of(checkpoint, objective)
+        self.model = _empty_model(checkpoint, dtype, self.opening)
         self._move_buffers()
         rules = get_model_conversion_mapping(self.model)
         self._rules = cast("list[WeightConverter | WeightRenaming]", rules)
@@ -194,50 +198,47 @@ class _Lazy:
         return self._checkpoint.read(self._name)
 
 
-def _empty_model(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
-    """The causal language model of the checkpoint's config, its parameters on the meta device."""
+def _empty_model(checkpoint: Checkpoint, dtype: torch.dtype, opening: Opening) -> PreTrainedModel:
+    """The model of the checkpoint's config, its parameters on the meta device."""
     config = checkpoint.model_config()
-    _refuse_encoder(config, checkpoint.name)
     with (
         complaints(
-            f"{checkpoint.name} ({type(config).__name__}) is not a causal language model that the installed "
-            "transformers can build",
-            hint="superweights reads decoder language models; check config.json and the transformers version.",
+            f"{checkpoint.name} ({type(config).__name__}) is not a model that the installed transformers can build "
+            f"with {opening.auto_class}",
+            hint="check config.json and the transformers version.",
         ),
         no_init_weights(),
         init_empty_weights(include_buffers=False),
         _quiet(),
     ):
-        model = _from_config(config, dtype, checkpoint.trust_remote_code)
+        model = _from_config(config, dtype, checkpoint.trust_remote_code, opening)
     model.tie_weights()  # the meta device made separate parameters of tied ones
+    for module in model.modules():  # the towers of a composite model have configs of their own
+        held = getattr(module, "config", None)
+        if hasattr(held, "use_cache"):
+            held.use_cache = False
     model.config.use_cache = False
     return model.eval()
 
 
-def _refuse_encoder(config, name: str) -> None:
-    """Raise for a type that fills in masked words, unless its config makes a decoder of it.
-
-    transformers would build it with a head for next words, but its tokens see what comes after them.
-    """
-    masked = MODEL_FOR_MASKED_LM_MAPPING.get(type(config), None) is not None
-    if masked and not config.is_encoder_decoder and getattr(config, "is_decoder", None) is False:
-        raise SuperweightsError(
-            f"{name} ({type(config).__name__}) is an encoder: it predicts no next word that it could lose.",
-            hint="superweights reads decoder language models; a decoder of this type says is_decoder in "
-            "config.json.",
-        )
-
-
-def _from_config(config, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
-    """The causal language model of `config`, or of the part of a composite one that it is built from."""
-    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+def _from_config(
+    config: Any, dtype: torch.dtype, trust_remote_code: bool, opening: Opening
+) -> PreTrainedModel:
+    """The model of `config`, or of the part of a composite one that its class is built from."""
+    model_class = opening.model_class
     wanted = getattr(model_class, "config_class", None)
     if wanted is not None and not isinstance(config, wanted):
         parts = [getattr(config, name, None) for name in config.sub_configs]
         inner = next((part for part in parts if isinstance(part, wanted)), None)
         if inner is not None:
             return model_class._from_config(inner, dtype=dtype)
-    return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+    if model_class is not None:
+        # What pools the states for a classifier is no part of an embedding; checkpoints with a head do not store it.
+        pools = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+        less = {"add_pooling_layer": False} if pools and opening.objective == "embedding" else {}
+        return model_class._from_config(config, dtype=dtype, **less)
+    auto: Any = getattr(transformers, opening.auto_class)
+    return auto.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
 
 
 def _shared_parameters(model: nn.Module) -> list[list[str]]:

@@ -3,7 +3,15 @@
 from superweights.subject.batch import Batch
 from superweights.subject.bos import begins_with_bos, resolve_bos
 from superweights.subject.facts import check_windows, context_of, device_of, vocabulary_of
-from superweights.subject.loaded import WeightStream, announce, is_streamed, layout_of, stream_of
+from superweights.subject.loaded import (
+    WeightStream,
+    announce,
+    check_next_token,
+    is_streamed,
+    layout_of,
+    objective_of,
+    stream_of,
+)
 from superweights.subject.objective import NextToken, Objective
 from superweights.subject.reading import Reading
 from superweights.subject.source import Source
@@ -19,12 +27,14 @@ __all__ = [
     "WeightStream",
     "announce",
     "begins_with_bos",
+    "check_next_token",
     "check_windows",
     "context_of",
     "device_of",
     "embedded_prose",
     "is_streamed",
     "layout_of",
+    "objective_of",
     "read_text",
     "resolve_bos",
     "stream_of",

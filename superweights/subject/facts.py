@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -9,6 +10,10 @@ from torch import Tensor, nn
 
 from superweights.axes import Int
 from superweights.errors import SuperweightsError
+from superweights.subject.batch import Batch
+
+# What a model's own code raises when it is run in a way that it does not expect.
+CANNOT_RUN = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError, NotImplementedError)
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -22,6 +27,9 @@ def device_of(model: nn.Module) -> torch.device:
 def vocabulary_of(model: nn.Module) -> int:
     """How many tokens the model can read: the rows of its input embedding."""
     embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
+    if not isinstance(embedding, nn.Embedding) and hasattr(model, "get_output_embeddings"):
+        head: Any = model.get_output_embeddings()  # type: ignore[operator]
+        embedding = embedding if head is None else head
     return embedding.weight.shape[0]
 
 
@@ -40,6 +48,21 @@ def context_of(model: nn.Module) -> int | None:
         config = config.get_text_config()
     limit = getattr(config, "max_position_embeddings", None)
     return limit if isinstance(limit, int) and limit > 0 else None
+
+
+def predicted(output: Any) -> Tensor:
+    """What a model's output says: its logits, or the last states where it has no head."""
+    for name in ("logits", "last_hidden_state"):
+        found = getattr(output, name, None)
+        if isinstance(found, Tensor):
+            return found
+    return output if isinstance(output, Tensor) else next(part for part in output if isinstance(part, Tensor))
+
+
+def forward(model: nn.Module, batch: Batch, **more: Any) -> Any:
+    """What the model gives for a batch, without a cache of keys and values; `more` are further arguments."""
+    takes = "use_cache" in inspect.signature(model.forward).parameters
+    return model(**batch.arguments, **more, **({"use_cache": False} if takes else {}))
 
 
 def check_windows(model: nn.Module, windows: Int[Tensor, "n length"], *, shortest: int = 2) -> None:

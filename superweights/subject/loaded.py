@@ -13,6 +13,8 @@ from typing import Any, Protocol
 from torch import nn
 
 from superweights.address import Layout, SameNames
+from superweights.errors import SuperweightsError
+from superweights.subject.objective import NextToken, Objective
 
 
 class WeightStream(Protocol):
@@ -32,6 +34,7 @@ class WeightStream(Protocol):
 class _Known:
     layout: Layout | None
     stream: Any
+    objective: Objective
 
     def __deepcopy__(self, memo: Any) -> _Known:
         """A copy of the model has the same names, and its weights no other home."""
@@ -43,9 +46,21 @@ class _Known:
 _PLACE = "_superweights_known"
 
 
-def announce(model: nn.Module, layout: Layout | None = None, stream: WeightStream | None = None) -> None:
-    """Remember, as long as `model` lives, where its scalars are and (while it is streamed) how its weights come."""
-    vars(model)[_PLACE] = _Known(layout, stream)
+def announce(
+    model: nn.Module,
+    layout: Layout | None = None,
+    stream: WeightStream | None = None,
+    objective: Objective | None = None,
+) -> None:
+    """Remember, as long as `model` lives, where its scalars are, (while it is streamed) how its weights come, and what
+    it predicts."""
+    vars(model)[_PLACE] = _Known(layout, stream, objective or NextToken())
+
+
+def objective_of(model: nn.Module) -> Objective:
+    """What the model predicts; the next token, where it was opened elsewhere."""
+    known = vars(model).get(_PLACE)
+    return NextToken() if known is None else known.objective
 
 
 def layout_of(model: nn.Module) -> Layout:
@@ -63,3 +78,14 @@ def stream_of(model: nn.Module) -> Any:
 def is_streamed(model: nn.Module) -> bool:
     """Whether the model's weights come block by block, and are read again for every batch."""
     return stream_of(model) is not None
+
+
+def check_next_token(model: nn.Module) -> None:
+    """Raise `SuperweightsError` for a model that does not predict each token from those before it."""
+    objective = objective_of(model)
+    if not isinstance(objective, NextToken):
+        raise SuperweightsError(
+            f"This has no meaning for {type(model).__name__}, whose objective is {objective.name}: it asks what a "
+            "decoder says after a text.",
+            hint="find, scan, score, ablate, scale, anatomy, quantize and audit work for every objective.",
+        )

@@ -26,6 +26,9 @@ class Source:
     resident: bool | None = None
     """Whether the whole model stays in memory (True), or a block at a time (False); None: where it fits."""
 
+    objective: str = "auto"
+    """What is predicted: next-token, masked, embedding, seq2seq, image; auto: as the checkpoint's class says."""
+
     @classmethod
     def of(cls, model: Any) -> Source:
         """`model` as a source: itself, or what it names opened with the defaults."""
@@ -39,4 +42,9 @@ class Source:
     @property
     def loading(self) -> dict[str, Any]:
         """What `streaming` wants to know beside the checkpoint."""
-        return {"dtype": self.dtype, "device": self.device, "resident": self.resident}
+        return {
+            "dtype": self.dtype,
+            "device": self.device,
+            "resident": self.resident,
+            "objective": self.objective,
+        }

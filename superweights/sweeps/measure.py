@@ -19,10 +19,11 @@ from superweights.branch import Branch, Branching, branching
 from superweights.editing import Edit, edited
 from superweights.errors import SuperweightsError
 from superweights.scoring import Variant
-from superweights.scoring.compare import kl_nats
+from superweights.scoring.compare import kl_nats, numbers_by_row
+from superweights.scoring.loss import check_head
 from superweights.scoring.predictions import Predictions
 from superweights.stream.device import available_memory
-from superweights.subject import NextToken, check_windows, device_of, is_streamed, vocabulary_of
+from superweights.subject import NextToken, check_windows, device_of, is_streamed, objective_of, vocabulary_of
 from superweights.sweeps.cell import Numbers
 from superweights.sweeps.pieces import Piece, pieces_of
 
@@ -48,7 +49,9 @@ class Bench:
 
     def __init__(self, model: nn.Module, ids: Tensor):
         check_windows(model, ids)
+        check_head(model)
         self.model = model
+        self._plain = isinstance(objective_of(model), NextToken)
         self._ids = ids.to(device_of(model))
         self._vocabulary = vocabulary_of(model)
         self._chained = True
@@ -111,6 +114,8 @@ class Bench:
     @torch.no_grad()
     def _batch(self, versions: list[Edits], batch: Tensor, compared: bool) -> Tensor:
         """Loss, KL and agreement of each window: `[versions, 3, rows]`, float64."""
+        if not self._plain:
+            return self._by_objective(versions, batch)
         found = torch.zeros(len(versions), 3, len(batch), dtype=torch.float64)
         riding: dict[int, Branch | None] = {}
         if self._chained and any(versions):
@@ -128,6 +133,17 @@ class Bench:
             base = self._apart((), batch) if compared else reader
             found[i] = self._read(base, [reader], batch, compared)[0]
         return found
+
+    def _by_objective(self, versions: list[Edits], batch: Tensor) -> Tensor:
+        """As `_batch`, for models that predict something else than each next token: each version by itself."""
+
+        def version(edits: Edits) -> Variant:
+            return Variant(
+                self.model, lambda: edited(self.model, edits, verify=False) if edits else nullcontext()
+            )
+
+        every = numbers_by_row([version(()), *map(version, versions)], batch)
+        return torch.stack([numbers[1:] for numbers in every])
 
     def _apart(self, edits: Edits, batch: Tensor) -> Reader:
         """A version that goes through the whole model by itself."""

@@ -20,7 +20,7 @@ def parts(record: Record) -> Parts:
     rows.add_row("not at all", with_error(found.base), "", "", "")
     for row in found.rows:
         scores = with_error(row.perplexity), with_error(row.kl), share(row.agreement.value)
-        rows.add_row(f"{row.scale}, {row.way}", *scores, f"{row.held_share:.2%}" if row.held_share else "")
+        rows.add_row(f"{row.scale}, {row.way}", *scores, f"{row.held_share:z.2%}" if row.held_share else "")
     yield rows
     if found.layers:
         yield _layers(found.layers)
@@ -36,10 +36,10 @@ def _layers(layers: Sequence[RoundedLayer]) -> Table:
     rows = table("input of", "scale", "largest (token, channel)", "error", "held")
     for layer in layers:
         largest = _placed(layer.examples[0]) if layer.examples else ""
-        errors = f"{layer.error_plain:.1%}", f"{layer.error_held:.2%}"
+        errors = f"{layer.error_plain:z.1%}", f"{layer.error_held:z.2%}"
         rows.add_row(plain(layer.module), layer.scale, largest, *errors)
     return rows
 
 
 def _placed(held: HeldInput) -> str:
-    return f"{held.value:,.4g} ({held.place.position}, {held.place.channel})"
+    return f"{held.value:z,.4g} ({held.place.position}, {held.place.channel})"

@@ -25,12 +25,12 @@ def parts(record: Record) -> Parts:
 
 def _answers(found: Any) -> Parts:
     for each in found.answers:
-        chances = ", ".join(f"{name} {chance:.2f}" for name, chance in each["choice"]["chances"].items())
+        chances = ", ".join(f"{name} {chance:z.2f}" for name, chance in each["choice"]["chances"].items())
         why = f"{each['choice']['strategy']}{': ' if chances else ''}{chances}"
         yield f"[bold]{plain(each['choice']['expert'])}[/] ({plain(why)})"
         yield f"{plain(each['prompt'])}[bold]{plain(each['text'])}[/]"
     if found.first_pass is not None:
-        yield f"choosing took {found.first_pass:.2f} of the time of answering."
+        yield f"choosing took {found.first_pass:z.2f} of the time of answering."
 
 
 def _compared(found: Any) -> Parts:
@@ -48,8 +48,8 @@ def _effects(found: Any) -> Parts:
     for each in found.consequences["weights"]:
         before, after = each["loss_before"], each["loss_after"]
         rows.add_row(
-            *(plain(each["address"]), f"{each['before']:.4g}", f"{each['after']:.4g}"),
-            *(f"{each['moved']:.2f}", _told(before), _told(after)),
+            *(plain(each["address"]), f"{each['before']:z.4g}", f"{each['after']:z.4g}"),
+            *(f"{each['moved']:z.2f}", _told(before), _told(after)),
         )
     controls = (found.consequences["control_before"], found.consequences["control_after"])
     rows.add_row("as many at random", "", "", "", *map(_told, controls))
@@ -57,31 +57,31 @@ def _effects(found: Any) -> Parts:
     yield f"the expert itself costs {_told(found.consequences['loss'])} nats per token on this text."
     profile = table("profile", "base", "expert")
     for name, score in found.before.items():
-        profile.add_row(plain(name), f"{score.value:.4g}", f"{found.after[name].value:.4g}")
+        profile.add_row(plain(name), f"{score.value:z.4g}", f"{found.after[name].value:z.4g}")
     yield profile
 
 
 def _told(score: dict[str, Any]) -> str:
     error = score["standard_error"]
-    return f"{score['value']:.4f}" + ("" if error is None else f" ±{error:.4f}")
+    return f"{score['value']:z.4f}" + ("" if error is None else f" ±{error:z.4f}")
 
 
 def _mixed(found: Any) -> Parts:
     for name, alpha in zip(found.experts, found.alpha, strict=True):
-        yield f"{alpha:.3f} of [bold]{plain(name)}[/]"
+        yield f"{alpha:z.3f} of [bold]{plain(name)}[/]"
     yield (
-        f"mean reward {found.reward_on_shots:.2f} on {found.shots} shots; on the test split {found.test_before:.2f} "
-        f"before, {found.test_after:.2f} after"
+        f"mean reward {found.reward_on_shots:z.2f} on {found.shots} shots; on the test split {found.test_before:z.2f} "
+        f"before, {found.test_after:z.2f} after"
     )
 
 
 def _trained(found: Any) -> Parts:
-    error = "" if found.rise_error is None else f" ±{found.rise_error:.2f}"
+    error = "" if found.rise_error is None else f" ±{found.rise_error:z.2f}"
     yield f"[bold]{plain(found.expert)}[/]: {found.parameters:,} numbers, chosen at step {found.best_step}"
-    yield f"validation: mean reward {found.valid_reward_before:.2f} before, {found.valid_reward:.2f} at that step"
+    yield f"validation: mean reward {found.valid_reward_before:z.2f} before, {found.valid_reward:z.2f} at that step"
     yield (
-        f"test ({counted(found.test, 'prompt')}): mean reward {found.test_before:.2f} before, "
-        f"{found.test_after:.2f} after ({found.rise:+.2f}{error})"
+        f"test ({counted(found.test, 'prompt')}): mean reward {found.test_before:z.2f} before, "
+        f"{found.test_after:z.2f} after ({found.rise:+z.2f}{error})"
     )
     yield from found.notes
 
@@ -89,8 +89,8 @@ def _trained(found: Any) -> Parts:
 def _written(found: Any) -> Parts:
     for folder in found.folders:
         yield f"[bold]{plain(folder)}[/] ({found.form})"
-    missed = f"; {found.missed:.3f} of the change is missed" if found.form == "lora" else ""
-    yield f"{found.nbytes / 1e6:,.1f} MB{missed}"
+    missed = f"; {found.missed:z.3f} of the change is missed" if found.form == "lora" else ""
+    yield f"{found.nbytes / 1e6:z,.1f} MB{missed}"
 
 
 def _drifted(findings: Any) -> Parts:
@@ -99,14 +99,14 @@ def _drifted(findings: Any) -> Parts:
     yield f"{len(moved)} of {len(found['tensors'])} tensors changed."
     rows = table("tensor", "changed", "share of numbers", "typical change")
     for each in moved[:_SHOWN]:
-        cells = f"{each['changed']:.2e}", f"{each['share']:.3f}", f"{each['typical']:.2e}"
+        cells = f"{each['changed']:.2e}", f"{each['share']:z.3f}", f"{each['typical']:.2e}"
         rows.add_row(plain(each["tensor"]), *cells)
     yield rows
     for title, key in (("super weights", "weights"), ("moved most for their tensor", "most")):
         rows = table(title, "base", "here", "larger ones", "here", "moved")
         for each in found[key]:
-            numbers = f"{each['base']:.4g}", f"{each['tuned']:.4g}"
-            places = str(each["place_base"]), str(each["place_tuned"]), f"{each['moved']:.2f}"
+            numbers = f"{each['base']:z.4g}", f"{each['tuned']:z.4g}"
+            places = str(each["place_base"]), str(each["place_tuned"]), f"{each['moved']:z.2f}"
             rows.add_row(plain(each["address"]), *numbers, *places)
         if found[key]:
             yield rows

@@ -55,4 +55,4 @@ def _cell(value: float | int | str | bool | None) -> str:
         return str(value)
     if not math.isfinite(value):
         return "-"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:z,.0f}" if abs(value) >= 1000 else f"{value:z.3g}"

@@ -32,8 +32,8 @@ def parts(found: Estimate) -> Parts:
     block = f"{shape.blocks} blocks of up to {shape.largest_block:,}"
     rows = [
         ("weights read", _bytes(found.read_bytes), f"{work.passes} passes, {shape.stored_bytes} bytes a number"),
-        ("multiplications", f"{found.multiplications:.3g}",
-         f"{as_it_is}, {work.edited} edited ({work.share:.0%} of a pass)"),
+        ("multiplications", f"{found.multiplications:z.3g}",
+         f"{as_it_is}, {work.edited} edited ({work.share:z.0%} of a pass)"),
         ("memory", _bytes(found.memory_bytes), f"a block at a time; {_bytes(found.whole_bytes)} for all weights"),
         ("time", _time(found.seconds), _rates(found)),
         ("model", f"{shape.parameters:,}", f"numbers, in {block}; {shape.per_token:,} multiplied a token"),
@@ -51,20 +51,20 @@ def parts(found: Estimate) -> Parts:
 def _rates(found: Estimate) -> str:
     machine = found.machine
     how = "measured here" if machine.measured else "as given"
-    return f"{machine.multiplications:.3g} multiplications and {_bytes(machine.reading)} a second, {how}"
+    return f"{machine.multiplications:z.3g} multiplications and {_bytes(machine.reading)} a second, {how}"
 
 
 def _bytes(count: float) -> str:
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if count < 1000 or unit == "TB":
-            return f"{count:.3g} {unit}"
+            return f"{count:z.3g} {unit}"
         count /= 1000
     raise AssertionError("the last unit ends it")
 
 
 def _time(seconds: float) -> str:
     if seconds < 2 * _MINUTE:
-        return f"{seconds:.3g} seconds"
+        return f"{seconds:z.3g} seconds"
     if seconds < 2 * _HOUR:
-        return f"{seconds / _MINUTE:.0f} minutes"
-    return f"{seconds / _HOUR:.0f} hours" if seconds < 2 * _DAY else f"{seconds / _DAY:.0f} days"
+        return f"{seconds / _MINUTE:z.0f} minutes"
+    return f"{seconds / _HOUR:z.0f} hours" if seconds < 2 * _DAY else f"{seconds / _DAY:z.0f} days"

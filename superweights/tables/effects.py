@@ -31,6 +31,8 @@ def parts(record: Record) -> Parts:
 
 
 def _scores(found: Effects) -> Table:
+    if found.conditions.get("objective") == "embedding":
+        return _moved(found)
     rows = table("weights", "perplexity", "loss, nats", "KL, nats", "same top", "bits/byte")
     rows.add_row(
         "as they are", with_error(found.base.perplexity), "", "", "", value(found.base.bits_per_byte)
@@ -41,9 +43,18 @@ def _scores(found: Effects) -> Table:
             with_error(row.perplexity),
             with_error(row.loss, sign="+"),
             with_error(row.kl),
-            f"{row.agreement.value:.1%}",
+            f"{row.agreement.value:z.1%}",
             value(row.bits_per_byte),
         )
+    return rows
+
+
+def _moved(found: Effects) -> Table:
+    """How far the embeddings of a model without a head move."""
+    rows = table("weights", "embedding change, 1 - cosine", "same nearest neighbour")
+    rows.add_row("as they are", "0", "")
+    for row in found.rows:
+        rows.add_row(plain(row.name), with_error(row.loss), f"{row.agreement.value:.1%}")
     return rows
 
 
@@ -54,7 +65,7 @@ def _changes(rows: Sequence[EffectRow]) -> list[str]:
         for change in row.changes:
             scored.setdefault((change["address"], change["before"]), {})[change["after"]] = None
     return [
-        f"{number}: {address}, {before:.6g}, scored as {', '.join(f'{after:.6g}' for after in afters)}"
+        f"{number}: {address}, {before:z.6g}, scored as {', '.join(f'{after:z.6g}' for after in afters)}"
         for number, ((address, before), afters) in enumerate(scored.items(), 1)
     ]
 
@@ -80,10 +91,10 @@ def _shift(shift: TokenShift) -> Iterator[str | Table]:
             interval = token.ratio_interval
             shown.add_row(
                 plain(f"  {token.text!r}"),
-                f"{token.base:.4f}",
-                f"{token.other:.4f}",
-                "" if token.ratio is None else f"{token.ratio:.3g}",
-                "" if interval is None else f"{interval[0]:.2g} to {interval[1]:.2g}",
+                f"{token.base:z.4f}",
+                f"{token.other:z.4f}",
+                "" if token.ratio is None else f"{token.ratio:z.3g}",
+                "" if interval is None else f"{interval[0]:z.2g} to {interval[1]:z.2g}",
             )
     yield shown
     yield (

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from superweights.tables.numbers import cut_words, plain, with_error
 from superweights.tables.page import Fitting, Parts, Table, dim, ruled
-from superweights.tables.story import times, told
+from superweights.tables.story import costs, told
 from superweights.wording import counted
 
 if TYPE_CHECKING:
@@ -68,17 +68,17 @@ def _answer(findings: Findings) -> str:
     groups = [group for group in findings.groups if group.kind != "backup"]
     worst = max(held, key=lambda weight: weight.effect.value if weight.effect else 0.0, default=None)
     name = "" if worst is None else plain(str(worst.address))
-    rise = 0.0 if worst is None or worst.effect is None else worst.effect.value
-    if worst is not None and worst.verdict == "critical":
-        said += f": without {name} alone perplexity is {times(rise)} times as high."
+    rise = None if worst is None else worst.effect
+    if worst is not None and rise is not None and worst.verdict == "critical":
+        said += f": without {name} alone {costs(rise)}."
     elif groups:
         group = max(groups, key=lambda each: each.effect.value)
         said += (
-            f": without {plain(group.name)}, {_number(len(group.members), 'weight')} together, perplexity is "
-            f"{times(group.effect.value)} times as high, though no single one is critical."
+            f": without {plain(group.name)}, {_number(len(group.members), 'weight')} together, {costs(group.effect)}, "
+            "though no single one is critical."
         )
-    elif worst is not None:
-        said += f": the most costly, {name}, makes perplexity {times(rise)} times as high."
+    elif rise is not None:
+        said += f": without the most costly, {name}, {costs(rise)}."
     experts = [expert for expert in findings.experts if expert.matters]
     if experts:
         named = ", ".join(f"{expert.layer}/{expert.expert}" for expert in experts)
@@ -136,12 +136,12 @@ def _grouped(
 def _cells(w: SuperWeight, most: float, everything: bool, in_group: bool) -> list[str]:
     cells = [
         ("  " if in_group else "") + plain(str(w.address)),
-        f"{w.value:.3f}",
+        f"{w.value:z.3f}",
         _activation(w.spike_in),
         _activation(w.spike_out),
     ]
     if everything:
-        cells.append("" if w.dominance is None else f"{w.dominance:.2f}")
+        cells.append("" if w.dominance is None else f"{w.dominance:z.2f}")
     cells += [with_error(w.effect, "+"), _bar(w.effect.value if w.effect else 0.0, most)]
     cells.append(with_error(w.effect_at_mean, "+"))
     if everything:
@@ -165,8 +165,8 @@ def _bar(value: float, most: float) -> str:
 def _expert(e: Expert) -> str:
     colour = _COLOURS.get(e.verdict, "dim")
     parts = [
-        f"expert {e.layer}/{e.expert}: output up to {e.routed:,.4g} routed ({e.tokens} tokens), {e.forced:,.4g} "
-        f"forced, {e.ratio:,.0f} times the median expert's"
+        f"expert {e.layer}/{e.expert}: output up to {e.routed:z,.4g} routed ({e.tokens} tokens), {e.forced:z,.4g} "
+        f"forced, {e.ratio:z,.0f} times the median expert's"
     ]
     if e.effect is not None:
         parts.append(
@@ -175,20 +175,20 @@ def _expert(e: Expert) -> str:
     if e.control is not None:
         parts.append(f"without another expert (mean of a few) {with_error(e.control, '+')}")
     if e.inside:
-        parts.append(f"inside: {plain(e.inside)} = {e.value:.3g} (share {e.share:.2f})")
+        parts.append(f"inside: {plain(e.inside)} = {e.value:z.3g} (share {e.share:z.2f})")
     return f"{'; '.join(parts)}: [{colour}]{e.verdict}[/]"
 
 
 def _activation(value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"
+    return f"{value:z,.0f}" if abs(value) >= 100 else f"{value:z.1f}"
 
 
 def _strongest(w: SuperWeight) -> str:
     """The control that cost most, of those that could acquit the weight."""
     judged = [control.score.value for control in w.controls if control.judges]
-    return f"{max(judged):+.4f}" if judged else ""
+    return f"{max(judged):+z.4f}" if judged else ""
 
 
 def _folded(findings: Findings, everything: bool) -> Iterator[str]:
@@ -207,26 +207,34 @@ def _context(findings: Findings) -> Iterator[str]:
     said = findings.conditions
     bos = {True: ", each begun with BOS", False: ", without BOS", None: ""}[said.get("bos")]
     yield (
-        f"loss: nats/token, up to {cut_words(said.get('windows', 0), said.get('window_tokens', 0))} of "
-        f"{said.get('confirmed_on')}{bos}; the model's own: {findings.base_loss}. Verdicts by 95 % intervals: critical "
-        "above ln 2 (perplexity doubles), partial above 0.05."
+        f"loss: {findings.base_loss.unit}, up to {cut_words(said.get('windows', 0), said.get('window_tokens', 0))} of "
+        f"{said.get('confirmed_on')}{bos}; the model's own: {findings.base_loss}. Verdicts by 95 % intervals: "
+        f"{_bars(findings)}."
     )
     yield (
         f"tested: {_number(said.get('tested', 0), 'weight')} and {_number(said.get('columns_tested', 0), 'column')} as "
         f"a whole, against {said.get('null_weights', 0):,} random weights of the same tensors, columns and rows."
     )
     if findings.joint is not None and len(findings.removed) > 1:
-        yield f"without the {len(findings.removed)} strongest together: perplexity times {times(findings.joint.value)}."
+        yield f"without the {len(findings.removed)} strongest together: {costs(findings.joint)}."
     yield from _repetition(findings)
     yield _phases(findings)
     yield from (f"note: {note}" for note in findings.notes)
+
+
+def _bars(findings: Findings) -> str:
+    """Where the verdicts begin."""
+    bars = findings.conditions.get("bars")
+    if findings.base_loss.unit != "1 - cosine" or not bars:
+        return "critical above ln 2 (perplexity doubles), partial above 0.05"
+    return f"critical above {bars['critical']:.3g} (half the way to another text), partial above {bars['partial']:.3g}"
 
 
 def _repetition(findings: Findings) -> Iterator[str]:
     """Whether greedy text repeats itself without what matters, where it was asked for."""
     if findings.repetition is None:
         return
-    yield f"greedy text that repeats itself (runs of four tokens): {findings.repetition.value:.0%} as the model is;"
+    yield f"greedy text that repeats itself (runs of four tokens): {findings.repetition.value:z.0%} as the model is;"
     without = [(str(w.address), w.repetition) for w in findings.super_weights]
     without += [(group.name, group.repetition) for group in findings.groups]
     for name, rate in without:
@@ -243,7 +251,7 @@ def _phases(findings: Findings) -> str:
     top = max(findings.layers, key=lambda layer: layer.peak)
     return (
         f"residual stream: steps up in layer {', '.join(up) or '-'}, down in {', '.join(down) or '-'}; largest "
-        f"{top.peak:,.0f} ({top.ratio:,.0f} times the median), channel {top.channel}, after layer {top.layer}."
+        f"{top.peak:z,.0f} ({top.ratio:z,.0f} times the median), channel {top.channel}, after layer {top.layer}."
     )
 
 
@@ -273,7 +281,7 @@ def published(found: Sequence[SuperWeight]) -> Parts:
     """What the published procedure gives, for comparison."""
     table = ruled("weight", "value", "spike in", "spike out", "share", header="bold")
     for c in found:
-        numbers = f"{c.value:.3f}", f"{c.spike_in:,.1f}", f"{c.spike_out:,.1f}", f"{c.dominance:.2f}"
+        numbers = f"{c.value:z.3f}", f"{c.spike_in:z,.1f}", f"{c.spike_out:z,.1f}", f"{c.dominance:z.2f}"
         table.add_row(plain(str(c.address)), *numbers)
     yield table
     yield (

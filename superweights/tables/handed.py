@@ -17,7 +17,7 @@ def peeled(side_car: SideCar, to: Path) -> Parts:
     """What `peel` took out, and what to do next."""
     yield f"[bold]{plain(str(to))}[/]: the model with 0 in these places, and super_weights.json:"
     for kept in side_car.weights:
-        yield f"  {plain(str(kept.address))} = {kept.value:.6g}"
+        yield f"  {plain(str(kept.address))} = {kept.value:z.6g}"
     yield (
         f"Next: quantize it with any tool, then superweights attach QUANTIZED --side-car {plain(str(to))} "
         "--to ADAPTER."
@@ -28,7 +28,7 @@ def attached(lacking: Mapping[str, float], base: str, to: Path) -> Parts:
     """What `attach` found a base to lack, by address."""
     yield f"[bold]{plain(str(to))}[/]: what {plain(base)} lacks"
     for address, delta in lacking.items():
-        yield f"  {plain(address)}: {delta:+.6g}"
+        yield f"  {plain(address)}: {delta:+z.6g}"
 
 
 def recipes(made: Sequence[Any]) -> Parts:
@@ -42,7 +42,7 @@ def grown(growth: Any) -> Parts:
     """What `lab grow` added, and that nothing else changed."""
     before, after = growth.parameters
     q, ffn = growth.slots["q"], growth.slots["ffn"]
-    said = "equal to the bit" if growth.logits_equal else f"changed by up to {growth.largest_change:.3g}"
+    said = "equal to the bit" if growth.logits_equal else f"changed by up to {growth.largest_change:z.3g}"
     yield f"[bold]{plain(str(growth.folder))}[/]"
     yield f"  slots: {' + '.join(map(str, q))} in attention, {' + '.join(map(str, ffn))} in each FFN"
     yield f"  parameters: {before:,} before, {after:,} now"

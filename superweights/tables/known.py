@@ -59,7 +59,7 @@ def _table(matches: Sequence[Match], titles: Sequence[str]) -> Table:
             model = entry.model
         cells = {
             "weight": Text(f"  {entry}"),
-            "value": "" if entry.value is None else f"{entry.value:.4g}",
+            "value": "" if entry.value is None else f"{entry.value:z.4g}",
             _SPIKES: _spikes(entry),
             "verdict": entry.verdict.replace("_", " "),
             "found by": how,
@@ -70,4 +70,4 @@ def _table(matches: Sequence[Match], titles: Sequence[str]) -> Table:
 
 def _spikes(entry: KnownWeight) -> str:
     spikes = entry.evidence.spike_in, entry.evidence.spike_out
-    return " → ".join("?" if spike is None else f"{spike:.4g}" for spike in spikes) if any(spikes) else ""
+    return " → ".join("?" if spike is None else f"{spike:z.4g}" for spike in spikes) if any(spikes) else ""

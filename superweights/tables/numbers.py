@@ -30,22 +30,22 @@ def plain(text: str) -> str:
 def with_error(score: Measured | None, sign: str = "", digits: int = 4) -> str:
     """A number with its error to two digits, and as many decimals (4 at most) as the error gives meaning to.
 
-    `digits` are those of a number without an error.
+    `digits` are those of a number without an error. What rounds to zero has no minus.
     """
     if score is None:
         return ""
     value, error = score.value, score.standard_error
     if error is None or not 0 < error < math.inf:
-        return f"{value:{sign}.{digits}g}"
+        return f"{value:{sign}z.{digits}g}"
     decimals = max(0, 1 - math.floor(math.log10(error)))
     if decimals > 4:
-        return f"{value:{sign}.2g} ±{error:.2g}"
-    return f"{value:{sign},.{decimals}f} ±{error:,.{decimals}f}"
+        return f"{value:{sign}z.2g} ±{error:z.2g}"
+    return f"{value:{sign}z,.{decimals}f} ±{error:,.{decimals}f}"
 
 
 def value(score: Score | None) -> str:
     """The number alone."""
-    return "" if score is None else f"{score.value:.4g}"
+    return "" if score is None else f"{score.value:z.4g}"
 
 
 def measured(score: Score | None) -> str:
@@ -57,13 +57,13 @@ def measured(score: Score | None) -> str:
 
 def share(value: float) -> str:
     """A share, in percent."""
-    return f"{value:.1%}"
+    return f"{value:z.1%}"
 
 
 def percent(score: Score) -> str:
     """A share with its error, in percent."""
     error = score.standard_error
-    return share(score.value) + ("" if error is None else f" ±{100 * error:.1f}")
+    return share(score.value) + ("" if error is None else f" ±{100 * error:z.1f}")
 
 
 def cut_words(windows: int, length: int) -> str:

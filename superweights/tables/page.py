@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -16,6 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 _UNBOUNDED = 10_000
+# What stays on one line: a word, an address with its index, a number with its error; and a line with a command.
+_WORD = re.compile(r"(?:\[[\d:]+(?:, [\d:]+)*\]|\S)+(?: ± ?\S+)?")
+_COMMAND = re.compile(r"\bsuperweights [a-z]+ ")
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ def dim(line: str) -> str:
 
 
 def print_page(parts: Parts, console: Console) -> None:
-    """Print `parts` on `console`: lines unbroken, tables whole or, where a terminal is narrow, row below row."""
+    """Print `parts` on `console`: lines broken between words only, and none that holds a command (it is to be copied);
+    tables whole or, where a terminal is narrow, row below row."""
     for part in parts:
         if isinstance(part, Fitting):
             part = next((form for form in part.forms if _fits(form, console)), part.forms[-1])
@@ -71,7 +76,8 @@ def print_page(parts: Parts, console: Console) -> None:
         elif isinstance(part, Table):
             print_table(part, console)
         else:
-            console.print(part, soft_wrap=True)
+            for line in _lines(part, console):
+                console.print(line, soft_wrap=True)
 
 
 def page_text(parts: Parts, width: int | None = None) -> str:
@@ -153,6 +159,22 @@ def _filled(pairs: list[Text], width: int) -> Iterator[Text]:
         line.append(pair)
     if line:
         yield Text("    ") + Text("  ").join(line)
+
+
+def _lines(part: str | Text, console: Console) -> Iterator[Text]:
+    """`part` in lines that a terminal need not break; as it is where there is no terminal."""
+    for line in (console.render_str(part) if isinstance(part, str) else part).split("\n", allow_blank=True):
+        if not _is_bounded(console) or len(line) <= console.width or _COMMAND.search(line.plain):
+            yield line
+            continue
+        ends, start = [], 0
+        for word in _WORD.finditer(line.plain):
+            if word.end() - start > console.width and word.start() > start:
+                ends.append(word.start())
+                start = word.start()
+        for each in line.divide(ends):
+            each.rstrip()
+            yield each
 
 
 def _text(cell: Any, console: Console) -> Text:

@@ -25,19 +25,19 @@ def parts(record: Record) -> Parts:
     ranked = sorted(found.matrices, key=lambda each: (not each.super_weights, -each.measured_kl))
     for each in ranked[:_RANKED]:
         name = plain(each.tensor + (" *" if each.super_weights else ""))
-        table.add_row(name, f"{each.measured_kl:.2g}", each.grid, f"{each.bits_per_weight:.2f}")
+        table.add_row(name, f"{each.measured_kl:z.2g}", each.grid, f"{each.bits_per_weight:z.2f}")
     yield table
     yield "frontier, bits per weight and expected KL:"
     for bits, loss in found.frontier[:: max(1, len(found.frontier) // _FRONTIER)]:
-        yield f"  {bits:5.2f}  {loss:.3g}"
+        yield f"  {bits:5.2f}  {loss:z.3g}"
     yield from (f"note: {plain(note)}" for note in found.notes)
     kl, base, other = record.scores[:3]
     yield (
-        f"plan: {found.bits_per_weight:.3f} bits per weight; KL {kl} (expected {found.expected_kl:.3g}); "
-        f"perplexity {base.value:.4g} before, {other.value:.4g} after"
+        f"plan: {found.bits_per_weight:z.3f} bits per weight; KL {kl} (expected {found.expected_kl:z.3g}); "
+        f"perplexity {base.value:z.4g} before, {other.value:z.4g} after"
     )
     for alone in found.uniform:
         yield (
-            f"one scheme for all, {plain(alone.scheme)}: {alone.bits_per_weight:.3f} bits per weight; "
-            f"KL {alone.value:.4g} ± {alone.standard_error or 0:.2g} {alone.unit}"
+            f"one scheme for all, {plain(alone.scheme)}: {alone.bits_per_weight:z.3f} bits per weight; "
+            f"KL {alone.value:z.4g} ± {alone.standard_error or 0:z.2g} {alone.unit}"
         )

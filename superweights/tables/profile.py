@@ -16,6 +16,6 @@ def parts(record: Record) -> Parts:
     for name, value in record.findings.to_json().items():
         several = value.items() if isinstance(value, dict) else [(None, value)]
         for part, number in several:
-            shown = "" if number is None else f"{number:.4g}" if isinstance(number, float) else str(number)
+            shown = "" if number is None else f"{number:z.4g}" if isinstance(number, float) else str(number)
             table.add_row(f"{name}, {part}" if part else name, shown)
     yield table

@@ -34,8 +34,8 @@ def parts(record: Record) -> Parts:
 def _written(written: dict[str, Any]) -> str:
     share = written["nbytes"] / written["whole_nbytes"]
     return (
-        f"[bold]{plain(written['folder'])}[/]: {written['nbytes'] / 1e6:,.1f} MB, {share:.3f} of the whole "
-        f"model's; read back, its logits differ by {written['difference']:.1g} of the largest from those of the "
+        f"[bold]{plain(written['folder'])}[/]: {written['nbytes'] / 1e6:z,.1f} MB, {share:z.3f} of the whole "
+        f"model's; read back, its logits differ by {written['difference']:z.1g} of the largest from those of the "
         "original without the same layers."
     )
 

@@ -40,7 +40,7 @@ def _size(record: Record) -> str:
     """Bytes and bits per weight, now and before."""
     of = {score.name: score.value for score in record.scores}
     bits = of["bits per weight, all tensors"]
-    said = f"{of['size of the weight files']:.4g} MB, {bits:.3g} bits per weight"
+    said = f"{of['size of the weight files']:z.4g} MB, {bits:z.3g} bits per weight"
     if "size before" in of:
-        said += f" (before: {of['size before']:.4g} MB, {of['bits per weight before']:.3g} bits)"
+        said += f" (before: {of['size before']:z.4g} MB, {of['bits per weight before']:z.3g} bits)"
     return said

@@ -48,9 +48,9 @@ def cell(value: Any) -> str:
     if isinstance(value, Score):
         return measured(value)
     if isinstance(value, tuple):
-        return f"{value[0]:.2g} to {value[1]:.2g}"
+        return f"{value[0]:z.2g} to {value[1]:z.2g}"
     if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+        return f"{value:z,.0f}" if abs(value) >= 1000 else f"{value:z.4g}"
     told = str(value)
     return told if told.isprintable() and told == told.strip() else repr(told)
 
@@ -58,8 +58,8 @@ def cell(value: Any) -> str:
 def _weight(weight: dict[str, Any]) -> str:
     spikes = ""
     if weight["spike_in"] is not None:
-        spikes = f", {weight['spike_in']:.4g} in, {weight['spike_out']:.4g} out on the prompt"
-    return f"super weight {weight['address']} = {weight['value']:.5g}{spikes}"
+        spikes = f", {weight['spike_in']:z.4g} in, {weight['spike_out']:z.4g} out on the prompt"
+    return f"super weight {weight['address']} = {weight['value']:z.5g}{spikes}"
 
 
 def _conditions(found: Reproduction) -> list[str]:

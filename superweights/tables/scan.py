@@ -69,4 +69,4 @@ def _numbers(suspect: Suspect, exact: bool) -> tuple[str, ...]:
 
 
 def _short(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
+    return "" if value is None else f"{value:z.3g}"

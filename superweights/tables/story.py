@@ -13,7 +13,7 @@ from superweights.wording import counted
 if TYPE_CHECKING:
     from superweights.address import Address
     from superweights.discovery import Findings
-    from superweights.record import SuperWeight
+    from superweights.record import Score, SuperWeight
 
 
 def told(findings: Findings, address: Address) -> Iterator[str]:
@@ -24,7 +24,7 @@ def told(findings: Findings, address: Address) -> Iterator[str]:
             f"{address} did not spike in this search, so there is no story to tell.",
             hint=f"see what it costs with superweights ablate MODEL '{address}'.",
         )
-    yield f"{weight.address} = {weight.value:.4g}: {weight.verdict}"
+    yield f"{weight.address} = {weight.value:z.4g}: {weight.verdict}"
     yield from _spike(weight)
     yield from _journey(findings, weight)
     yield from _measured(findings, weight)
@@ -35,15 +35,15 @@ def _spike(w: SuperWeight) -> Iterator[str]:
     where = "an expert's token" if w.position is None else f"token{token} at position {w.position}"
     if w.kind == "weight":
         yield (
-            f"trigger: at {where}, neuron {w.in_neuron} is {w.spike_in:,.4g}; times this weight that is "
-            f"{_share(w)} of the output {w.spike_out:,.4g} in channel {w.out_channel}."
+            f"trigger: at {where}, neuron {w.in_neuron} is {w.spike_in:z,.4g}; times this weight that is "
+            f"{_share(w)} of the output {w.spike_out:z,.4g} in channel {w.out_channel}."
         )
     else:
-        yield f"trigger: at {where}, this {w.kind} makes {w.spike_out:,.4g} of channel {w.out_channel}."
+        yield f"trigger: at {where}, this {w.kind} makes {w.spike_out:z,.4g} of channel {w.out_channel}."
 
 
 def _share(w: SuperWeight) -> str:
-    return "part" if w.dominance is None else f"{w.dominance:.0%}"
+    return "part" if w.dominance is None else f"{w.dominance:z.0%}"
 
 
 def _journey(findings: Findings, w: SuperWeight) -> Iterator[str]:
@@ -62,7 +62,7 @@ def _journey(findings: Findings, w: SuperWeight) -> Iterator[str]:
     for role, word in (("writes", "also written by"), ("erases", "erased by")):
         others = [c for c in same if c.role == role]
         if others:
-            yield f"{word}: " + ", ".join(f"{c.address} ({c.spike_out or 0.0:,.0f})" for c in others) + "."
+            yield f"{word}: " + ", ".join(f"{c.address} ({c.spike_out or 0.0:z,.0f})" for c in others) + "."
     steps = [str(s.layer) for s in findings.layers if s.phase == "step_down"]
     if steps:
         yield f"the residual stream steps down in layer {', '.join(steps)}."
@@ -73,8 +73,8 @@ def _measured(findings: Findings, w: SuperWeight) -> Iterator[str]:
         return
     low, high = w.effect.interval()
     yield (
-        f"without it the loss rises by {with_error(w.effect, '+')} nats/token (95 %: {low:+.3f} to {high:+.3f}, "
-        f"{counted(w.effect.n, 'window')}): perplexity times {times(w.effect.value)}."
+        f"without it the loss rises by {with_error(w.effect, '+')} {w.effect.unit} (95 %: {low:+z.3f} to {high:+z.3f}, "
+        f"{counted(w.effect.n, 'window')}): {costs(w.effect)}."
     )
     if w.effect_at_mean is not None:
         yield (
@@ -86,7 +86,7 @@ def _measured(findings: Findings, w: SuperWeight) -> Iterator[str]:
     for group in findings.groups:
         if str(w.address) in group.members:
             adds = "" if w.adds is None else f" Of that it adds {with_error(w.adds, '+')} to the rest."
-            yield f"group ({group.kind}) {group.name}: {with_error(group.effect, '+')} nats/token.{adds}"
+            yield f"group ({group.kind}) {group.name}: {with_error(group.effect, '+')} {group.effect.unit}.{adds}"
     if w.effect_with_others is not None:
         yield f"{w.effect_with_others.name}: {with_error(w.effect_with_others, '+')}."
     if w.kl is not None:
@@ -99,6 +99,13 @@ def _measured(findings: Findings, w: SuperWeight) -> Iterator[str]:
     )
 
 
+def costs(rise: Score) -> str:
+    """What a rise means: by what perplexity grows, or how far the embedding of a model without a head moves."""
+    if rise.unit == "1 - cosine":
+        return f"the embedding moves by {rise.value:.3g} (1 - cosine)"
+    return f"perplexity is {times(rise.value)} times as high"
+
+
 def times(rise: float) -> str:
     """By what a loss rise in nats multiplies perplexity."""
-    return f"{math.exp(rise):.3g}" if rise < 700 else "over 1e+304"
+    return f"{math.exp(rise):z.3g}" if rise < 700 else "over 1e+304"

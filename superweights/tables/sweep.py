@@ -63,9 +63,9 @@ def _rows(outcomes: Sequence[Outcome], asked: Sequence[str], letters: dict[Any, 
 def _curve(points: Sequence[Outcome], asked: Sequence[str], words: str) -> Parts:
     shown = _table(words, asked, sums=False)
     for outcome in points:
-        shown.add_row(f"{outcome.point.x:,.5g}", *_cells(outcome, asked, sums=False))
+        shown.add_row(f"{outcome.point.x:z,.5g}", *_cells(outcome, asked, sums=False))
     yield shown
-    yield from _failures([f"{o.point.x:,.5g} {words}: {o.sentence}" for o in points if o.status == "failed"])
+    yield from _failures([f"{o.point.x:z,.5g} {words}: {o.sentence}" for o in points if o.status == "failed"])
 
 
 def _failures(sentences: Sequence[str]) -> Iterator[str]:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from superweights.axes import Int
 from superweights.errors import SuperweightsError
-from superweights.subject import device_of
+from superweights.subject import device_of, objective_of
+from superweights.subject.facts import forward
 from superweights.taps.site import Site, Tap
 from superweights.taps.tapping import tapping
 
@@ -99,7 +100,7 @@ def record_activations(
     filed: dict[tuple[SuperActivation, bytes], float] = {}
     with torch.no_grad(), tapping(model, taps):
         for batch in ids.split(batch_size):
-            model(input_ids=batch.to(device_of(model)), use_cache=False)
+            forward(model, objective_of(model).batch(batch.to(device_of(model)), whole=True))
             values = torch.stack([seen[a] for a in listed], 1).cpu()
             rows.append(values)
             for i, row in enumerate(values.tolist()):

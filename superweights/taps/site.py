@@ -83,12 +83,14 @@ class SitePlace:
 class SiteMap:
     """Where a model has which site: the paths of its blocks in the order they run, places, and refusals.
 
-    `refused` says in words why a site cannot be tapped in this model.
+    `refused` says in words why a site cannot be tapped in this model. `tokens` is how many states a row had in the
+    tower that was looked at (13 of a text of 13 tokens; of a picture as many as it always has).
     """
 
     blocks: tuple[str, ...]
     places: Mapping[Site, SitePlace] = field(repr=False)
     refused: Mapping[Site, str] = field(repr=False)
+    tokens: int | None = None
 
     def place(self, site: Site) -> SitePlace:
         """Where `site` is. Raises `SuperweightsError` with the reason where this model has no such place."""

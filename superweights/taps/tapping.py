@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -17,8 +18,8 @@ from superweights.taps.site import INSIDE_ATTENTION, KINDS, Site, SiteMap, SiteP
 
 
 @contextmanager
-def tapping(model: nn.Module, taps: Mapping[Site, Tap]) -> Iterator[SiteMap]:
-    """The model's sites; inside the `with` every forward pass shows each tap the tensor at its site.
+def tapping(model: nn.Module, taps: Mapping[Site, Tap], tower: str | None = None) -> Iterator[SiteMap]:
+    """The sites of the model, or of one of its towers; inside the `with` every pass shows each tap its tensor.
 
     A tap is called as `tap(tensor)`, shapes as in `KINDS`. What it returns takes the tensor's place (same
     shape); None leaves the tensor as it is. The tensor is the model's own: copy what is kept, because some
@@ -31,7 +32,7 @@ def tapping(model: nn.Module, taps: Mapping[Site, Tap]) -> Iterator[SiteMap]:
     Raises `SuperweightsError` for a site that this model does not have (with the reason), for a tap that
     returns another shape, and at the end for a tap that no forward pass has come by.
     """
-    sites = sites_of(model)
+    sites = sites_of(model, tower)
     run = _Run(model, sites, {site: (sites.place(site), tap) for site, tap in taps.items()})
     with ExitStack() as stack:
         run.hook(stack)
@@ -48,6 +49,7 @@ class _Run:
         self.taps = taps
         self.layer: int | None = None
         self.forwards = 0
+        self._ran: Counter[str] = Counter()
         self._lead: tuple[int, ...] = ()
         self._block_in: Tensor | None = None
         self._called: set[Site] = set()
@@ -61,9 +63,10 @@ class _Run:
 
     def hook(self, stack: ExitStack) -> None:
         """Put every hook on the model until `stack` closes."""
-        for layer, path in enumerate(self.sites.blocks):
+        stack.enter_context(self.model.register_forward_pre_hook(self._restart))
+        for path in dict.fromkeys(self.sites.blocks):
             block = self.model.get_submodule(path)
-            stack.enter_context(block.register_forward_pre_hook(self._begin(layer), with_kwargs=True))
+            stack.enter_context(block.register_forward_pre_hook(self._begin(path), with_kwargs=True))
         order = list(KINDS)
         inside = False
         for site, (place, _) in sorted(self.taps.items(), key=lambda item: order.index(item[0].kind)):
@@ -100,8 +103,16 @@ class _Run:
             module.register_forward_hook(lambda *_: self._attend(None)),
         ]
 
-    def _begin(self, layer: int) -> Callable:
+    def _restart(self, *_: object) -> None:
+        """A pass begins."""
+        self._ran.clear()
+
+    def _begin(self, path: str) -> Callable:
+        layers = [layer for layer, each in enumerate(self.sites.blocks) if each == path]
+
         def begin(block: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+            layer = layers[self._ran[path] % len(layers)]
+            self._ran[path] += 1
             hidden = hidden_of(args, kwargs)
             self.layer, self._lead, self._attending = layer, tuple(hidden.shape[:-1]), None
             changed = self._show(Site("block_in", layer), hidden)

@@ -17,7 +17,7 @@ from superweights.interpretability.questions import answer_all, question_named
 from superweights.progress import Progress, silent
 from superweights.record import Record
 from superweights.stream.opening import Opened, opening
-from superweights.subject import Reading, resolve_bos
+from superweights.subject import Reading, objective_of, resolve_bos
 
 ALL = "all"
 
@@ -32,6 +32,7 @@ def anatomy(
     record: Path | None = None,
     prompts: Path | None = None,
     plot: Path | None = None,
+    tower: str | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Record:
@@ -40,6 +41,8 @@ def anatomy(
     `model` as in `score`. `causal` intervenes too, beside random controls: on `weights`, on those of a `record` that
     `find` wrote, or on the known ones. `prompts` is a JSON file for the question about relations. The answer is drawn
     into `plot` (.svg).
+
+    `tower` is one of several stacks of blocks (`encoder`, `vision`; None: the last one, which predicts).
 
     Raises `SuperweightsError` for a word that is no question, and for what a question itself refuses.
 
@@ -63,10 +66,13 @@ def anatomy(
             batch_size=reading.batch_size,
             seed=seed,
             progress=progress,
+            tower=tower,
         )
         asked = answer_all(study) if question == ALL else {question: question_named(question).answer(study)}
         conditions = {
             **reading.conditions(opened.tokenizer),
+            "objective": objective_of(opened.model).name,
+            "tower": tower,
             "causal": causal,
             "weights": [str(address) for address in removed],
             "dtype": opened.conditions()["dtype"],

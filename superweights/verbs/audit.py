@@ -49,7 +49,11 @@ def audit(
         )
         compared = found.comparison
         scores = (
-            (compared.base, compared.other, compared.loss, compared.kl, compared.agreement)
+            [
+                score
+                for score in (compared.base, compared.other, compared.loss, compared.kl, compared.agreement)
+                if score is not None
+            ]
             if compared is not None
             else ()
         )

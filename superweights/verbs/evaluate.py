@@ -12,6 +12,7 @@ from superweights.editing import Edit
 from superweights.findings import TaskScores
 from superweights.record import Record
 from superweights.stream.opening import opening
+from superweights.subject import check_next_token
 
 __all__ = ["evaluate", "separate"]
 
@@ -42,6 +43,7 @@ def evaluate(
     made = [edit if isinstance(edit, Edit) else Edit.parse(edit) for edit in edits]
     conditions = Conditions(batch_size, fewshot, max_length, None, include_path)
     with opening(model) as opened:
+        check_next_token(opened.model)
         asked = opened.model, opened.checkpoint.tokenizer(), tasks, limit
         base = accuracy(*asked, conditions=conditions)
         edited = accuracy(*asked, edits=made, conditions=conditions) if made else None

@@ -19,7 +19,7 @@ from superweights.index.choice import TO_PROTECT, choose_weights
 from superweights.progress import Progress, silent
 from superweights.record import SuperWeight
 from superweights.stream.opening import opening
-from superweights.subject import Source
+from superweights.subject import Source, check_next_token
 
 
 def explore(
@@ -50,6 +50,7 @@ def explore(
     source = replace(Source.of(model), resident=True)
     word = chosen_token(token, token_file)
     with listening(host, port, word) as listener, opening(source) as opened:
+        check_next_token(opened.model)
         tokenizer = opened.tokenizer
         chosen = _chosen(opened.checkpoint, Address.several(weights), record, source, progress)
         pulled = _named(opened.checkpoint, chosen, seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from superweights.errors import SuperweightsError
 from superweights.progress import Progress, silent
 from superweights.record import Record, SuperWeight
 from superweights.subject import Source, Text, read_text
+from superweights.subject.given import read_inputs
 
 __all__ = [
     "Expert", "Findings", "Group", "Search", "explained", "find", "find_published", "found_record", "search_of",
@@ -29,13 +30,14 @@ def find(
     search: Search | None = None,
     *,
     text: Text | Path | str | None = None,
-    token_ids: Tensor | None = None,
+    token_ids: Tensor | Mapping[str, Tensor] | None = None,
     progress: Progress = silent,
 ) -> Findings:
     """The super weights of `model` (as in `score`; None: the embedded one), each with its proof.
 
     `text` (or its file) is what effects are confirmed on (None: English prose that Python brings along);
-    `token_ids [rows, tokens]` replace the prompts where there is no tokenizer. `found_record` makes a record of it.
+    `token_ids [rows, tokens]` replace the prompts where there is no tokenizer, and so do the model's own arguments by
+    name (pictures, sounds). `found_record` makes a record of it.
     See `discovery.find` for how it is done.
 
     >>> findings = find()                                                   # doctest: +SKIP
@@ -73,17 +75,20 @@ def searched(
     search: Search,
     *,
     text: Text | Path | str | None = None,
+    inputs: Path | str | None = None,
     progress: Progress = silent,
 ) -> Record | list[SuperWeight]:
     """The record of a search; for `mode` reference what the published procedure gives.
 
-    Raises `SuperweightsError` for another mode than default and reference.
+    `inputs` is a .safetensors file of the model's own arguments. Raises `SuperweightsError` for another mode than
+    default and reference.
     """
     if mode == "reference":
         return find_published(model, threshold)
     if mode != "default":
         raise SuperweightsError(f"There is no mode {mode!r}.", hint="use --mode default or --mode reference.")
-    return found_record(find(model, search, text=text, progress=progress))
+    given = None if inputs is None else read_inputs(inputs)
+    return found_record(find(model, search, text=text, token_ids=given, progress=progress))
 
 
 def explained(written: str | None) -> Address | None:

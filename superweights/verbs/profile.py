@@ -9,7 +9,7 @@ from superweights.lab.profile import profile_of
 from superweights.progress import Progress, silent
 from superweights.record import Record
 from superweights.stream.opening import opening
-from superweights.subject import Reading, Source, context_of, device_of
+from superweights.subject import Reading, Source, check_next_token, context_of, device_of
 
 # Windows beside those that are profiled: rounding is calibrated on them.
 _CALIBRATION = 4
@@ -41,6 +41,7 @@ def profile(
     source = replace(source, resident=True) if rounding else source
     progress("profiling", 0, 1)
     with opening(source) as opened:
+        check_next_token(opened.model)
         if reading is None:
             reading = Reading(window=min(_WINDOW, context_of(opened.model) or _WINDOW), windows=8)
         longer = replace(reading, windows=reading.windows + (_CALIBRATION if rounding else 0))

@@ -23,7 +23,7 @@ from superweights.pruning import prune as write
 from superweights.pruning.sublayers import sublayers_of
 from superweights.record import Record
 from superweights.stream import streaming
-from superweights.subject import Reading, Source, device_of
+from superweights.subject import Reading, Source, check_next_token, device_of
 from superweights.subject.layers import layers_of
 
 WHAT = ("attention", "mlp", "block", "joint", "run")
@@ -113,6 +113,7 @@ def _chosen(
     """What goes, by the first half of the windows, and what that costs on the second."""
     half = len(tokens) // 2
     with streaming(checkpoint, dtype="float32", device=device) as model:
+        check_next_token(model)
         similar, massive = _similarities(model, tokens[:half], progress)
         carried = _carriers(model, tokens[:1], held, massive)
         dropped = _selected(similar, dropping, carried)

@@ -276,10 +276,10 @@ def _looked(
         largest[layer] = float(hidden.abs().max())
 
     taps: dict[Site, Any] = {Site("weights", layer): partial(weigh, layer) for layer in layers}
-    taps |= {site: partial(measure, site.layer) for site in peaks}
+    taps |= {site: partial(measure, site.layer or 0) for site in peaks}
     with torch.no_grad(), tapping(model, taps):
         model(input_ids=ids.to(model.device), use_cache=False)
-    return [shares[layer] for layer in layers], [largest[site.layer] for site in peaks]
+    return [shares[layer] for layer in layers], [largest[site.layer or 0] for site in peaks]
 
 
 def _labelled(name: str, rows: Sequence[str], told: str) -> list[str]:

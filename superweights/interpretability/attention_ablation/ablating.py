@@ -53,6 +53,27 @@ def replaced_weights(weights: Tensor, allowed: Tensor, mode: str, generator: tor
     return (new / new.sum(-1, keepdim=True) * total).to(weights.dtype)
 
 
+def dealt_among(
+    weights: Tensor, allowed: Tensor, keys: Tensor, mode: str, generator: torch.Generator
+) -> Tensor:
+    """The weights with what falls on `keys [S]` dealt out anew among them, as `mode` says; the others stay.
+
+    Queries that may look at none of these keys stay as they are. Raises `SuperweightsError` for the modes that are
+    about token 0 or another text.
+    """
+    if mode not in ("uniform", "gaussian", "dirichlet"):
+        raise SuperweightsError(
+            f"Attention called {mode!r} is not made among some keys.",
+            hint="use uniform, gaussian or dirichlet.",
+        )
+    here = keys[: weights.shape[-1]].to(weights.device)
+    reached = allowed.to(weights.device) & here
+    new = _drawn(reached, mode, generator).to(weights.device)
+    part = (weights * here).sum(-1, keepdim=True)
+    dealt = (new / new.sum(-1, keepdim=True).clamp_min(1e-30) * part).to(weights.dtype)
+    return torch.where(here & reached.any(-1, keepdim=True), dealt, weights)
+
+
 def _drawn(allowed: Tensor, mode: str, generator: torch.Generator) -> Tensor:
     """Weights, not yet of sum one, that do not depend on the model's own."""
     allowed = allowed.cpu()
@@ -76,8 +97,14 @@ def attention_replaced(
     *,
     heads: Sequence[int] | None = None,
     seed: int = 0,
+    queries: Tensor | None = None,
+    keys: Tensor | None = None,
+    tower: str | None = None,
 ) -> Iterator[None]:
     """`model` with the attention of `layers` (and of these `heads` only, if given) replaced as `mode` says.
+
+    `queries` and `keys` are masks over positions, `[T]` and `[S]` or longer: only these queries are replaced, and only
+    the weight that falls on these keys is dealt out among them anew (None: all). `tower` as in `tapping`.
 
     Random weights are drawn anew for every batch, head and query, from `seed`. No key-value cache and no
     padding on the left: positions are those of the forward pass.
@@ -96,13 +123,22 @@ def attention_replaced(
     taps: dict[Site, Tap] = {}
     for layer in chosen:
         taps |= (
-            _silent_value(layer, heads) if mode == "no-sink-value" else _other(layer, mode, heads, generator)
+            _silent_value(layer, heads)
+            if mode == "no-sink-value"
+            else _other(layer, mode, heads, generator, queries, keys)
         )
-    with tapping(model, taps):
+    with tapping(model, taps, tower):
         yield
 
 
-def _other(layer: int, mode: str, heads: Sequence[int] | None, generator: torch.Generator) -> dict[Site, Tap]:
+def _other(
+    layer: int,
+    mode: str,
+    heads: Sequence[int] | None,
+    generator: torch.Generator,
+    queries: Tensor | None,
+    keys: Tensor | None,
+) -> dict[Site, Tap]:
     """The taps of one layer that put other weights in place; the mask is read off the logits."""
     seen: dict[str, Tensor] = {}
 
@@ -110,7 +146,15 @@ def _other(layer: int, mode: str, heads: Sequence[int] | None, generator: torch.
         seen["allowed"] = logits > torch.finfo(logits.dtype).min / 2
 
     def after(weights: Tensor) -> Tensor:
-        new = replaced_weights(weights, seen.pop("allowed"), mode, generator)
+        allowed = seen.pop("allowed").expand(weights.shape)
+        new = (
+            replaced_weights(weights, allowed, mode, generator)
+            if keys is None
+            else dealt_among(weights, allowed, keys, mode, generator)
+        )
+        if queries is not None:
+            asked = queries[: weights.shape[-2]].to(weights.device)
+            new = torch.where(asked[:, None], new, weights)
         return new if heads is None else _only(weights, new, _existing(heads, weights.shape[1]))
 
     return {Site("logits", layer): before, Site("weights", layer): after}

@@ -6,7 +6,7 @@ See `replacing` for what is done, and its source. The controls are as many layer
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -15,11 +15,13 @@ from superweights.errors import SuperweightsError
 from superweights.interpretability.answer import Sheet
 from superweights.interpretability.attention_ablation.ablating import MODES, attention_replaced
 from superweights.interpretability.body import Body
+from superweights.interpretability.kinds import kinds_of
 from superweights.interpretability.study import Study
 from superweights.interpretability.words_of import number
 from superweights.picture import Panel, Series, line_chart
 from superweights.record import Score
 from superweights.scoring import loss_change, loss_per_window, perplexity_of
+from superweights.subject import objective_of
 
 # Windows that are scored, and where the late layers begin and end as shares of the depth (22 to 28 of 30, the
 # published range 21 to 27 of 28).
@@ -44,13 +46,18 @@ class Replacement:
 
 @dataclass(frozen=True)
 class Replacements:
-    """Perplexity with attention as it is, and with each mode in each scope; `controls` are random layers."""
+    """Perplexity with attention as it is, and with each mode in each scope; `controls` are random layers.
+
+    `kinds` are rows of a model that is given more than text: the weight on the keys of one kind of token is dealt out
+    evenly among them (`uniform on image`), or only the queries of one kind are replaced (`uniform for text`).
+    """
 
     base: Score
     """Perplexity with attention as it is."""
     rows: tuple[Replacement, ...]
     """One for each mode and scope."""
     controls: tuple[Replacement, ...]
+    kinds: tuple[Replacement, ...] = ()
 
     def scores(self) -> tuple[Score, ...]:
         named = [replace(e.perplexity, name=f"perplexity, {e.mode}, layers {e.scope}") for e in self.rows]
@@ -61,7 +68,10 @@ class Replacements:
             return (each.mode, each.scope, number(each.perplexity), number(each.loss))
 
         titles = ("in its place", "layers", "perplexity", "loss, nats/token")
-        rows = [("(as it is)", "", number(self.base), ""), *map(row, self.rows), *map(row, self.controls)]
+        rows = [
+            ("(as it is)", "", number(self.base), ""),
+            *map(row, (*self.rows, *self.kinds, *self.controls)),
+        ]
         note = "; ".join(f"{mode}: {what}" for mode, what in MODES.items())
         return (Sheet("attention replaced", titles, rows, note),)
 
@@ -90,7 +100,7 @@ def replacements(
     for scope, layers in scopes:
         for mode in modes:
             study.progress(f"{mode}, {scope}", len(found), len(scopes) * len(modes))
-            with attention_replaced(study.model, mode, layers, seed=study.seed):
+            with attention_replaced(study.model, mode, layers, seed=study.seed, tower=study.tower):
                 losses = loss_per_window(study.model, ids, batch_size=_batch(study, mode))
             found.append(
                 Replacement(mode, scope, tuple(layers), perplexity_of(losses), loss_change(base, losses))
@@ -100,7 +110,7 @@ def replacements(
 
 def investigate(study: Study) -> Replacements:
     """The question for `study`, on its first eight windows: every mode in the late layers and in all."""
-    body = Body.of(study.model)
+    body = Body.of(study.model, study.tower)
     attending = body.attending()
     study = _first(study, WINDOWS)
     base: Tensor = loss_per_window(study.model, study.ids, batch_size=_batch(study))
@@ -110,7 +120,27 @@ def investigate(study: Study) -> Replacements:
     draws = random.Random(study.seed)
     chosen = [sorted(draws.sample(attending, len(late))) for _ in range(_DRAWS)]
     controls = replacements(study, [(f"random {_span(each)}", each) for each in chosen], [_CONTROLLED])
-    return Replacements(perplexity_of(base), tuple(rows), tuple(controls))
+    kinds = _by_kind(study, base, late)
+    return Replacements(perplexity_of(base), tuple(rows), tuple(controls), tuple(kinds))
+
+
+def _by_kind(study: Study, base: Tensor, layers: Sequence[int]) -> Iterator[Replacement]:
+    """Uniform attention among the keys of each kind of token, and for the queries of each, in these layers.
+
+    Nothing where the model is given text alone, or where kinds do not stand at the same positions in every row.
+    """
+    ids = objective_of(study.model).batch(study.ids, whole=True).arguments.get("input_ids")
+    kinds = {} if ids is None or study.tower is not None else kinds_of(ids, study.model.config)
+    if not set(kinds) - {"first", "text"} or any(bool((mask != mask[:1]).any()) for mask in kinds.values()):
+        return
+    for kind, mask in kinds.items():
+        for word, scope in (("on", {"keys": mask[0]}), ("for", {"queries": mask[0]})):
+            with attention_replaced(study.model, _CONTROLLED, layers, seed=study.seed, **scope):
+                losses = loss_per_window(study.model, study.ids, batch_size=_batch(study))
+            name = f"{_CONTROLLED} {word} {kind}"
+            yield Replacement(
+                name, _span(layers), tuple(layers), perplexity_of(losses), loss_change(base, losses)
+            )
 
 
 def _first(study: Study, windows: int) -> Study:

@@ -27,10 +27,11 @@ from torch.nn.functional import normalize
 
 from superweights.errors import SuperweightsError
 from superweights.interpretability.body import Body
-from superweights.interpretability.chunks import check_causal, query_slices, repeated
+from superweights.interpretability.chunks import check_causal, looks_ahead, query_slices, repeated
 from superweights.interpretability.rows import PerRow
 from superweights.interpretability.sinks.answer import Head, Sinks
 from superweights.interpretability.study import Study
+from superweights.subject import NextToken, objective_of
 from superweights.taps import Site, Tap
 
 _SHORTEST = 8
@@ -40,13 +41,15 @@ class SinkReduction:
     """The reduction behind `superweights anatomy sinks`: answers with `Sinks`.
 
     `eps` is the mean weight on a token from which a head counts as sinking there; 0.3 and windows of 64
-    tokens are the published choice.
+    tokens are the published choice. `two_way` allows for encoders, whose queries see what comes after them too: there
+    the mean is over all queries, and every position may be a sink, not the first half alone.
     """
 
-    def __init__(self, eps: float = 0.3):
+    def __init__(self, eps: float = 0.3, two_way: bool = False):
         if not 0 < eps < 1:
             raise SuperweightsError(f"eps is {eps}.", hint="it is a share of attention, such as 0.3.")
         self.eps = eps
+        self._may_see_all, self._two_way = two_way, None
         self._shape = (0, 0)
         self._rates = PerRow()  # of each row the share of heads above eps
         self._elsewhere: dict[int, Tensor] = {}  # how often a head sinks at positions 0 to T/2
@@ -107,10 +110,14 @@ class SinkReduction:
 
     def _on_weights(self, layer: int) -> Tap:
         def look(weights: Tensor) -> None:
-            check_causal(weights, layer)
             rows, heads, tokens, _ = weights.shape
-            half = max(1, tokens // 2)
+            if self._two_way is None:
+                self._two_way = self._may_see_all and looks_ahead(weights)
+            if not self._two_way:
+                check_causal(weights, layer)
+            half = tokens if self._two_way else max(1, tokens // 2)
             seen_by = torch.arange(tokens, tokens - half, -1, device=weights.device)
+            seen_by = torch.full_like(seen_by, tokens) if self._two_way else seen_by
             above = weights[..., :half].sum(2, dtype=torch.float32) / seen_by > self.eps
             self._rates.add(layer, above[..., 0].double().mean(1))
             self._elsewhere[layer] = self._elsewhere.get(layer, 0) + above.sum(0).cpu()
@@ -136,7 +143,7 @@ class SinkReduction:
     def _on_k(self, layer: int) -> Tap:
         def look(keys: Tensor) -> None:
             queries, self._query = self._query, None
-            if queries is None or keys.shape[1] == 0 or queries.shape[1] % keys.shape[1]:
+            if self._two_way or queries is None or keys.shape[1] == 0 or queries.shape[1] % keys.shape[1]:
                 return
             unit = repeated(normalize(keys.float(), dim=-1), queries.shape[1])
             before = unit[:, :, 1:].cumsum(2) / torch.arange(1, unit.shape[2], device=unit.device)[:, None]
@@ -176,4 +183,5 @@ def _quiet_heads(norms: PerRow) -> tuple[Head, ...]:
 
 def reduction(study: Study) -> SinkReduction:
     """The reduction for `study`."""
-    return SinkReduction()
+    decodes = isinstance(objective_of(study.model), NextToken) and study.tower is None
+    return SinkReduction(two_way=not decodes)

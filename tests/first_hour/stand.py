@@ -1,0 +1,48 @@
+"""The machine of a new user, small: a folder with the files that the docs speak of; `embedded` is a tiny model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest import mock
+
+import torch
+from letters import letters, speaking_llama
+
+# The planted weight, at the address that `lines` puts in the place of the embedded model's own.
+SUPER = ("model.layers.0.mlp.down_proj.weight", (5, 7))
+_PROSE = (
+    "When the ship came in, the harbour was full of people who had waited since dawn. Some had brought bread, "
+    "others only their hopes; all of them looked at the same white sail.\n"
+)
+
+
+@contextmanager
+def standing(folder: Path) -> Iterator[Path]:
+    """`folder` with everything in it; what is run inside the `with`, forks included, opens the tiny model."""
+    model = folder / "tiny"
+    planted(model)
+    (folder / "wikitext2_test.txt").write_text(_PROSE * 100)
+    (folder / "my.txt").write_text(_PROSE * 30)
+    words = [{"text": f"It was a fine day {n} for the ship."} for n in range(6)]
+    _jsonl(folder / "lambada_test.jsonl", words)
+    asked = {"question": "Bees make", "choices": ["milk", "honey"], "answer": 1}
+    _jsonl(folder / "questions.jsonl", [asked] * 6)
+    _jsonl(folder / "bad.jsonl", [{"question": "Bees make"}])
+    with mock.patch("superweights.checkpoint.opening._embedded_path", return_value=model):
+        yield folder
+
+
+def planted(folder: Path) -> None:
+    """A tiny Llama that speaks letters, with one weight that writes a massive activation."""
+    model = speaking_llama(num_hidden_layers=2)
+    with torch.no_grad():
+        model.get_parameter(SUPER[0])[SUPER[1]] = 60.0
+    model.save_pretrained(folder)
+    letters().save_pretrained(folder)
+
+
+def _jsonl(path: Path, documents: list[dict]) -> None:
+    path.write_text("".join(json.dumps(each) + "\n" for each in documents))
