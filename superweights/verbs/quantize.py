@@ -56,8 +56,8 @@ def quantize(
     `embeddings` and head are stored in bfloat16 where they are wider (`bf16`, the default but for gguf), rounded to
     `int8` row by row, or as they are (`keep`). On the text `check` the divergence from the original is measured, with
     the weights kept and without, a block of the model at a time; None measures nothing. The plan is also written to
-    `save_plan`. Matrices of the fit `second_order` are rounded for what they read on the text in `calibrate_on` (a file),
-    or on text that the model draws by `seed`. Stopped and started again it goes on where it was.
+    `save_plan`. Matrices of the fit `second_order` are rounded for what they read on the text in the file
+    `calibrate_on`, or on text that the model draws by `seed`. Stopped and started again it goes on where it was.
 
     >>> record = quantize("embedded", "smollm2-int4")     # doctest: +SKIP
     """
