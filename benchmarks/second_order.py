@@ -1,6 +1,6 @@
 """What rounding for a model's own text gains: perplexity of the embedded model, on texts that chose nothing.
 
-    python benchmarks/second_order.py TEXT [--only WORD] [--sequences 64] [--write]
+    python benchmarks/second_order.py TEXT [--only WORD] [--sequences 32] [--write]
 
 int4 with a float zero point, groups of 64 and runs of 128; known super weights kept, embedding and head as they are;
 float32. Each scheme rounded by weights alone (`centred`), for text that the model writes itself, and, beside it, for
@@ -42,7 +42,7 @@ def main() -> None:
     )
     parser.add_argument("text", type=Path)
     parser.add_argument("--only", default="", help="rows whose names match this pattern")
-    parser.add_argument("--sequences", type=int, default=64)
+    parser.add_argument("--sequences", type=int, default=32)
     parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
     options = parser.parse_args()
     with open_checkpoint() as checkpoint:

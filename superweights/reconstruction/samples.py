@@ -31,7 +31,7 @@ from superweights.subject import begins_with_bos, context_of, device_of, read_te
 class Sampling:
     """How a model's own text is drawn; the same model and `Sampling` give the same tokens on one machine."""
 
-    sequences: int = 64
+    sequences: int = 32
     """How many are drawn, all side by side."""
     length: int = 256
     """Tokens of each; fewer where the model's context is shorter."""
