@@ -1,12 +1,12 @@
 """Decoding, prefill and memory of packed checkpoints, beside dense torch, torchao and llama.cpp.
 
-    python benchmarks/packed.py [--tokens 48] [--prompt 256] [--rounds 3] [--write]
+    python benchmarks/packed.py [--tokens 48] [--prompt 256] [--rounds 3] [--only WORD] [--write]
 
 The embedded model, quantized to int4 in groups of 64 and to int8 by channel with its known super weights kept
 (packed, embeddings in bfloat16), and to Q4_1 in a GGUF file. All ways run in one process, in turns, on one prompt and
-greedily; the best round counts. llama.cpp (the xllamacpp package) reports its own times. Memory is measured in a
-process for each way: what is private to it after loading and one short pass, above a tiny model, beside the bytes of
-the weight files (freed memory is given back first).
+greedily; the best round counts, in CPU seconds of this process (run it with one thread). llama.cpp (the xllamacpp
+package) tells seconds of the clock. Memory is measured in a process for each way: what is private to it after loading
+and one short pass, above a tiny model, beside the bytes of the weight files (freed memory is given back first).
 """
 
 from __future__ import annotations
@@ -62,6 +62,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--prompt", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--only", default="", help="ways whose names match this pattern, beside torch float32"
+    )
     parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
     parser.add_argument(
         "--memory-of", nargs=2, metavar=("WAY", "FOLDER"), help="one way's memory, nothing else"
@@ -138,19 +141,21 @@ def _times(way: str, model: Any, prompt: list[int], tokens: int) -> tuple[float,
         said = model.handle_completions(asked)["timings"]
         return said["prompt_per_second"], said["predicted_per_second"]
     ids = torch.tensor([prompt])
-    start = time.perf_counter()
+    start = time.process_time()
     step = model(ids, use_cache=True, logits_to_keep=1)
-    read = time.perf_counter()
+    read = time.process_time()
     for _ in range(tokens):
         last = step.logits[:, -1:].argmax(-1)
         step = model(last, past_key_values=step.past_key_values, use_cache=True)
-    return len(prompt) / (read - start), tokens / (time.perf_counter() - read)
+    return len(prompt) / (read - start), tokens / (time.process_time() - read)
 
 
 def _race(folder: Path, prompt: list[int], options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """The best of the rounds for each way, all models in memory together."""
     models = {}
     for way in WAYS:
+        if way != WAYS[0] and not re.search(options.only, way):
+            continue
         try:
             models[way] = _load(way, folder)
         except ImportError as error:

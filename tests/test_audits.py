@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from families import save_tiny
 from safetensors.torch import load_file, save_file
 from small import saved_llama
 from transformers import AutoModelForCausalLM
@@ -231,3 +232,30 @@ def test_the_command_prints_a_record_and_writes_it(llama, tmp_path, capsys):
     assert "intact" in capsys.readouterr().out
     with open_checkpoint(str(llama)) as original, pytest.raises(SuperweightsError, match="nothing to audit"):
         audit(original, original, [])
+
+
+EXPERTS = {
+    "mixtral": [f"model.layers.1.block_sparse_moe.experts.{n}.w2.weight" for n in range(4)],
+    "gpt_oss": ["model.layers.1.mlp.experts.down_proj"],
+}
+
+
+@pytest.mark.parametrize("kind", EXPERTS)
+def test_a_super_experts_error_stands_beside_that_of_the_others(kind, tmp_path):
+    """Experts numbered one by one (Mixtral) and stacked (gpt-oss): expert 1 errs by 40 %, the others by 10."""
+    save_tiny(kind, tmp_path / "original")
+    tensors = load_file(tmp_path / "original" / "model.safetensors")
+    names = [name for name in EXPERTS[kind] if name in tensors]
+    matrices = list(tensors[names[0]]) if kind == "gpt_oss" else [tensors[name] for name in names]
+    for number, matrix in enumerate(matrices):
+        matrix *= 1.4 if number == 1 else 1.1
+    folder = tmp_path / "changed"
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_bytes((tmp_path / "original" / "config.json").read_bytes())
+    own = Address(names[0], (1, 2, 3)) if kind == "gpt_oss" else Address(names[1], (2, 3))
+    with open_checkpoint(str(tmp_path / "original")) as original, open_checkpoint(str(folder)) as changed:
+        (fate,) = audit(changed, original, [own]).weights
+    assert fate.expert == 1
+    assert fate.matrix_error == pytest.approx(0.4, rel=1e-4)
+    assert fate.others_error == pytest.approx(0.1, rel=1e-4)

@@ -57,6 +57,10 @@ LAW: dict[str, set[str]] = {
         # A model card tells what the record does (record).
         *("quantization", "checkpoint", "address", "stream", "subject", "progress", "artefacts", "record"),
     },
+    # Matrices rounded for what they read, block by block: the model runs, by its own forward (stream).
+    "reconstruction": {
+        *("checkpoint", "address", "stream", "quantization", "subject", "progress", "artefacts"),
+    },
     # What rounding each matrix and each input costs, and the plan that a bit budget gives.
     "budget": {
         *("checkpoint", "address", "record", "stream", "scoring", "quantization", "subject", "progress"),

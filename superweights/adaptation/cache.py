@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from superweights.adaptation.factors import Factors, decompose
 from superweights.adaptation.matrices import Matrix, weight_of
+from superweights.artefacts import cache as artefacts
 from superweights.artefacts.disk import explained
 from superweights.artefacts.file import new_file
 from superweights.progress import Progress, silent
@@ -24,10 +24,8 @@ VERSION = 1
 
 
 def cache_folder() -> Path:
-    """Where decompositions are kept: `$SUPERWEIGHTS_CACHE`, or `superweights` in the user's cache folder."""
-    own = os.environ.get("SUPERWEIGHTS_CACHE")
-    above = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return (Path(own) if own else Path(above).expanduser() / "superweights") / "singular"
+    """Where decompositions are kept: `singular` in the user's cache folder."""
+    return artefacts.cache_folder("singular")
 
 
 def decompositions(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from superweights.address import Address
+from superweights.audits.experts import error_of, others_error
 from superweights.audits.standing_in import Pair, standing_in
 from superweights.checkpoint import Checkpoint
 from superweights.decoding import Decoding, method_of
@@ -32,7 +33,8 @@ _BROKEN_COSINE = 0.1
 @dataclass(frozen=True)
 class WeightFate:
     """One super weight before and after, and its neighbours: `matrix_error` is the Frobenius norm of the whole
-    matrix's error over that of the matrix; `steps` the weight's error in steps of the grid, where that is known.
+    matrix's error over that of the matrix (of stacked experts: of its own); `steps` the weight's error in steps
+    of the grid, where that is known.
 
     `verdict`: `intact` within 5 percent, `bent` between half and twice, else `broken`.
     """
@@ -46,6 +48,10 @@ class WeightFate:
     steps: float | None
     matrix_error: float
     verdict: str
+    expert: int | None = None
+    """The expert that holds it, where it is in one of several."""
+    others_error: float | None = None
+    """The median `matrix_error` of the other experts of its layer."""
 
 
 @dataclass(frozen=True)
@@ -147,10 +153,13 @@ def _fate(quantized: Pair, original: Pair, address: Address) -> WeightFate:
     steps = None
     if stored.step is not None:
         steps = (after - before) / float(stored.step[address.index])
-    error = float((stored.weight.float() - exact).norm() / exact.norm())
+    own = address.index[0] if exact.dim() == 3 else ...
+    error = error_of(stored.weight[own], exact[own])
+    beside = others_error(quantized, original, address) or (None, None)
     original.release([address.tensor])
     quantized.release([address.tensor])
-    return WeightFate(address, before, after, steps, error, _verdict(after / before if before else 0.0))
+    verdict = _verdict(after / before if before else 0.0)
+    return WeightFate(address, before, after, steps, error, verdict, *beside)
 
 
 def _verdict(ratio: float) -> str:

@@ -18,7 +18,17 @@ Group = Annotated[
     typer.Option(min=0, help="Inputs that share a scale, 0: all of an output channel; else 64 (gguf: 32)."),
 ]
 ZeroPoint = Annotated[str | None, typer.Option(help="none (symmetric), integer or float.")]
-Fit = Annotated[str | None, typer.Option(help="range, centred, half_quadratic, least_squares, mse.")]
+Fit = Annotated[
+    str | None,
+    typer.Option(
+        help="range, centred, half_quadratic, least_squares, mse; second_order (minutes) rounds for text that the "
+        "model writes itself."
+    ),
+]
+CalibrateOn = Annotated[
+    Path | None,
+    typer.Option(help="With --fit second_order: round for this text, in place of the model's own."),
+]
 ClipZ = Annotated[float | None, typer.Option(help="Clip at so many standard deviations first.")]
 PlanFile = Annotated[
     Path | None, typer.Option("--plan", help="A plan in JSON, instead of one scheme for all.")
@@ -44,6 +54,8 @@ def quantize(
     zero_point: ZeroPoint = None,
     fit: Fit = None,
     clip_z: ClipZ = None,
+    calibrate_on: CalibrateOn = None,
+    seed: options.Seed = 0,
     keep: options.Keep = None,
     from_: options.FromRecord = None,
     plan: PlanFile = None,
@@ -67,8 +79,9 @@ def quantize(
 
     rounding = plan or Rounding(grid, group, zero_point, fit, clip_z)
     how = {"keep": keep or ["known"], "record": from_, "save_plan": save_plan, "embeddings": embeddings}
+    how |= {"format": format_, "calibrate_on": calibrate_on, "seed": seed}
     reading = read.reading() if check else None
     with console.progress() as bar:
-        record = verb(opened.source(model), to, rounding, format=format_, check=reading, progress=bar, **how)
+        record = verb(opened.source(model), to, rounding, check=reading, progress=bar, **how)
     output.finish(record)
     shared.push(to, record)

@@ -68,6 +68,8 @@ class Quantized:
     """The same with every matrix rounded and nothing kept; None where nothing is kept."""
     notes: tuple[str, ...] = ()
     """What the reader should know."""
+    calibrated_on: str | None = None
+    """The text that the rounding was fitted to, in words; None where it looked at weights alone."""
 
 
 @dataclass(frozen=True)

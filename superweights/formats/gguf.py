@@ -53,7 +53,7 @@ def write_gguf(checkpoint: Checkpoint, plan: Plan, to: Path, *, progress: Progre
     whole = {address.tensor for address in plan.keep}
     for name, scheme in plan.schemes.items():
         type_of(name, scheme, tuple(checkpoint.tensors[name].shape), plan.out_axes.get(name, 0))
-    work = Work("gguf", checkpoint.fingerprint(), digest_of(plan.to_json()), state_of(checkpoint.path))
+    work = Work("gguf", checkpoint.fingerprint(), digest_of(plan.fingerprint()), state_of(checkpoint.path))
     with growing_file(to, work) as growing:
         _write(checkpoint, plan, whole, growing, progress)
     return Written(to, to.stat().st_size, checkpoint.path.stat().st_size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -65,8 +64,7 @@ def rounded(name: str, stem: str, plan: Plan, encode: Encode) -> Form:
             return encode(tensor, plan.round(tensor, weight))
         return {tensor: plan.stored(tensor, weight)}
 
-    digest = hashlib.sha256(plan.to_json().encode())
-    return Form(f"{name} {digest.hexdigest()[:16]}", stem, store)
+    return Form(f"{name} {plan.fingerprint()[:16]}", stem, store)
 
 
 def write_folder(

@@ -22,7 +22,7 @@ class Rounding:
     zero_point: str | None = None
     """none (symmetric), integer or float."""
     fit: str | None = None
-    """range, centred, half_quadratic, least_squares or mse."""
+    """range, centred, half_quadratic, least_squares, mse or second_order."""
     clip_z: float | None = None
     """Clip at so many standard deviations first."""
 

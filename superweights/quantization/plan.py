@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -89,11 +90,19 @@ class Plan:
         return [address.index for address in self.keep if address.tensor == tensor]
 
     def round(self, name: str, weight: torch.Tensor) -> Quantized:
-        """`weight`, the tensor `name`, rounded by its scheme with its kept weights held out."""
+        """`weight`, the tensor `name`, rounded by its scheme with its kept weights held out.
+
+        Raises `SuperweightsError` as `quantize_tensor`, which refuses the fit `second_order`: matrices of that fit are
+        rounded with all of the model at hand, by `superweights.reconstruction.rounded_plan`.
+        """
         try:
             return quantize_tensor(weight, self.schemes[name], self.kept_of(name), self.out_axes.get(name, 0))
         except SuperweightsError as error:
             raise SuperweightsError(f"{name}: {error.message}", hint=error.hint) from error
+
+    def fingerprint(self) -> str:
+        """What tells this rounding from every other one."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def stored(self, name: str, weight: torch.Tensor) -> torch.Tensor:
         """`weight`, a tensor `name` that is not rounded, as it is stored."""

@@ -13,7 +13,7 @@ from superweights.errors import SuperweightsError
 BlockKind = Literal["tensor", "channel", "group", "run", "tile"]
 ClipRule = Literal["none", "z", "z_of_absolute", "block_share", "tensor_share", "iqr"]
 ZeroPoint = Literal["none", "integer", "float"]
-Fit = Literal["range", "mse", "half_quadratic", "least_squares", "centred"]
+Fit = Literal["range", "mse", "half_quadratic", "least_squares", "centred", "second_order"]
 Anchor = Literal["absolute", "signed"]
 
 INTEGERS = {f"int{bits}": bits for bits in range(2, 9)}
@@ -144,10 +144,11 @@ class Scheme:
         """Combinations that mean nothing: whether this is one, what is wrong, and what to do."""
         integer = self.grid in INTEGERS
         group = STANDARD_GROUPS.get(self.grid)
-        standard = ("none", "range", Blocks("group", (group,)) if group else None)
+        standard = ("none", True, Blocks("group", (group,)) if group else None)
+        from_range = self.fit in ("range", "second_order")  # both take a standard's scales from the range
         return [
             (
-                group is not None and (self.zero_point, self.fit, self.blocks) != standard,
+                group is not None and (self.zero_point, from_range, self.blocks) != standard,
                 f"{self.grid} is a standard: symmetric, scales from the range, groups of {group}.",
                 f'use Scheme("{self.grid}", zero_point="none", blocks=Blocks("group", ({group},))).',
             ),

@@ -171,6 +171,11 @@ def quantize_tensor(
     """
     check_shape(weight.shape, scheme, out_axis)
     _check_values(weight)
+    if scheme.fit == "second_order":
+        raise SuperweightsError(
+            "The fit second_order needs what the matrix is multiplied with, and has only the matrix.",
+            hint="superweights.quantization.second_order.round_by_inputs takes both; superweights quantize draws them.",
+        )
     kept = _kept(weight, keep)
     if scheme.paper_compat:
         codes, stored = encode_as_published(weight.detach().cpu(), scheme, out_axis)

@@ -20,6 +20,10 @@ def parts(record: Record) -> Parts:
         numbers = f"{fate.before:z.4g}", f"{fate.after:z.4g}", steps, f"{fate.matrix_error:z.1%}"
         table.add_row(plain(str(fate.address)), *numbers, fate.verdict)
     yield table if found.weights else "There is no super weight to follow: predictions alone are judged."
+    for fate in found.weights:
+        if fate.expert is not None:
+            beside = f"{fate.matrix_error:.1%}, the others of its layer {fate.others_error:.1%} (median)"
+            yield f"{plain(str(fate.address))}: expert {fate.expert}, error of its matrix {beside}"
     if found.activation_before is not None and found.activation_after is not None and found.comparison:
         yield from _compared(found)
     yield f"{plain(str(record.inputs['name']))} ({found.method}): [bold]{found.verdict}[/]"

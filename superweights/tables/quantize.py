@@ -23,6 +23,8 @@ def parts(record: Record) -> Parts:
     for scheme in found.schemes:
         yield f"  {plain(scheme)}"
     yield f"  matrices rounded: {found.tensors_rounded}"
+    if found.calibrated_on is not None:
+        yield f"  rounded for {plain(found.calibrated_on)}"
     if found.embeddings:
         yield f"  embeddings and head: {plain(found.embeddings)}"
     for name in found.kept_whole:

@@ -21,7 +21,9 @@ from superweights.progress import Progress, labelled, silent
 from superweights.quantization import protection_report
 from superweights.quantization.defaults import Rounding
 from superweights.quantization.plan import Plan
+from superweights.quantization.second_order import data_free
 from superweights.quantization.standing_for import rounded_checkpoint
+from superweights.reconstruction import Rounded, Sampling, calibrated
 from superweights.record import Record, Score
 from superweights.scoring import compare_all
 from superweights.stream import streaming
@@ -43,6 +45,8 @@ def quantize(
     record: Record | Path | str | None = None,
     check: Reading | None = CHECKED,
     save_plan: Path | str | None = None,
+    calibrate_on: Path | str | None = None,
+    seed: int = 0,
     progress: Progress = silent,
 ) -> Record:
     """A record of `findings.Quantized`: what was written to the new folder (gguf: file) `to`, and what that costs.
@@ -52,7 +56,8 @@ def quantize(
     `embeddings` and head are stored in bfloat16 where they are wider (`bf16`, the default but for gguf), rounded to
     `int8` row by row, or as they are (`keep`). On the text `check` the divergence from the original is measured, with
     the weights kept and without, a block of the model at a time; None measures nothing. The plan is also written to
-    `save_plan`. Stopped and started again it goes on where it was.
+    `save_plan`. Matrices of the fit `second_order` are rounded for what they read on the text in the file
+    `calibrate_on`, or on text that the model draws by `seed`. Stopped and started again it goes on where it was.
 
     >>> record = quantize("embedded", "smollm2-int4")     # doctest: +SKIP
     """
@@ -71,9 +76,12 @@ def quantize(
             write_text(Path(save_plan), plan.to_json() + "\n")
         protected = _protection(checkpoint, plan)
         check_new(Path(to), "file" if format == "gguf" else "folder")
-        kls = () if check is None else _divergences(checkpoint, plan, format, check, source.device, progress)
+        text = None if calibrate_on is None else Path(calibrate_on)
+        sampling, device = Sampling(seed=seed), source.device
+        plan, told = calibrated(checkpoint, plan, text, sampling=sampling, device=device, progress=progress)
+        kls = () if check is None else _divergences(checkpoint, plan, format, check, device, progress)
         written = write_as(format, checkpoint, plan, Path(to), labelled(progress, "tensors"))
-        made = _Made(plan, format, written, protected, kls, chosen.notes())
+        made = _Made(plan, format, written, protected, kls, chosen.notes(), told)
         return made.record(checkpoint)
 
 
@@ -92,7 +100,7 @@ def _protection(checkpoint: Checkpoint, plan: Plan) -> tuple[Protected, ...]:
     """What rounding does to each kept weight, and whether keeping it changed anything."""
     found = []
     for tensor in dict.fromkeys(address.tensor for address in plan.keep):
-        scheme, axis = plan.schemes[tensor], plan.out_axes.get(tensor, 0)
+        scheme, axis = data_free(plan.schemes[tensor]), plan.out_axes.get(tensor, 0)
         for each in protection_report(checkpoint.read(tensor), scheme, plan.kept_of(tensor), axis):
             told = {"changed": each.changed, "said": str(each)}
             found.append(Protected(address=f"{tensor}{list(each.index)}", **asdict(each), **told))
@@ -103,8 +111,12 @@ def _protection(checkpoint: Checkpoint, plan: Plan) -> tuple[Protected, ...]:
 def _divergences(
     checkpoint: Checkpoint, plan: Plan, form: str, check: Reading, device: str, progress: Progress
 ) -> tuple[Score, ...]:
-    """KL(original || written), and (where weights are kept) the same with nothing kept, on the same windows."""
-    plans = [held_whole(form, plan), *([replace(plan, keep=())] if plan.keep else [])]
+    """KL(original || written), and (where weights are kept) the same with nothing kept, on the same windows.
+
+    Not with nothing kept where the matrices are rounded for what they read: those were rounded around the kept weights.
+    """
+    freely = [replace(plan, keep=())] if plan.keep and not isinstance(plan, Rounded) else []
+    plans = [held_whole(form, plan), *freely]
     with ExitStack() as stack:
 
         def entered(source: Checkpoint) -> Any:
@@ -131,6 +143,7 @@ class _Made:
     protected: tuple[Protected, ...]
     kls: tuple[Score, ...]
     notes: tuple[str, ...]
+    calibrated_on: str | None
 
     def record(self, checkpoint: Checkpoint) -> Record:
         """The record of what was written of `checkpoint`."""
@@ -158,6 +171,7 @@ class _Made:
             kl,
             plain,
             self.notes,
+            self.calibrated_on,
         )
         return Record.of("quantize", checkpoint, scores=scores, findings=found)
 

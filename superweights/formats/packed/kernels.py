@@ -1,4 +1,4 @@
-"""Weights in the form of torch's own CPU kernels, and back: a packed layer holds them in this form alone."""
+"""Weights in the form of CPU kernels, ours or torch's own, and back: a packed layer holds them in this form alone."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from superweights.formats.packed.native import NativeInt4
 from superweights.quantization.tensor import Quantized
 
 # torch's int4 kernel takes these group sizes, and packs outputs in panels of so many.
@@ -90,13 +91,19 @@ class Int8:
         return self.codes.to(dtype).mul_(self.scales.to(dtype)[:, None])
 
 
-def kernel_of(quantized: Quantized, dtype: torch.dtype) -> Int4 | Int8 | None:
-    """The matrix in the form of the kernel for its scheme and shape; None where there is none."""
+Kernel = NativeInt4 | Int4 | Int8
+
+
+def kernel_of(quantized: Quantized, dtype: torch.dtype) -> Kernel | None:
+    """The matrix in the form of the kernel for its scheme and shape, ours before torch's; None where there is none."""
     scheme = quantized.scheme
     if quantized.out_axis or scheme.paper_compat or quantized.codes.device.type != "cpu":
         return None
     if scheme.grid == "int8" and scheme.zero_point == "none" and scheme.blocks.kind == "channel":
         return Int8.of(quantized, dtype)
+    native = NativeInt4.of(quantized)
+    if native is not None:
+        return native
     outputs, inputs = quantized.shape
     groups = scheme.blocks.kind == "group" and scheme.blocks.size[0] in GROUPS
     whole = groups and inputs % scheme.blocks.size[0] == 0 and outputs % PANEL == 0

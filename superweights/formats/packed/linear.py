@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from superweights.errors import SuperweightsError
-from superweights.formats.packed.kernels import Int4, Int8, kernel_of
+from superweights.formats.packed.kernels import Kernel, kernel_of
 from superweights.formats.packed.packing import PARTS, unpack
 from superweights.quantization.scheme import Scheme
 from superweights.quantization.tensor import Quantized
@@ -36,8 +36,8 @@ class PackedLinear(nn.Module):
     """`y = W x + b` with `W` rounded and packed. Inputs `[..., inputs]`, outputs `[..., outputs]`.
 
     The parts are buffers, so they move and load like any other. On the CPU, int4 in groups with a float zero point and
-    int8 by channel are turned into the form of torch's kernels at the first call, in the place of the codes; in
-    bfloat16 the kernels then multiply few rows, and the kept weights are added as `(w - w_rounded) x[k]`.
+    int8 by channel are turned into a kernel's form at the first call, in the place of the codes; the kernels then
+    multiply few rows (ours in any dtype, torch's in bfloat16), and kept weights are added as `(w - w_rounded) x[k]`.
     Everything else is dequantized for each call, and nothing dense is kept.
     """
 
@@ -53,7 +53,7 @@ class PackedLinear(nn.Module):
         outputs, inputs = packing.shape[:: -1 if packing.out_axis else 1]
         self.out_features, self.in_features = outputs, inputs
         self.bias = nn.Parameter(torch.empty(outputs, dtype=dtype, device=device), False) if bias else None
-        self._kernel: Int4 | Int8 | None = None
+        self._kernel: Kernel | None = None
         self._asked = False
         self._kept: tuple[Tensor, Tensor, Tensor] | None = None
 

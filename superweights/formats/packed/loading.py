@@ -16,6 +16,7 @@ from superweights.artefacts.shape import Between, shaped
 from superweights.errors import SuperweightsError
 from superweights.formats.packed.embedding import PackedEmbedding, TiedHead
 from superweights.formats.packed.experts import PackedExperts
+from superweights.formats.packed.halves import keep_in_half
 from superweights.formats.packed.linear import PackedLinear, Packing
 from superweights.formats.packed.packing import PARTS
 from superweights.formats.packed.place import Piece
@@ -221,6 +222,7 @@ class PackedQuantizer(HfQuantizer):
         for name, module in model.named_modules():
             if isinstance(module, PackedEmbedding):
                 module.start_buffers(_family_of(model, name))
+        keep_in_half(model)
         return model
 
     def is_serializable(self) -> bool:
