@@ -212,8 +212,13 @@ def page(rows: list[Row], wanted: int) -> str:
 
     lines = [
         f"Made by `python benchmarks/towers.py --write` with transformers {transformers.__version__}.",
-        "",
     ]
+    measured = len({(row.kind, row.model_type) for row in rows})
+    if measured < wanted:
+        lines += [
+            f"The run was stopped after {measured} of {wanted} types, taken in turn from each kind by name."
+        ]
+    lines += [""]
     lines += [
         "| kind | types | run here | bit-equal when streamed | towers planted | found at the exact place |"
     ]
