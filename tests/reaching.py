@@ -290,5 +290,7 @@ def places_to_plant(model: PreTrainedModel) -> dict[str, tuple[str, int]]:
             and module.out_features < module.in_features
         ):
             stack, number = at.group(1), int(at.group(2))
-            found.setdefault(stack, {})[number] = f"{name}.weight", module.out_features
+            before = found.setdefault(stack, {}).get(number, ("", 0))
+            if module.out_features >= before[1]:  # a gate of a few channels is none
+                found[stack][number] = f"{name}.weight", module.out_features
     return {stack: held[sorted(held)[1 if len(held) > 2 else 0]] for stack, held in found.items()}

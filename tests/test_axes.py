@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ pytestmark = pytest.mark.tiny
 ROOT = Path(__file__).parent.parent
 CHECKED = """
 from jaxtyping import install_import_hook
-with install_import_hook(["superweights.scoring", "superweights.subject"], "tests.shape_checks.shapes"):
+with install_import_hook(["superweights.scoring", "superweights.subject"], "shape_checks.shapes"):
     import torch
     from superweights.scoring.compare import kl_nats
     from superweights.scoring.error import mean_error
@@ -30,7 +31,14 @@ for wrong in (lambda: kl_nats(p, p[..., :6]), lambda: kl_nats(p, p.long()), lamb
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 @pytest.mark.skipif(importlib.util.find_spec("jaxtyping") is None, reason="jaxtyping is not installed")

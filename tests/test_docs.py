@@ -76,7 +76,7 @@ def test_the_python_of_every_page_is_what_pyright_would_write(tmp_path):
 
 
 # Commands that hold or write something and measure nothing.
-NO_MEASURE = {"known", "recipe", "peel", "attach", "show", "report", "explore"}
+NO_MEASURE = {"known", "recipe", "peel", "attach", "show", "report", "explore", "push", "estimate"}
 
 
 def test_what_the_readme_says_of_all_commands_is_so():

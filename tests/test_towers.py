@@ -114,7 +114,7 @@ def test_a_planted_weight_is_found_in_each_tower(tmp_path, kind, model_type):
 
 @pytest.mark.parametrize(
     ("kind", "model_type"),
-    [("masked", "modernbert"), ("masked", "deberta-v2"), ("seq2seq", "m2m_100"), ("image", "smolvlm")],
+    [("masked", "modernbert"), ("masked", "deberta-v2"), ("seq2seq", "marian"), ("image", "smolvlm")],
 )
 def test_streamed_predictions_equal_the_whole_models(tmp_path, kind, model_type):
     model = tiny(kind, model_type)

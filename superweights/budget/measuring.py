@@ -20,9 +20,8 @@ from superweights.quantization.scheme import Blocks, Scheme
 from superweights.quantization.standing_for import rounded_checkpoint
 from superweights.quantization.tensor import quantize_tensor
 from superweights.scoring import Comparison, compare_all
-from superweights.scoring.loss import check_head
 from superweights.stream import streaming
-from superweights.subject import layout_of
+from superweights.subject import check_next_token, layout_of
 
 _GROUPS, _THIRTY_TWO = Blocks("group", (64,)), Blocks("group", (32,))
 # For each format, the schemes among which a plan chooses, the one that is measured in the middle.
@@ -87,7 +86,7 @@ def sensitivities(
     """
     trials = Trials(checkpoint, tensors, candidates_for(format_), _MEASURED[format_], keep)
     with streaming(checkpoint, dtype="float32", device=device, resident=False) as model:
-        check_head(model)
+        check_next_token(model)
         names = {name: _parameter(model, checkpoint, name) for name in tensors}
         costs = divergences_in_blocks(model, names, trials.measured, tokens, progress)
     if costs is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import re
 from collections.abc import Collection, Iterator
 from typing import Any, cast
 
@@ -161,12 +162,32 @@ class Skeleton:
             if reached & set(group):
                 reached |= set(group)
         missing = [name for name, _ in self.model.named_parameters() if name not in reached]
+        missing = [name for name in missing if not self._computed(name)]
         if missing:
             raise SuperweightsError(
                 f"{self.checkpoint.name} lacks {len(missing)} of the tensors that its config asks for, "
                 f"{missing[0]} first.",
                 hint="the download may be incomplete, or config.json belongs to another checkpoint.",
             )
+
+    def _computed(self, name: str) -> bool:
+        """Whether a parameter is made by the model itself and never stored (sinusoidal positions); then it is made.
+
+        What comes out different a second time is drawn at random, and would have to be stored.
+        """
+        patterns = getattr(self.model, "_keys_to_ignore_on_save", None) or ()
+        if not any(re.search(pattern, name) for pattern in patterns):
+            return False
+        path, _, leaf = name.rpartition(".")
+        module, empty = self.model.get_submodule(path), self.model.get_parameter(name)
+        found = []
+        for _ in range(2):
+            made = torch.zeros(empty.shape, dtype=empty.dtype, device=self.device)
+            module._parameters[leaf] = nn.Parameter(made, requires_grad=False)
+            with torch.no_grad():
+                self.model._init_weights(module)
+            found.append(module._parameters[leaf])
+        return torch.equal(found[0], found[1]) and bool(found[0].any())
 
     def _explain(self, info) -> None:
         """Raise for tensors that transformers could not fit into the model."""

@@ -102,7 +102,7 @@ def _measured(findings: Findings, w: SuperWeight) -> Iterator[str]:
 def costs(rise: Score) -> str:
     """What a rise means: by what perplexity grows, or how far the embedding of a model without a head moves."""
     if rise.unit == "1 - cosine":
-        return f"the embedding moves by {rise.value:.3g} (1 - cosine)"
+        return f"the embedding moves by {rise.value:z.3g} (1 - cosine)"
     return f"perplexity is {times(rise.value)} times as high"
 
 
