@@ -83,6 +83,7 @@ def divergences_alone(
             Variant(model, partial(_put, model, parameters[name], name, replacement)) for name in part
         ]
         for name, compared in zip(part, compare_all(model, variants, tokens), strict=True):
+            assert compared.kl is not None, "a model that predicts was asked for"
             found[name] = compared.kl.value
         if progress is not None:
             progress("sensitivity", len(found), len(names))

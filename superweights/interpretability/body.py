@@ -47,11 +47,10 @@ class Body:
         senses = any(tensor.is_floating_point() for tensor in held.values())
         if (self.tower is not None and senses) or not {"input_ids", "decoder_input_ids"} & held.keys():
             return torch.zeros(len(batch), self.sites.tokens or 1, dtype=torch.long, device=self.device)
-        return (
-            held["input_ids"]
-            if self.tower is not None
-            else held.get("decoder_input_ids", held.get("input_ids"))
+        read = (
+            "input_ids" if self.tower is not None or "decoder_input_ids" not in held else "decoder_input_ids"
         )
+        return held[read]
 
     def every(self, *kinds: str) -> tuple[Site, ...]:
         """The sites of these kinds in every layer; raises `SuperweightsError` where a layer lacks one."""

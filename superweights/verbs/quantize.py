@@ -129,8 +129,9 @@ def _divergences(
         tokens = replace(check, window=fitting).tokens_of(checkpoint)
         told = labelled(progress, "comparing with the original")
         found = compare_all(original, others, tokens, batch_size=len(tokens), progress=told)
-    names = ("KL(original || written)", "the same with nothing kept")
-    return tuple(replace(each.kl, name=name) for name, each in zip(names, found, strict=False))
+    first = "KL(original || written)" if found[0].kl is not None else "embedding change"
+    names = (first, "the same with nothing kept")
+    return tuple(replace(each.kl or each.loss, name=name) for name, each in zip(names, found, strict=False))
 
 
 @dataclass(frozen=True)

@@ -208,6 +208,8 @@ class _Guide:
         except SuperweightsError as error:
             self._told("In four bits", [error.message])
             return None, None
+        if kept.base is None or plain.other is None or kept.other is None:
+            return None, None  # it predicts nothing
         self._told(
             "In four bits",
             [

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -134,7 +135,11 @@ def _by_kind(study: Study, base: Tensor, layers: Sequence[int]) -> Iterator[Repl
     if not set(kinds) - {"first", "text"} or any(bool((mask != mask[:1]).any()) for mask in kinds.values()):
         return
     for kind, mask in kinds.items():
-        for word, scope in (("on", {"keys": mask[0]}), ("for", {"queries": mask[0]})):
+        scopes: tuple[tuple[str, dict[str, Any]], ...] = (
+            ("on", {"keys": mask[0]}),
+            ("for", {"queries": mask[0]}),
+        )
+        for word, scope in scopes:
             with attention_replaced(study.model, _CONTROLLED, layers, seed=study.seed, **scope):
                 losses = loss_per_window(study.model, study.ids, batch_size=_batch(study))
             name = f"{_CONTROLLED} {word} {kind}"
