@@ -8,6 +8,7 @@ import pytest
 import torch
 from letters import letters, speaking_llama
 
+import superweights
 from superweights.adaptation import (
     Example,
     LowRank,
@@ -393,3 +394,15 @@ def test_rewarded_counts_the_model_s_own_answers(model, reader):
         1.0,
         -1.0,
     ]
+
+
+def test_what_a_killed_run_left_of_a_training_that_is_done_is_cleared_at_the_next_start(tmp_path):
+    to, state = tmp_path / "sums", tmp_path / ".sums.training" / "state.pt"
+    to.mkdir()
+    (to / "expert.json").write_text("{}")
+    state.parent.mkdir()
+    for leftover in (state, state.with_name(".state.pt.1.partial")):
+        leftover.write_bytes(b"x")
+    with pytest.raises(SuperweightsError, match="is not an empty folder"):
+        superweights.adapt_train("embedded", bandit("z"), to)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sums"]

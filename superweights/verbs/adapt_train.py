@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from superweights.adaptation.bench import ExpertBench, benched, unfinished
-from superweights.adaptation.expert import Expert, save_expert
+from superweights.adaptation.expert import TOLD, Expert, save_expert
 from superweights.adaptation.learners import Singular
 from superweights.adaptation.made_tasks import task_named
 from superweights.adaptation.speaking import rewarded
@@ -48,6 +49,8 @@ def adapt_train(
     >>> record = adapt_train("embedded", read_task("sums.jsonl"), "experts/sums")     # doctest: +SKIP
     """
     to, judge, layers = Path(to), reward_named(reward), layers_of(layers)
+    if (to / TOLD).exists():  # it was finished, and the program ended before this was cleared
+        _forget(unfinished(to))
     check_new(to, "folder")
     with benched(model, chat=chat, progress=progress) as bench:
         learner = Singular(bench.model, bench.factors(bench.matrices(part, layers), rank))
@@ -67,12 +70,17 @@ def adapt_train(
         save_expert(
             Expert(to.name, trained.numbers, bench.checkpoint.name, fingerprint, about, rank, made), to
         )
-        state.unlink(missing_ok=True)
-        if state.parent.is_dir():
-            state.parent.rmdir()
+        _forget(state)
         return Record.of(
             "adapt train", bench.checkpoint, seed=manner.seed, findings=found, task=task.digest()
         )
+
+
+def _forget(state: Path) -> None:
+    """Remove what is left of a training that is done."""
+    state.unlink(missing_ok=True)
+    if state.parent.is_dir():
+        shutil.rmtree(state.parent)
 
 
 def _found(
