@@ -235,7 +235,7 @@ def _empty_model(checkpoint: Checkpoint, dtype: torch.dtype, opening: Opening) -
         model = _from_config(config, dtype, checkpoint.trust_remote_code, opening)
     model.tie_weights()  # the meta device made separate parameters of tied ones
     for module in model.modules():  # the towers of a composite model have configs of their own
-        held = getattr(module, "config", None)
+        held: Any = getattr(module, "config", None)
         if hasattr(held, "use_cache"):
             held.use_cache = False
     model.config.use_cache = False

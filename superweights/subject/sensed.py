@@ -84,7 +84,7 @@ def made_sounds(rate: int = _RATE, seconds: float = _SECONDS) -> list[Any]:
 
     t = numpy.arange(int(rate * seconds)) / rate
     rising = numpy.sin(2 * numpy.pi * (200 + 300 * t) * t)
-    chord = sum(numpy.sin(2 * numpy.pi * f * t) for f in (262, 330, 392)) / 3
+    chord = numpy.mean([numpy.sin(2 * numpy.pi * f * t) for f in (262, 330, 392)], axis=0)
     clicks = (numpy.arange(len(t)) % (rate // 8) < 16).astype("float64")
     noise = numpy.random.default_rng(0).uniform(-1, 1, len(t))
     return [each.astype("float32") for each in (rising, chord, clicks, noise)]
