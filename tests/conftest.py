@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from pages import NoBrowserError, chromium
+
+# pytest's workers give programs a width, which files and pipes do not have: here only tests that ask for one get it.
+os.environ.pop("COLUMNS", None)
 
 
 @pytest.fixture(scope="module")

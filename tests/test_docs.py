@@ -15,6 +15,7 @@ from small import embedded_folder
 
 import superweights
 from superweights.cli import app, run
+from superweights.discovery import Search, find
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -148,8 +149,13 @@ def run_page(page: Path) -> None:
 
 
 @pytest.mark.real
-def test_the_python_of_the_readme_runs(capsys):
+def test_the_python_of_the_readme_runs(capsys, monkeypatch):
+    """As it stands, with a shorter search: the default one takes minutes on one thread."""
     embedded_folder()
+    short = Search.quick(windows=4, most_windows=4, budget=1, rounds=0)
+    monkeypatch.setattr(
+        "superweights.verbs.find.search_for", lambda checkpoint, _, **how: find(checkpoint, short, **how)
+    )
     for code in blocks(ROOT / "README.md", "python"):
         exec(compile(code, "README.md", "exec"), {})
     assert "critical" in capsys.readouterr().out

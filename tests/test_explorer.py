@@ -339,9 +339,14 @@ def test_an_empty_prompt_a_number_beyond_the_end_and_another_weight_are_answered
     until(lambda: "pinned:" in fresh.find_element("tag name", "body").text)
     click(fresh, "label", str(OTHER))
     assert str(OTHER) in seen(fresh, str(OTHER))
-    headings = [each.text for each in fresh.find_elements("css selector", ".sw-chart h4")]
-    assert [heading for heading in headings if "channel 9, the output" in heading]
-    assert [heading for heading in headings if heading.startswith("pinned: residual channel 5, the output")]
+    until(lambda: any("channel 9, the output" in heading for heading in headings(fresh)))
+    assert any(heading.startswith("pinned: residual channel 5, the output") for heading in headings(fresh))
+
+
+def headings(browser) -> list[str]:
+    """Of all pictures, read at one moment: they are drawn anew while one looks."""
+    read = "return [...document.querySelectorAll('.sw-chart h4')].map(each => each.innerText)"
+    return browser.execute_script(read)
 
 
 def click(browser, tag: str, words: str) -> None:

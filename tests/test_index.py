@@ -434,9 +434,7 @@ def test_the_command_checks_the_embedded_model(capsys):
     ],
 )
 def test_the_documented_output_is_the_real_one(name, capsys, monkeypatch):
-    monkeypatch.setattr(
-        console, "data", Console(width=80, force_terminal=True, color_system=None, highlight=False)
-    )
+    monkeypatch.setattr(console, "data", Console(color_system=None, highlight=False))
     assert run(["known", name]) == 0
     page = (Path(__file__).parent.parent / "docs" / "known.md").read_text()
     block = page.split(f"$ superweights known {name}\n")[1].split("\n```")[0].removesuffix("\n...")

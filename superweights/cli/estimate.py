@@ -9,7 +9,9 @@ import typer
 from superweights.cli import console, options
 from superweights.cli.groups import grouped
 
-Config = Annotated[str, typer.Argument(help="Folder with a config.json, or org/name; no weight is read.")]
+Config = Annotated[
+    str, typer.Argument(help="Folder with a config.json, or a name on the hub; no weight is read.")
+]
 Command = Annotated[str, typer.Option("--for", help="score, ablate, find, 'find --quick'.")]
 On = Annotated[str, typer.Option(help="cpu, gpu, or how many accelerators share the model.")]
 Multiplications = Annotated[

@@ -22,7 +22,7 @@ def parts(record: Record) -> Parts:
     yield table if found.weights else "There is no super weight to follow: predictions alone are judged."
     for fate in found.weights:
         if fate.expert is not None:
-            beside = f"{fate.matrix_error:.1%}, the others of its layer {fate.others_error:.1%} (median)"
+            beside = f"{fate.matrix_error:z.1%}, the others of its layer {fate.others_error:z.1%} (median)"
             yield f"{plain(str(fate.address))}: expert {fate.expert}, error of its matrix {beside}"
     if found.activation_before is not None and found.activation_after is not None and found.comparison:
         yield from _compared(found)

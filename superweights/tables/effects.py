@@ -54,7 +54,7 @@ def _moved(found: Effects) -> Table:
     rows = table("weights", "embedding change, 1 - cosine", "same nearest neighbour")
     rows.add_row("as they are", "0", "")
     for row in found.rows:
-        rows.add_row(plain(row.name), with_error(row.loss), f"{row.agreement.value:.1%}")
+        rows.add_row(plain(row.name), with_error(row.loss), f"{row.agreement.value:z.1%}")
     return rows
 
 
