@@ -279,8 +279,7 @@ def seen(browser, words: str, seconds: float = 20) -> str:
     end = time.monotonic() + seconds
     text = ""
     while time.monotonic() < end:
-        boxes = browser.find_elements("css selector", ".sw-text")
-        text = boxes[0].text if boxes else ""
+        text = browser.execute_script("return document.querySelector('.sw-text')?.innerText ?? ''")
         if words in text:
             return text
         time.sleep(0.1)

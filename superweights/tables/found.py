@@ -227,7 +227,8 @@ def _bars(findings: Findings) -> str:
     bars = findings.conditions.get("bars")
     if findings.base_loss.unit != "1 - cosine" or not bars:
         return "critical above ln 2 (perplexity doubles), partial above 0.05"
-    return f"critical above {bars['critical']:z.3g} (half the way to another text), partial above {bars['partial']:z.3g}"
+    critical, partial = f"{bars['critical']:z.3g}", f"{bars['partial']:z.3g}"
+    return f"critical above {critical} (half the way to another text), partial above {partial}"
 
 
 def _repetition(findings: Findings) -> Iterator[str]:
