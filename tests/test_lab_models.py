@@ -173,14 +173,14 @@ def test_shown_weights_caches_and_padding_change_nothing(dials):
         steps, cache = [held.logits], held.past_key_values
         for t in range(20, 24, 2):
             steps.append(model(TOKENS[:, t : t + 2], past_key_values=cache, use_cache=True).logits)
-        torch.testing.assert_close(torch.cat(steps, 1), whole, atol=5e-5, rtol=1e-4)
+        torch.testing.assert_close(torch.cat(steps, 1), whole, atol=1e-5, rtol=1e-5)
         padded = torch.cat((torch.zeros(3, 4, dtype=torch.long), TOKENS), 1)
         seen = (torch.arange(28) >= 4).long().expand(3, -1)
         places = (torch.arange(28) - 4).clamp(min=0).expand(3, -1)
         left = model(padded, attention_mask=seen, position_ids=places).logits[:, 4:]
-        torch.testing.assert_close(left, whole, atol=5e-5, rtol=1e-4)
+        torch.testing.assert_close(left, whole, atol=1e-5, rtol=1e-5)
         shown = model(TOKENS, output_attentions=True)
-        torch.testing.assert_close(shown.logits, whole, atol=5e-5, rtol=1e-4)
+        torch.testing.assert_close(shown.logits, whole, atol=1e-5, rtol=1e-5)
     heads = 2 if dials.get("attention") == "differential" else 4
     assert [tuple(w.shape) for w in shown.attentions] == [(3, heads, 24, 24)] * 3
     assert not any(w.triu(1).any() for w in shown.attentions)
@@ -307,7 +307,7 @@ def test_every_design_has_the_same_tap_sites(dials):
         plain = model(TOKENS).logits
         with tapping(model, taps):
             tapped = model(TOKENS).logits
-    torch.testing.assert_close(tapped, plain, atol=5e-5, rtol=1e-4)
+    torch.testing.assert_close(tapped, plain, atol=1e-5, rtol=1e-5)
     queries = model.config.architecture.query_heads
     assert shapes[Site("weights", 1)] == shapes[Site("logits", 1)] == (3, queries, 24, 24)
     heads, width = (2, 16) if dials.get("attention") == "differential" else (4, 8)
