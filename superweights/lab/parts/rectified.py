@@ -42,7 +42,7 @@ def softpick_with_gradient(scores: Tensor, weights_grad: Tensor) -> tuple[Tensor
     """
     shift = scores.amax(-1, keepdim=True).clamp_(min=0)
     growth = (scores - shift).exp_()
-    rising = growth - (-shift).exp_()
+    rising = _shifted(scores, shift)
     size = rising.abs().masked_fill_(scores == -torch.inf, 0).sum(-1, keepdim=True).add_(EPSILON)
     weights = rising.clamp(min=0).div_(size)
     told = (weights * weights_grad).sum(-1, keepdim=True)
@@ -61,8 +61,13 @@ def rectified(scores: Tensor) -> Tensor:
 
 def _rising(scores: Tensor) -> Tensor:
     """(e^s - 1) e^-m with m = max(0, largest s)."""
-    shift = scores.detach().amax(-1, keepdim=True).clamp(min=0)
-    return (scores - shift).exp() - (-shift).exp()
+    return _shifted(scores, scores.detach().amax(-1, keepdim=True).clamp(min=0))
+
+
+def _shifted(scores: Tensor, shift: Tensor) -> Tensor:
+    """(e^s - 1) e^-shift: for small scores without the digits that e^s and 1 have in common, for large ones finite."""
+    small = scores.clamp(max=1).expm1() * (-shift).exp()
+    return torch.where(scores > 1, (scores - shift).exp() - (-shift).exp(), small)
 
 
 class LengthScale(nn.Module):
