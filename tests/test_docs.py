@@ -15,7 +15,6 @@ from small import embedded_folder
 
 import superweights
 from superweights.cli import app, run
-from superweights.discovery import Search, find
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -149,13 +148,8 @@ def run_page(page: Path) -> None:
 
 
 @pytest.mark.real
-def test_the_python_of_the_readme_runs(capsys, monkeypatch):
-    """As it stands, with a shorter search: the default one takes minutes on one thread."""
+def test_the_python_of_the_readme_runs(capsys):
     embedded_folder()
-    short = Search.quick(windows=4, most_windows=4, budget=1, rounds=0)
-    monkeypatch.setattr(
-        "superweights.verbs.find.search_for", lambda checkpoint, _, **how: find(checkpoint, short, **how)
-    )
     for code in blocks(ROOT / "README.md", "python"):
         exec(compile(code, "README.md", "exec"), {})
     assert "critical" in capsys.readouterr().out
