@@ -28,6 +28,11 @@ def saved(folder, **more):
     return folder
 
 
+def test_a_model_without_attention_has_a_price(tmp_path):
+    families.tiny_model("mamba").config.save_pretrained(tmp_path)
+    assert shape_of(tmp_path).attended == 0
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "opt", "qwen2"])
 def test_a_shape_is_that_of_the_model_and_its_multiplications_are_what_torch_counts(family, tmp_path):
     model = families.tiny_model(family)

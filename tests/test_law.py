@@ -41,8 +41,9 @@ LAW: dict[str, set[str]] = {
     "index": {"address", "subject", "record", "artefacts"},
     "taps": {"subject"},
     "stream": {"checkpoint", "address", "subject", "progress"},
-    # What a run will take, from a config alone: it knows how blocks are found and in which type they are computed.
-    "costs": {"subject", "stream"},
+    # What a run will take, from a config alone: it knows how blocks are found, in which type they are computed, and how
+    # much is scored at a time.
+    "costs": {"subject", "stream", "scoring"},
     # Many jobs kept in one file: it knows payloads and results, never what they are about.
     "jobs": {"artefacts", "progress", "record"},
     # Many edited versions of one model in a single pass; used by the discovery and by sweeps.

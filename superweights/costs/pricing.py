@@ -9,16 +9,16 @@ from typing import Any
 from superweights.costs.machine import Machine
 from superweights.costs.shape import Shape
 from superweights.errors import SuperweightsError
+from superweights.scoring.loss import TOKENS_STREAMED
+from superweights.scoring.predictions import PIECE_BYTES
 
-# Logits that stand at a time, in bytes of float32, and how many copies of them the loss takes (scoring.predictions).
-_LOGITS, _LOGIT_COPIES = 1 << 25, 3
+# How many copies of the logits that stand at a time the loss takes.
+_LOGIT_COPIES = 3
 # Tensors of the stream's width and of the widest matrix that a block holds at a time, for each token.
 _OF_WIDTH, _OF_INNER = 4, 3
 # How often, for each token, a number of the stream's width, of the widest matrix (in each block) and of the vocabulary
 # is touched: norms, rotations, residuals; the activation; the softmax of the loss. Fitted to docs/estimate.md's runs.
 _TOUCHES = {"width": 20, "inner": 6, "vocabulary": 6}
-# Tokens that a streamed model is given at a time (scoring.loss).
-_BATCH = 8192
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Work:
     """Windows that are in memory at a time."""
     tokens: int
     """Tokens of a window."""
+    searches: bool = False
+    """Whether what it finds decides how many windows it takes: nobody else can say."""
 
 
 # The defaults of the commands. What a search tries follows from what spikes: these are the trials of the embedded
@@ -44,8 +46,8 @@ class Work:
 WORK: Mapping[str, Work] = {
     "score": Work(passes=1, windows=24, edited=0, share=1.0, at_once=24, tokens=512),
     "ablate": Work(passes=2, windows=24, edited=24, share=1.0, at_once=24, tokens=512),
-    "find": Work(passes=6, windows=40, edited=476, share=0.75, at_once=16, tokens=128),
-    "find --quick": Work(passes=3, windows=18, edited=220, share=0.75, at_once=8, tokens=32),
+    "find": Work(passes=6, windows=40, edited=476, share=0.75, at_once=16, tokens=128, searches=True),
+    "find --quick": Work(passes=3, windows=18, edited=220, share=0.75, at_once=8, tokens=32, searches=True),
 }
 
 
@@ -120,7 +122,7 @@ def _memory(shape: Shape, machine: Machine, work: Work) -> int:
     # a file that is mapped counts as memory while its pages are in use
     outside = shape.outside * (computed + (stored if on_cpu else 0))
     block = shape.largest_block * (computed + 2 * stored)
-    flowing = min(work.at_once * work.tokens, max(_BATCH, work.tokens))
+    flowing = min(work.at_once * work.tokens, max(TOKENS_STREAMED, work.tokens))
     stream = computed * flowing * (_OF_WIDTH * shape.width + _OF_INNER * shape.inner)
-    logits = min(_LOGITS, 4 * flowing * shape.vocabulary) * _LOGIT_COPIES
+    logits = min(PIECE_BYTES, 4 * flowing * shape.vocabulary) * _LOGIT_COPIES
     return int((outside + block) / n + stream + logits) + machine.program_bytes

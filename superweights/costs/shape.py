@@ -57,8 +57,8 @@ def shape_of(model: str | Path) -> Shape:
     text = config.get_text_config()
     inside = [p for block in found.values() for p in block.parameters()]
     head = built.get_output_embeddings()
-    heads, width = text.num_attention_heads, text.hidden_size
-    head_width = getattr(text, "head_dim", None) or width // heads
+    heads, width = getattr(text, "num_attention_heads", 0), text.hidden_size  # none: nothing attends
+    head_width = getattr(text, "head_dim", None) or width // (heads or 1)
     return Shape(
         name=str(model),
         parameters=parameters,

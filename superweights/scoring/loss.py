@@ -20,7 +20,7 @@ from superweights.subject.objective import NATS, check_first
 
 # Tokens that go through a model at once by default: enough to keep it busy; more where its weights are read
 # again for every batch.
-_TOKENS, _TOKENS_STREAMED = 2048, 8192
+_TOKENS, TOKENS_STREAMED = 2048, 8192
 
 
 def token_losses(
@@ -180,7 +180,7 @@ def batches(model: nn.Module, rows: Tensor, size: int | None, progress: Progress
     """`rows` in batches, with `progress` told after each; `size` None suits the model."""
     if size is None:
         streamed = is_streamed(model)
-        size = max(1, (_TOKENS_STREAMED if streamed else _TOKENS) // rows.shape[1])
+        size = max(1, (TOKENS_STREAMED if streamed else _TOKENS) // rows.shape[1])
     if size < 1:
         raise SuperweightsError(f"A batch of {size} is no batch.", hint="use --batch-size 1 or more.")
     for start in range(0, len(rows), size):

@@ -57,7 +57,7 @@ def estimate(
     found = price(shape, machine, command)
     if windows is None and window is None:
         return found
-    if found.work.passes > 2:
+    if found.work.searches:
         raise SuperweightsError(
             f"{command} chooses its windows itself.", hint="leave --windows and --window out, or price score."
         )
