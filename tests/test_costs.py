@@ -118,6 +118,23 @@ def test_a_folder_without_a_config_and_a_machine_without_a_gpu_are_told(tmp_path
         assert "--multiplications" in told.value.hint
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("{", "config.json"), ('{"model_type": "no-such"}', "no-such"), ('{"model_type": "bert"', "JSON")],
+)
+def test_a_damaged_config_is_told(text, said, tmp_path, capsys):
+    (tmp_path / "config.json").write_text(text)
+    assert run(["estimate", str(tmp_path)]) == 1
+    err = capsys.readouterr().err
+    assert said in err
+    assert "hint:" in err
+
+
+def test_a_path_where_nothing_is_is_no_name_on_the_hub(tmp_path, capsys):
+    assert run(["estimate", str(tmp_path / "nothing")]) == 1
+    assert "There is no file or folder" in capsys.readouterr().err
+
+
 def test_no_weight_is_made(tmp_path):
     """A shape of 405 billion parameters would not fit: what is built is empty."""
     shape = shape_of(

@@ -43,7 +43,7 @@ LAW: dict[str, set[str]] = {
     "stream": {"checkpoint", "address", "subject", "progress"},
     # What a run will take, from a config alone: it knows how blocks are found, in which type they are computed, and how
     # much is scored at a time.
-    "costs": {"subject", "stream", "scoring"},
+    "costs": {"subject", "stream", "scoring", "checkpoint"},
     # Many jobs kept in one file: it knows payloads and results, never what they are about.
     "jobs": {"artefacts", "progress", "record"},
     # Many edited versions of one model in a single pass; used by the discovery and by sweeps.

@@ -10,7 +10,7 @@ from superweights.cli import console, options
 from superweights.cli.groups import grouped
 
 Config = Annotated[
-    str, typer.Argument(help="Folder with a config.json, or a name on the hub; no weight is read.")
+    str, typer.Argument(help="Folder with a config.json, or any checkpoint; no weight is read.")
 ]
 Command = Annotated[str, typer.Option("--for", help="score, ablate, find, 'find --quick'.")]
 On = Annotated[str, typer.Option(help="cpu, gpu, or how many accelerators share the model.")]

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from superweights.checkpoint import open_checkpoint
+from superweights.checkpoint.settings import FolderSettings
 from superweights.errors import SuperweightsError
 from superweights.subject.blocks import find_blocks
 
@@ -43,7 +45,8 @@ class Shape:
 
 
 def shape_of(model: str | Path) -> Shape:
-    """The shape of the model whose config.json is in the folder `model`, is that file, or is on the hub by that name.
+    """The shape of the model whose config.json is in the folder `model`, or is that file; otherwise of what
+    `open_checkpoint` opens by that name (a GGUF file, `embedded`, a model on the hub), of which no weight is read.
 
     Raises `SuperweightsError` where there is no config, or it is no causal language model's.
     """
@@ -85,24 +88,15 @@ def _met(parameter: Any, config: Any) -> int:
 
 
 def _config(model: str | Path) -> Any:
-    from transformers import AutoConfig
-
+    """The config of a folder that may hold nothing else, or of whatever a checkpoint can be opened as."""
     place = Path(model).expanduser()
-    if place.is_file():
-        place = place.parent
-    here = place.is_dir()
-    if here and not (place / "config.json").exists():
-        raise SuperweightsError(
-            f"{model} has no config.json.", hint="an estimate is made from a config alone; give its folder."
-        )
-    try:
-        return AutoConfig.from_pretrained(str(place if here else model))
-    except (OSError, ValueError, KeyError) as error:
-        said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise SuperweightsError(
-            f"The config of {model} cannot be read: {said}",
-            hint="give a folder with config.json, or org/name of a model on the hub.",
-        ) from error
+    folder = place.parent if place.name == "config.json" else place
+    if (folder / "config.json").is_file():
+        return FolderSettings(folder).model_config(False)
+    if folder.is_dir() and not any(folder.glob("*.gguf")):
+        raise SuperweightsError(f"{model} has no config.json.", hint="an estimate is made from a config.")
+    with open_checkpoint(model) as checkpoint:
+        return checkpoint.model_config()
 
 
 def _built(config: Any, name: str) -> Any:

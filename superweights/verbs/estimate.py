@@ -25,8 +25,8 @@ def estimate(
 ) -> Estimate:
     """What `command` (score, ablate, find, find --quick) would read, multiply, hold and take for `model`.
 
-    `model` is a folder with a config.json, that file, or a name on the hub; no weight is read. `on` is `cpu`, `gpu`
-    or a number of accelerators that share the model. Rates are measured here in about a second, on a matrix of the
+    `model` is a folder with a config.json, that file, or any name of a checkpoint; no weight is read. `on` is `cpu`,
+    `gpu` or a number of accelerators that share the model. Rates are measured here in about a second, on a matrix of the
     model's size; `multiplications` and `reading`, a second and device, replace them, for a machine that is elsewhere
     (what is done number by number is then not counted).
     `windows` of `window` tokens replace the command's own (of `score` and `ablate`).
