@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from pathlib import Path
 
 import pytest
 import typer
 
+import superweights
 from superweights.cli import app, run
 from superweights.cli.config import defaults, file_of
 
@@ -98,3 +101,21 @@ def test_what_is_typed_goes_before_what_is_configured(here, capsys):
     (here / "superweights.toml").write_text("[plan]\nbits = 'many'\n")
     assert run(["plan", "embedded"]) == 2
     assert "--bits" in capsys.readouterr().err
+
+
+def test_every_variable_that_the_package_reads_for_itself_is_no_option(monkeypatch, capsys):
+    folder = Path(superweights.__file__).parent
+    read = set()
+    for path in folder.rglob("*.py"):
+        if path.name != "config.py":
+            read |= _named(path)
+    assert read >= {"SUPERWEIGHTS_CACHE", "SUPERWEIGHTS_NATIVE", "SUPERWEIGHTS_TOKEN"}
+    for name in read:
+        monkeypatch.setenv(name, "0")
+    assert run(["known", "no-such-model"]) == 0, capsys.readouterr().err
+
+
+def _named(path: Path) -> set[str]:
+    """The variables that a file's code names; what its documentation says does not count."""
+    texts = (node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant))
+    return {text for text in texts if isinstance(text, str) and re.fullmatch(r"SUPERWEIGHTS_[A-Z]+", text)}

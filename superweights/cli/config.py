@@ -28,8 +28,9 @@ from typing import Any
 from superweights.errors import SuperweightsError
 
 FILE, PREFIX = "superweights.toml", "SUPERWEIGHTS_"
-# Variables that are no options: this file, the explorer's password, the cache of decompositions, and one of our tests'.
-_NO_OPTIONS = {"CONFIG", "TOKEN", "CACHE", "ALL_FAMILIES"}
+# Variables that are no options: this file, the explorer's password, the cache of decompositions, whether products are
+# compiled, and one of our tests'.
+_NO_OPTIONS = {"CONFIG", "TOKEN", "CACHE", "NATIVE", "ALL_FAMILIES"}
 _TYPED = {"allow-pickle", "trust-remote-code"}
 _HELP = {"help", "install-completion", "show-completion"}
 

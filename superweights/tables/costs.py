@@ -31,8 +31,9 @@ def parts(found: Estimate) -> Parts:
         )
     as_it_is = f"{work.windows} windows of {work.tokens} tokens as it is"
     block = f"{shape.blocks} blocks of up to {shape.largest_block:,}"
+    passes = counted(work.passes, "pass")
     rows = [
-        ("weights read", _bytes(found.read_bytes), f"{counted(work.passes, 'pass')}, {shape.stored_bytes} bytes a number"),
+        ("weights read", _bytes(found.read_bytes), f"{passes}, {shape.stored_bytes} bytes a number"),
         ("multiplications", f"{found.multiplications:z.3g}",
          f"{as_it_is}, {work.edited} edited ({work.share:z.0%} of a pass)"),
         ("memory", _bytes(found.memory_bytes), f"a block at a time; {_bytes(found.whole_bytes)} for all weights"),

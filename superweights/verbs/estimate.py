@@ -26,9 +26,9 @@ def estimate(
     """What `command` (score, ablate, find, find --quick) would read, multiply, hold and take for `model`.
 
     `model` is a folder with a config.json, that file, or any name of a checkpoint; no weight is read. `on` is `cpu`,
-    `gpu` or a number of accelerators that share the model. Rates are measured here in about a second, on a matrix of the
-    model's size; `multiplications` and `reading`, a second and device, replace them, for a machine that is elsewhere
-    (what is done number by number is then not counted).
+    `gpu` or a number of accelerators that share the model. Rates are measured here in about a second, on a matrix of
+    the model's size; `multiplications` and `reading`, a second and device, replace them, for a machine that is
+    elsewhere (what is done number by number is then not counted).
     `windows` of `window` tokens replace the command's own (of `score` and `ablate`).
 
     >>> estimate("org/llama-70b", on="8", multiplications=4e14, reading=5e10).seconds    # doctest: +SKIP
