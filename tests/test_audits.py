@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM
 
 from superweights.address import Address
 from superweights.audits import audit
-from superweights.audits.standing_in import standing_in
+from superweights.audits.standing_in import Unquantized, standing_in
 from superweights.checkpoint import open_checkpoint
+from superweights.checkpoint.tensors import Settings
 from superweights.cli import run
 from superweights.decoding import Decoding
 from superweights.errors import SuperweightsError
@@ -259,3 +260,9 @@ def test_a_super_experts_error_stands_beside_that_of_the_others(kind, tmp_path):
     assert fate.expert == 1
     assert fate.matrix_error == pytest.approx(0.4, rel=1e-4)
     assert fate.others_error == pytest.approx(0.1, rel=1e-4)
+
+
+def test_what_stands_in_for_a_quantized_checkpoint_has_all_that_settings_have():
+    asked = [name for name in vars(Settings) if not name.startswith("_")]
+    assert "processor" in asked
+    assert [name for name in asked if not hasattr(Unquantized, name)] == []

@@ -60,19 +60,16 @@ def test_a_weight_inside_an_expert_is_kept_and_what_that_changes_is_measured(tmp
     assert float(experts.dense("down_proj", torch.float32)[2, 3, 5]) == pytest.approx(value)
 
 
+def quantize_mixtral(folder) -> list[str]:
+    """The command that quantizes a tiny Mixtral of `folder`, without a check."""
+    save_tiny("mixtral", folder / "source")
+    places = [str(folder / "source"), "--to", str(folder / "to")]
+    return ["quantize", *places, "--keep", "none", "--group", "32", "--no-check"]
+
+
 def test_compressed_tensors_refuses_them_in_one_sentence(tmp_path, capsys):
-    save_tiny("mixtral", tmp_path / "source")
-    asked = [
-        "quantize",
-        str(tmp_path / "source"),
-        "--to",
-        str(tmp_path / "to"),
-        "--keep",
-        "none",
-        "--group",
-        "32",
-    ]
-    assert run([*asked, "--format", "compressed-tensors", "--no-check"]) == 1
+    asked = quantize_mixtral(tmp_path)
+    assert run([*asked, "--format", "compressed-tensors"]) == 1
     said = capsys.readouterr().err
     assert "experts" in said
     assert "--format packed" in said
@@ -80,18 +77,8 @@ def test_compressed_tensors_refuses_them_in_one_sentence(tmp_path, capsys):
 
 
 def test_an_audit_of_packed_experts_is_refused_in_one_sentence(tmp_path, capsys):
-    save_tiny("mixtral", tmp_path / "source")
-    asked = [
-        "quantize",
-        str(tmp_path / "source"),
-        "--to",
-        str(tmp_path / "to"),
-        "--keep",
-        "none",
-        "--group",
-        "32",
-    ]
-    assert run([*asked, "--no-check"]) == 0
+    asked = quantize_mixtral(tmp_path)
+    assert run(asked) == 0
     assert run(["audit", str(tmp_path / "to"), "--against", str(tmp_path / "source")]) == 1
     said = capsys.readouterr().err
     assert "experts" in said

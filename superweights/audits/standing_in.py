@@ -12,7 +12,7 @@ import torch
 
 from superweights.audits.naming import names_in
 from superweights.checkpoint import Checkpoint
-from superweights.checkpoint.tensors import Settings, TensorInfo, Traffic
+from superweights.checkpoint.tensors import Settings, TensorInfo, Traffic, WholeReads
 from superweights.decoding import Decoded, Decoding, method_of
 from superweights.errors import SuperweightsError
 
@@ -23,7 +23,7 @@ def standing_in(quantized: Checkpoint, original: Checkpoint) -> Checkpoint:
     So a quantized model runs without the kernels of its method, streamed if need be. What those kernels round
     besides (activations, sums) is not in it.
     """
-    settings = original._settings
+    settings: Settings = original._settings
     if method_of(original) not in ("dense", "gguf"):
         settings = Unquantized(settings)
     return replace(
@@ -58,9 +58,13 @@ class Unquantized:
         """The checkpoint's own."""
         return self.settings.tokenizer(trust_remote_code)
 
+    def processor(self, trust_remote_code: bool) -> Any:
+        """The checkpoint's own."""
+        return self.settings.processor(trust_remote_code)
+
 
 @dataclass(frozen=True)
-class Pair:
+class Pair(WholeReads):
     """The original's tensors as the quantized checkpoint has them. Implements `checkpoint.tensors.Store`."""
 
     quantized: Decoding
@@ -104,17 +108,9 @@ class Pair:
     def read(self, name: str) -> torch.Tensor:
         return self.decoded(name).weight.float().contiguous()
 
-    def read_span(self, name: str, first: int, last: int) -> torch.Tensor:
-        return self.read(name).reshape(-1)[first:last]
-
-    def raw(self, name: str, first: int, last: int) -> bytes:
-        return self.read(name).reshape(-1).view(torch.uint8)[first:last].numpy().tobytes()
-
     def prefetch(self, names: Iterable[str]) -> None: ...
 
     def release(self, names: Iterable[str]) -> None:
         for name in names:
             if name in self.names:
                 self.quantized.release(self.names[name])
-
-    def close(self) -> None: ...

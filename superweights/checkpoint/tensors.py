@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -68,6 +69,25 @@ class Store(Protocol):
     def release(self, names: Iterable[str]) -> None: ...
 
     def close(self) -> None: ...
+
+
+class WholeReads(ABC):
+    """The parts of a tensor, for a store that makes each tensor whole; nothing of its own to close."""
+
+    @abstractmethod
+    def read(self, name: str) -> torch.Tensor:
+        """The whole tensor, in its own shape."""
+
+    def read_span(self, name: str, first: int, last: int) -> torch.Tensor:
+        """Elements `first` to `last` of the tensor laid out flat."""
+        return self.read(name).reshape(-1)[first:last]
+
+    def raw(self, name: str, first: int, last: int) -> bytes:
+        """Bytes `first` to `last` of the tensor as `read` makes it."""
+        return self.read(name).reshape(-1).view(torch.uint8)[first:last].numpy().tobytes()
+
+    def close(self) -> None:
+        """Nothing."""
 
 
 class Settings(Protocol):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from superweights.checkpoint import Checkpoint
-from superweights.checkpoint.tensors import TensorInfo, Traffic
+from superweights.checkpoint.tensors import TensorInfo, Traffic, WholeReads
 from superweights.quantization.plan import Plan
 
 
@@ -18,7 +18,7 @@ def rounded_checkpoint(checkpoint: Checkpoint, plan: Plan) -> Checkpoint:
 
 
 @dataclass(frozen=True)
-class _Rounded:
+class _Rounded(WholeReads):
     """The tensors of a checkpoint under a plan. Implements `checkpoint.tensors.Store`."""
 
     checkpoint: Checkpoint
@@ -39,16 +39,8 @@ class _Rounded:
             return self.plan.round(name, weight).dequantize(torch.float32)
         return self.plan.stored(name, weight).to(weight.dtype)
 
-    def read_span(self, name: str, first: int, last: int) -> torch.Tensor:
-        return self.read(name).reshape(-1)[first:last]
-
-    def raw(self, name: str, first: int, last: int) -> bytes:
-        return self.read(name).reshape(-1).view(torch.uint8)[first:last].numpy().tobytes()
-
     def prefetch(self, names: Iterable[str]) -> None:
         self.checkpoint.prefetch(names)
 
     def release(self, names: Iterable[str]) -> None:
         self.checkpoint.release(names)
-
-    def close(self) -> None: ...
