@@ -114,3 +114,5 @@ class Pair(WholeReads):
         for name in names:
             if name in self.names:
                 self.quantized.release(self.names[name])
+
+    def close(self) -> None: ...

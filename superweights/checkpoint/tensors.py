@@ -72,7 +72,7 @@ class Store(Protocol):
 
 
 class WholeReads(ABC):
-    """The parts of a tensor, for a store that makes each tensor whole; nothing of its own to close."""
+    """The parts of a tensor, for a store that makes each tensor whole."""
 
     @abstractmethod
     def read(self, name: str) -> torch.Tensor:
@@ -85,9 +85,6 @@ class WholeReads(ABC):
     def raw(self, name: str, first: int, last: int) -> bytes:
         """Bytes `first` to `last` of the tensor as `read` makes it."""
         return self.read(name).reshape(-1).view(torch.uint8)[first:last].numpy().tobytes()
-
-    def close(self) -> None:
-        """Nothing."""
 
 
 class Settings(Protocol):

@@ -44,3 +44,5 @@ class _Rounded(WholeReads):
 
     def release(self, names: Iterable[str]) -> None:
         self.checkpoint.release(names)
+
+    def close(self) -> None: ...
