@@ -54,17 +54,15 @@ def _answer(findings: Findings) -> str:
     """One sentence: how many there are, and what happens without the gravest."""
     held = [weight for weight in findings.super_weights if weight.effect is not None]
     if not held and not any(expert.matters for expert in findings.experts):
-        undecided, spikes = (
-            sum(c.verdict == "undecided" for c in findings.candidates),
-            len(findings.candidates),
-        )
+        undecided = sum(c.verdict == "undecided" for c in findings.candidates)
         if undecided:
-            return f"[bold]No super weight is proven;[/] of {spikes} spikes {undecided} are undecided."
-        spikes = "nothing spikes" if not findings.candidates else "what spikes can be removed without loss"
-        return f"[bold]No super weight:[/] {spikes}."
+            spikes = counted(len(findings.candidates), "spike")
+            return f"[bold]No super weight is proven;[/] of {spikes} {undecided} are undecided."
+        why = "what spikes can be removed without loss" if findings.candidates else "nothing spikes"
+        return f"[bold]No super weight:[/] {why}."
     kinds = Counter(weight.verdict for weight in held)
     each = ", ".join(f"{count} {verdict}" for verdict, count in kinds.most_common())
-    said = f"[bold]{_number(len(held), 'super weight')}[/] ({each})" if held else ""
+    said = f"[bold]{counted(len(held), 'super weight')}[/] ({each})" if held else ""
     groups = [group for group in findings.groups if group.kind != "backup"]
     worst = max(held, key=lambda weight: weight.effect.value if weight.effect else 0.0, default=None)
     name = "" if worst is None else plain(str(worst.address))
@@ -74,7 +72,7 @@ def _answer(findings: Findings) -> str:
     elif groups:
         group = max(groups, key=lambda each: each.effect.value)
         said += (
-            f": without {plain(group.name)}, {_number(len(group.members), 'weight')} together, {costs(group.effect)}, "
+            f": without {plain(group.name)}, {counted(len(group.members), 'weight')} together, {costs(group.effect)}, "
             "though no single one is critical."
         )
     elif rise is not None:
@@ -83,7 +81,7 @@ def _answer(findings: Findings) -> str:
     if experts:
         named = ", ".join(f"{expert.layer}/{expert.expert}" for expert in experts)
         said += (
-            f"{' ' if said else ''}[bold]{_number(len(experts), 'super expert')}[/] (layer/expert {named})."
+            f"{' ' if said else ''}[bold]{counted(len(experts), 'super expert')}[/] (layer/expert {named})."
         )
     return said
 
@@ -109,7 +107,7 @@ def _table(findings: Findings, weights: Sequence[SuperWeight], everything: bool)
     for group, members in _grouped(findings, weights):
         if group is not None:
             kind = "one neuron" if group.kind == "column" else "several neurons"
-            name = f"[bold]{_number(len(group.members), 'weight')} together[/], writers of {kind}"
+            name = f"[bold]{counted(len(group.members), 'weight')} together[/], writers of {kind}"
             bar = _bar(group.effect.value, max(most, group.effect.value))
             cells = [name, *[""] * (len(titles) - 1)]
             cells[titles.index("loss without it")] = with_error(group.effect, "+")
@@ -212,7 +210,7 @@ def _context(findings: Findings) -> Iterator[str]:
         f"{_bars(findings)}."
     )
     yield (
-        f"tested: {_number(said.get('tested', 0), 'weight')} and {_number(said.get('columns_tested', 0), 'column')} as "
+        f"tested: {counted(said.get('tested', 0), 'weight')} and {counted(said.get('columns_tested', 0), 'column')} as "
         f"a whole, against {said.get('null_weights', 0):,} random weights of the same tensors, columns and rows."
     )
     if findings.joint is not None and len(findings.removed) > 1:
@@ -272,10 +270,6 @@ def _next(findings: Findings, kept_in: Path | None) -> Parts:
         "exact in a small model."
     )
     yield f"[bold]superweights find {plain(name)} --explain '{plain(str(worst.address))}'[/] tells one's story."
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def published(found: Sequence[SuperWeight]) -> Parts:

@@ -1,6 +1,6 @@
 """Embedding and head that stay in bfloat16 in a model that computes in float32.
 
-A packed checkpoint may store both in bfloat16 (`--rest bfloat16`). Loaded in float32 every number would take twice the
+A packed checkpoint stores both in bfloat16 unless asked otherwise. Loaded in float32 every number would take twice the
 room and twice the reading, which for the head of a small model is half the time of a token. The products are those of
 the stored numbers, taken in float32: nothing is rounded.
 """
