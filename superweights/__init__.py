@@ -46,6 +46,7 @@ _HOMES = {
     "Scheme": "quantization",
     "Plan": "quantization.plan",
     "Dropping": "verbs.prune",
+    "progress_bar": "bar",
     **{verb: f"verbs.{verb}" for verb in _VERBS},
 }
 

@@ -1,6 +1,7 @@
 """The public door for type checkers: the same names as the lazy `__init__.py`, each from where it lives."""
 
 from superweights.address import Address as Address
+from superweights.bar import progress_bar as progress_bar
 from superweights.checkpoint import Checkpoint as Checkpoint
 from superweights.checkpoint import open_checkpoint as open_checkpoint
 from superweights.discovery import Findings as Findings

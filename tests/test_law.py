@@ -137,6 +137,10 @@ LAW: dict[str, set[str]] = {
     "tables": {
         *("record", "findings", "address", "discovery", "sweeps", "index", "quantization", "costs"),
     },
+    # The bar that the command line shows, for Python too: it prints its lines as tables do.
+    "bar": {"progress", "tables"},
+    # Defaults of options that a user keeps in a file or the environment: read for whatever parser knows the options.
+    "settings": set(),
     # What `import superweights` teaches transformers: the model types of ours.
     "plugin": {"formats", "pruning", "lab"},
 }
@@ -145,7 +149,7 @@ LAW: dict[str, set[str]] = {
 TOP = {
     "explorer": set(LAW),
     "verbs": set(LAW) | {"explorer"},
-    "cli": {"verbs", "record", "tables", "progress", "door"},
+    "cli": {"verbs", "record", "tables", "settings", "progress", "door"},
     "__main__": {"cli"},
     "__init__": set(LAW),
 }

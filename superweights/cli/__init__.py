@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 import superweights
-from superweights.cli import config, console
+from superweights import settings
+from superweights.cli import console
 from superweights.cli.ablate import ablate
 from superweights.cli.activations import activations
 from superweights.cli.adapt import adapt
@@ -78,10 +79,10 @@ def _program(
     ] = False,
 ) -> None:
     """What stands before a command."""
-    found = config.file_of(config_)
+    found = settings.file_of(config_)
     if found is not None:
         console.note(f"defaults from {found}")
-    context.default_map = config.defaults(context.command, found, os.environ)
+    context.default_map = settings.defaults(context.command, found, os.environ)
 
 
 for command in (

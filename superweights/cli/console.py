@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
-from superweights.progress import Progress
 from superweights.tables.numbers import plain
 
 if TYPE_CHECKING:
+    from superweights.progress import Progress
     from superweights.record import Record
     from superweights.tables.page import Parts
 
 data = Console(highlight=False, soft_wrap=False)
 notes = Console(stderr=True, highlight=False)
-# After so many seconds it is told how long a part of a job will take, if that is longer than so many.
-_LOOK, _LONG = 5.0, 60.0
 
 
 def print_line(text: str) -> None:
@@ -87,55 +82,8 @@ def forget_stdout() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-@contextmanager
-def progress(label: str = "opening") -> Iterator[Progress]:
-    """A bar on stderr that follows (label, done, total), where stderr is a terminal; a line for what takes long.
+def progress(label: str = "opening") -> AbstractContextManager[Progress]:
+    """A bar on stderr for the job inside the `with`."""
+    from superweights import progress_bar
 
-    The notes of an interrupt (what is kept) are printed.
-    """
-    columns = (
-        *(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-        ),
-        *(TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()),
-    )
-    try:
-        with Bar(*columns, console=notes, transient=True, disable=not sys.stderr.isatty()) as bar:
-            bar.add_task(label, total=None, rate="")
-            yield _Watched(bar)
-    except KeyboardInterrupt as interrupt:
-        for each in getattr(interrupt, "__notes__", ()):
-            note(each)
-        raise
-
-
-class _Watched:
-    """A job as its bar shows it: label, how many of how many, how many in a second, the time that is left.
-
-    Where a part of it will take more than a minute, that is said once in a line of its own, terminal or not.
-    """
-
-    def __init__(self, bar: Bar):
-        self._bar, self._task = bar, bar.task_ids[0]
-        self._label, self._began, self._first, self._said = "", 0.0, 0, False
-
-    def __call__(self, label: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if label != self._label or done < self._first:
-            self._label, self._began, self._first, self._said = label, now, done, False
-            self._bar.reset(self._task)
-        past, made = now - self._began, done - self._first
-        rate = "" if not made or not past else _rate(made / past)
-        self._bar.update(self._task, description=label, completed=done, total=total, rate=rate)
-        if not self._said and made and past >= _LOOK:
-            self._said = True
-            left = past / made * (total - done)
-            if past + left > _LONG:
-                note(f"{label}: about {round((past + left) / 60) or 1} min.")
-
-
-def _rate(per_second: float) -> str:
-    return f"{per_second:.1f}/s" if per_second >= 1 else f"{1 / per_second:.1f} s each"
+    return progress_bar(label, notes)

@@ -1,4 +1,4 @@
-"""Defaults of options: from `superweights.toml` in the working folder, from a file that is named, from the environment.
+"""Defaults of options that a user keeps: in `superweights.toml` here, in a file that is named, in the environment.
 
 ```toml
 device = "cpu"          # for every command that has --device

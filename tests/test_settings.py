@@ -11,7 +11,7 @@ import typer
 
 import superweights
 from superweights.cli import app, run
-from superweights.cli.config import defaults, file_of
+from superweights.settings import defaults, file_of
 
 pytestmark = pytest.mark.unit
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from superweights.cli import console
+from superweights import bar, progress_bar
 
 pytestmark = pytest.mark.unit
 
@@ -12,12 +12,12 @@ pytestmark = pytest.mark.unit
 @pytest.fixture
 def clock(monkeypatch) -> list[float]:
     now = [0.0]
-    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(bar.time, "monotonic", lambda: now[0])
     return now
 
 
 def run_through(clock: list[float], seconds_each: float, total: int, label: str = "matrices") -> None:
-    with console.progress() as told:
+    with progress_bar() as told:
         for done in range(total + 1):
             told(label, done, total)
             clock[0] += seconds_each
@@ -34,7 +34,7 @@ def test_a_short_part_is_not(clock, capsys):
 
 
 def test_each_part_is_judged_by_itself(clock, capsys):
-    with console.progress() as told:
+    with progress_bar() as told:
         for label, seconds in (("pass 1 of 2", 0.1), ("pass 2 of 2", 6.0)):
             for done in range(31):
                 told(label, done, 30)
@@ -43,5 +43,5 @@ def test_each_part_is_judged_by_itself(clock, capsys):
 
 
 def test_the_rate_is_per_second_or_seconds_for_each():
-    assert console._rate(12.34) == "12.3/s"
-    assert console._rate(0.25) == "4.0 s each"
+    assert bar._rate(12.34) == "12.3/s"
+    assert bar._rate(0.25) == "4.0 s each"
