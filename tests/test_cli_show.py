@@ -31,6 +31,18 @@ COMMANDS = {
     "drift": ["adapt", "drift", "{}", "--against", "{}"],
     "profile": ["profile", "{}", "--no-rounding", *CUT],
 }
+# The same for a model that speaks.
+SPOKEN = {
+    "score": ["score", "{}", "--edit", f"{TENSOR}[5, 7]=0", "--prompt", "It was", *CUT],
+    "ablate": ["ablate", "{}", f"{TENSOR}[5, 7]", *CUT],
+    "scale": ["scale", "{}", f"{TENSOR}[5, 7]", "--factor", "2", *CUT],
+    "plan": ["plan", "{}", "--bits", "12", *CUT],
+    "activations": ["activations", "{}", *CUT],
+    "figure3": ["reproduce", "figure3", "{}", "--weight", f"{TENSOR}[5, 7]", *CUT],
+    "figure4": ["reproduce", "figure4", "{}", "--weight", f"{TENSOR}[5, 7]", *CUT],
+    "figure6": ["reproduce", "figure6", "{}", "--weight", f"{TENSOR}[5, 7]", *CUT],
+    "facts": ["facts", "{}", *CUT],
+}
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +50,11 @@ def llama(tmp_path_factory) -> Path:
     return saved_llama(tmp_path_factory.mktemp("llama"), {TENSOR: {(5, 7): 4.0}})
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_record_is_shown_as_its_command_showed_it(command, llama, tmp_path, capsys):
-    out = tmp_path / "record.json"
-    filled = [part.format(llama, to=tmp_path) if "{" in part else part for part in COMMANDS[command]]
+@pytest.mark.parametrize("command", [*COMMANDS, *SPOKEN])
+def test_a_record_is_shown_as_its_command_showed_it(command, llama, folder, tmp_path, capsys):  # noqa: F811
+    out, model = tmp_path / "record.json", llama if command in COMMANDS else folder
+    words = {**COMMANDS, **SPOKEN}[command]
+    filled = [part.format(model, to=tmp_path) if "{" in part else part for part in words]
     assert run([*filled, "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert run(["show", str(out)]) == 0

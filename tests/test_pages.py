@@ -56,9 +56,18 @@ def everything() -> str:
     blocks = (
         Paragraph(f"Without {LONG} perplexity is 1,386.25 times as high: {MODEL}.", strong=True),
         Paragraph(f"Made by superweights find {MODEL} --keep '{LONG}'."),
+        *(Paragraph(f"{'n' * n} 1e-08") for n in range(20, 60)),
         Table(f"Weights of {MODEL}", columns, tuple(rows)),
         Table("Two of them", ("weight", "value"), ((LONG, 0.5), ("all", None))),
         Chart("Residual stream", "It steps up.", "layer", "|value|", steps, tuple(lines), log=True),
+        Chart(
+            "Many",
+            "They fall.",
+            "factor",
+            "loss",
+            steps,
+            tuple(Series(f"{'n' * n} w[5, 7]", steps) for n in range(20, 60)),
+        ),
         LayerMap("Where they stand", "All over.", 64, "output channel", tuple(spots)),
         Beside(MODEL, ("as it is", f"without {LONG}"), (HOSTILE, LONG * 3)),
         Film(

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -116,16 +115,16 @@ def typed(record: Record, where: str = "The record") -> Record:
     if form is None or is_dataclass(record.findings):
         return record
     hint = "run its command again with this version."
-    return replace(record, findings=shaped(form, _revived(record.findings), where, hint, "some"))
+    return replace(record, findings=shaped(form, _revived(record.findings, where, hint), where, hint, "some"))
 
 
 _OF_A_SCORE = {each.name for each in fields(Score)}
 
 
-def _revived(value: Any) -> Any:
-    """JSON values, the scores among them that are no number as scores."""
+def _revived(value: Any, where: str, hint: str) -> Any:
+    """JSON values with the scores among them as scores, wherever they stand: in a cell of a table as well."""
     if isinstance(value, dict):
-        if value.keys() == _OF_A_SCORE and value["value"] is None:
-            return Score(**{**value, "value": math.nan})
-        return {key: _revived(item) for key, item in value.items()}
-    return [_revived(item) for item in value] if isinstance(value, list) else value
+        if value.keys() == _OF_A_SCORE:
+            return shaped(Score, value, where, hint, "lossy")
+        return {key: _revived(item, where, hint) for key, item in value.items()}
+    return [_revived(item, where, hint) for item in value] if isinstance(value, list) else value

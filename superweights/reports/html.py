@@ -18,9 +18,10 @@ from superweights.reports.blocks import Beside, Block, Cell, Chart, Film, LayerM
 from superweights.reports.film import film_html
 from superweights.reports.markdown import shown
 
-# `model.layers.11.mlp.down_proj.weight[507, 1229]`, and either part of it alone.
+# `model.layers.11.mlp.down_proj.weight[507, 1229]`, and either part of it alone; `1e-08`, which has a hyphen in it.
 _ADDRESS = re.compile(
     r"(?P<path>\w+(?:\.\w+)*|)(?P<index>\[[\d:]+(?:, ?[\d:]+)*\])|(?P<name>\w+(?:\.\w+){2,})"
+    r"|(?P<number>\b\d[\d.]*e[+-]\d+\b)"
 )
 
 
@@ -112,9 +113,13 @@ def _cell(title: str, cell: Cell) -> str:
 
 
 def worded(text: str) -> str:
-    """`text` as HTML in which an address goes to a new line between its parts only, and its index never."""
+    """`text` as HTML in which an address goes to a new line between its parts only, its index and a number never."""
     parts, end = [], 0
     for found in _ADDRESS.finditer(text):
+        if found["number"]:
+            parts += [escape(text[end : found.start()]), f'<span class="place">{found["number"]}</span>']
+            end = found.end()
+            continue
         path = escape(found["path"] or found["name"] or "").replace(".", ".<wbr>")
         place = f'<span class="place">{escape(found["index"] or "")}</span>'
         between = "<wbr>" if path and found["index"] else ""

@@ -18,10 +18,8 @@ def peeled(side_car: SideCar, to: Path) -> Parts:
     yield f"[bold]{plain(str(to))}[/]: the model with 0 in these places, and super_weights.json:"
     for kept in side_car.weights:
         yield f"  {plain(str(kept.address))} = {kept.value:z.6g}"
-    yield (
-        f"Next: quantize it with any tool, then superweights attach QUANTIZED --side-car {plain(str(to))} "
-        "--to ADAPTER."
-    )
+    yield "Next: quantize it with any tool, then"
+    yield f"superweights attach QUANTIZED --side-car {plain(str(to))} --to ADAPTER"
 
 
 def attached(lacking: Mapping[str, float], base: str, to: Path) -> Parts:

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from superweights.record import Score
 
 
+# From here on digits are no longer counted off in threes.
+_LONG = 1e9
+
+
 class Measured(Protocol):
     """A number that was measured: a `Score`, or an effect that somebody published."""
 
@@ -40,6 +44,8 @@ def with_error(score: Measured | None, sign: str = "", digits: int = 4) -> str:
     decimals = max(0, 1 - math.floor(math.log10(error)))
     if decimals > 4:
         return f"{value:{sign}z.2g} ±{error:z.2g}"
+    if max(abs(value), error) >= _LONG:
+        return f"{value:{sign}z.3g} ±{error:z.2g}"
     return f"{value:{sign}z,.{decimals}f} ±{error:,.{decimals}f}"
 
 

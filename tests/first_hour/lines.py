@@ -13,12 +13,15 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 # What a command says about the embedded model, and what is said about the tiny one in its place.
 _SUPER = "model.layers.0.mlp.down_proj.weight[5, 7]"
 _SMALLER = (
-    (r"org/name@revision|path/to/model|\./my-model|\./my-llama", "embedded"),
+    (r"org/name@revision|path/to/model|\./my-model|\./my-llama|org/llama-70b", "embedded"),
     (r"model\.layers\.11\.mlp\.down_proj\.weight\[507, 1229\]|TENSOR\[i, j\]", _SUPER),
+    (r"arithmetic,copying,classification", "arithmetic"),
     (r"--layers 20-29", "--layers 1"),
     (r"--layers 1,2,11", "--layers 0,1"),
     (r"--layers 5\b", "--layers 1"),
-    (r"--windows \d+", "--windows 2"),
+    (r"(?<!linearity )--windows \d+", "--windows 2"),
+    (r"LayerNorm\.weight\[99\]", "LayerNorm.weight[9]"),
+    (r"--format compressed-tensors", "--format compressed-tensors --group 32"),
     (r"--limit \d+", "--limit 4"),
     (r"--steps \d+ --batch \d+ --every \d+", "--steps 2 --batch 2 --every 1"),
     (r"--new-tokens \d+", "--new-tokens 1"),

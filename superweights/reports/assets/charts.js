@@ -9,6 +9,8 @@
     const size = Math.abs(value);
     return size >= 1e5 || (size > 0 && size < 1e-3) ? value.toExponential(2) : String(Number(value.toPrecision(4)));
   };
+  // A name whose index stays on one line.
+  const whole = (name) => name.replace(/, (?=[\d:]+[\],])/g, ",\u00a0");
   const drawn = [];
 
   function draw(chart, place) {
@@ -18,7 +20,7 @@
       const positive = (values) => values.map((v) => (v === null || (chart.log && v <= 0) ? null : v));
       data.push(positive(one.values));
       series.push({
-        label: one.name, stroke, width: one.points ? 0 : 2, dash: one.dashed ? [6, 4] : undefined, spanGaps: true,
+        label: whole(one.name), stroke, width: one.points ? 0 : 2, dash: one.dashed ? [6, 4] : undefined, spanGaps: true,
         points: { show: one.points || chart.x.length < 40, size: one.points ? 9 : 5, fill: stroke }, value: (_, v) => short(v),
       });
       if (one.low.length) {
@@ -26,7 +28,7 @@
         bandsOf[at - 1] = [at, at + 1];
         for (const [end, values] of [["high", one.high], ["low", one.low]]) {
           data.push(positive(values));
-          series.push({ label: one.name + ", " + end, class: "band", stroke: stroke + "55", width: 1, points: { show: false }, value: (_, v) => short(v), spanGaps: true });
+          series.push({ label: whole(one.name) + ", " + end, class: "band", stroke: stroke + "55", width: 1, points: { show: false }, value: (_, v) => short(v), spanGaps: true });
         }
         bands.push({ series: [at, at + 1], fill: stroke + "22" });
       }
