@@ -15,7 +15,7 @@ import superweights
 from superweights.cli import console, run
 from superweights.record import Score
 from superweights.tables.numbers import plain, with_error
-from superweights.tables.page import print_page, print_table, table
+from superweights.tables.page import Parted, print_page, print_table, table
 
 pytestmark = pytest.mark.tiny
 
@@ -54,6 +54,17 @@ def test_rows_of_bare_numbers_keep_their_title_when_they_are_stacked(monkeypatch
     made.add_row("7", *CELLS)
     print_table(made, console.data)
     assert capsys.readouterr().out.startswith("layer 7\n")
+
+
+def test_a_table_of_many_numbers_is_several_with_the_rows_names_in_each(width, capsys):
+    made = table("design", *(f"score {n}" for n in range(30)))
+    made.add_row("control", *(f"{n},{n:03}.{n}" for n in range(100, 130)))
+    print_page([Parted(made)], console.data)
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line for line in lines if line.startswith("control")]
+    assert " ".join(rows).replace("control", "").split() == [f"{n},{n:03}.{n}" for n in range(100, 130)]
+    assert len(rows) == sum(line.startswith("design") for line in lines)
+    assert len(rows) == 1 if width is None else all(len(line.rstrip()) <= width for line in lines)
 
 
 def test_a_title_is_not_wrapped_to_its_table(width, capsys):

@@ -169,6 +169,13 @@ def test_the_error_of_a_ratio_is_that_of_resampled_texts(model, tokenizer, texts
         assert score.standard_error == pytest.approx(values.std().item(), rel=0.15)
 
 
+def test_a_perplexity_beyond_all_bounds_is_a_sentence(model, tokenizer, passages):
+    """lm-eval squares resampled perplexities; of e^400 it cannot."""
+    huge = Edit(Address("lm_head.weight", (7, 5)), value=1e5)
+    with pytest.raises(SuperweightsError, match="cannot tell its error"):
+        accuracy(model, tokenizer, [f"last_word={passages}"], edits=[huge])
+
+
 def test_the_model_and_its_tokenizer_are_left_as_they_were(model, tokenizer, passages):
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     assert tokenizer.pad_token is None

@@ -66,7 +66,7 @@ def everything() -> str:
             "factor",
             "loss",
             steps,
-            tuple(Series(f"{'n' * n} w[5, 7]", steps) for n in range(20, 60)),
+            tuple(Series(f"{'n' * n}: model.layers.0.mlp.down_proj.weight[5, 7]", steps) for n in range(30)),
         ),
         LayerMap("Where they stand", "All over.", 64, "output channel", tuple(spots)),
         Beside(MODEL, ("as it is", f"without {LONG}"), (HOSTILE, LONG * 3)),

@@ -91,7 +91,13 @@ def accuracy(
             add_bos_token=conditions.bos,
         )
         with contextlib.closing(lm):
-            found: Any = evaluate(lm, loaded, limit=limit, bootstrap_iters=_RESAMPLES, log_samples=True)
+            try:
+                found: Any = evaluate(lm, loaded, limit=limit, bootstrap_iters=_RESAMPLES, log_samples=True)
+            except OverflowError:  # in its errors: the squares of resampled perplexities
+                raise SuperweightsError(
+                    "A perplexity is so large here that lm-evaluation-harness cannot tell its error.",
+                    hint="leave out what measures perplexity, as last_word does; superweights score can tell it.",
+                ) from None
     return [score for name in found["results"] for score in _scores(name, found)]
 
 

@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 
 from superweights.tables.numbers import plain
-from superweights.tables.page import Folding, Parts, dim
+from superweights.tables.page import Folding, Parted, Parts, dim
 
 _COLOURS = {"prevented": "green", "not prevented": "yellow", "inconclusive": "dim"}
 
@@ -19,7 +19,7 @@ def parts(shown: Any) -> Parts:
         if sheet.title:
             yield f"[bold]{plain(sheet.title)}[/]"
         if sheet.columns:
-            yield Folding(_table(sheet))
+            yield (Folding if sheet.right is None else Parted)(_table(sheet))
         if sheet.note:
             yield dim(plain(sheet.note))
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from io import StringIO
 from typing import Any
 
@@ -13,7 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.measure import Measurement
 from rich.segment import Segments
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 _UNBOUNDED = 10_000
@@ -38,8 +39,16 @@ class Folding:
     """Its columns of numbers forbid folding themselves."""
 
 
+@dataclass(frozen=True)
+class Parted:
+    """A table of many columns of numbers: where a terminal is narrow, several tables with the first column in each."""
+
+    table: Table
+    """Its first column names the rows."""
+
+
 # A line (with rich's markup, or as a `Text` without), or a table.
-Part = str | Text | Table | Fitting | Folding
+Part = str | Text | Table | Fitting | Folding | Parted
 Parts = Iterable[Part]
 
 
@@ -73,6 +82,9 @@ def print_page(parts: Parts, console: Console) -> None:
             part = next((form for form in part.forms if _fits(form, console)), part.forms[-1])
         if isinstance(part, Folding):
             _print_folding(part.table, console)
+        elif isinstance(part, Parted):
+            for some in _parted(part.table, console):
+                _print_wide(some, console, _needed(some, console))
         elif isinstance(part, Table):
             print_table(part, console)
         else:
@@ -109,6 +121,24 @@ def _print_folding(made: Table, console: Console) -> None:
         console.print(made)
     else:
         _print_wide(made, console, max(_needed(made, console), console.width))
+
+
+def _parted(made: Table, console: Console) -> Iterator[Table]:
+    """`made` whole where it fits, else in tables of as many of its columns as fit beside the first."""
+    first, *others = made.columns
+    while others:
+        count = len(others)
+        while count > 1 and not _fits(_columns_of(made, [first, *others[:count]]), console):
+            count -= 1
+        yield _columns_of(made, [first, *others[:count]])
+        others = others[count:]
+
+
+def _columns_of(made: Table, columns: list[Column]) -> Table:
+    """`made` with these of its columns only."""
+    some = copy(made)
+    some.columns = [replace(column, _index=number) for number, column in enumerate(columns)]
+    return some
 
 
 def _print_wide(made: Table, console: Console, width: int) -> None:

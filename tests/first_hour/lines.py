@@ -34,6 +34,7 @@ _DOWN = r"model\.layers\.(\d+)\.mlp\.down_proj\.weight\[(\d+), (\d+)\]"
 # Commands that are longer than a test may be, or are about the world outside, each with its reason.
 _LEFT_OUT = (
     (r"^(pip|make|torchrun|python|lm_eval|jq)\b", "another program"),
+    (r"^superweights anatomy relations\b", "a tiny model knows none"),
     (r"^superweights explore\b", "serves until it is stopped; its page is looked at instead"),
 )
 

@@ -9,8 +9,8 @@
     const size = Math.abs(value);
     return size >= 1e5 || (size > 0 && size < 1e-3) ? value.toExponential(2) : String(Number(value.toPrecision(4)));
   };
-  // A name whose index stays on one line.
-  const whole = (name) => name.replace(/, (?=[\d:]+[\],])/g, ",\u00a0");
+  // A name that goes to a new line between the parts of an address, and never inside an index.
+  const whole = (name) => name.replace(/, (?=[\d:]+[\],])/g, ",\u00a0").replace(/\.(?=[A-Za-z_\d]*[A-Za-z_.[])/g, ".\u200b").replace(/\[/g, "\u200b[");
   const drawn = [];
 
   function draw(chart, place) {
