@@ -18,7 +18,7 @@ find: $(VENV)/.runs
 # Two processes with one thread each: most tests are too small for more. A file's tests share what they open.
 test: $(VENV)/.ready
 	@$(MAKE) --no-print-directory browser || true
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=40
 
 # The shapes of tensors that annotations name (superweights/axes.py), checked while the tests of these rooms run.
 SHAPED = $(shell printf 'superweights.%s,' scoring subject taps branch quantization interpretability discovery adaptation pruning)
