@@ -13,7 +13,7 @@ __version__ = "0.1.0.dev0"
 # The verbs: each lives in a file of its name.
 _VERBS = (
     "ablate", "activations", "adapt_answer", "adapt_compare", "adapt_effects", "adapt_mix",
-    "adapt_train", "adapt_write", "anatomy", "attach", "audit", "designs", "drift", "estimate", "evaluate",
+    "adapt_train", "adapt_write", "anatomy", "attach", "audit", "census", "designs", "drift", "estimate", "evaluate",
     "explore", "facts", "find", "grow", "known", "lab_compare", "lab_list", "lab_page", "lab_run",
     "peel", "plan", "profile", "prune", "push", "quantize", "recipe", "report", "reproduce", "scale", "scan",
     "score", "show", "sweep", "tour", "train",

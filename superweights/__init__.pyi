@@ -34,6 +34,7 @@ from superweights.verbs.adapt_write import adapt_write as adapt_write
 from superweights.verbs.anatomy import anatomy as anatomy
 from superweights.verbs.attach import attach as attach
 from superweights.verbs.audit import audit as audit
+from superweights.verbs.census import census as census
 from superweights.verbs.designs import designs as designs
 from superweights.verbs.drift import drift as drift
 from superweights.verbs.estimate import estimate as estimate

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 # What a shell calls a process that SIGTERM has ended.
 EXIT_CODE = 128 + 15
@@ -53,6 +54,11 @@ def kept_in(place: Path | str) -> Iterator[None]:
     except KeyboardInterrupt as stopped:
         stopped.add_note(f"What is done is kept in {place}: the same command goes on from there.")
         raise
+
+
+def go_on_stopping() -> NoReturn:
+    """Raise again what has ended a part of the work that puts away what it has: `Terminated` or `KeyboardInterrupt`."""
+    raise Terminated if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN else KeyboardInterrupt
 
 
 def _is_in_finalizer(frame: FrameType | None) -> bool:

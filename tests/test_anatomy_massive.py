@@ -7,8 +7,11 @@ import pytest
 import torch
 from laid_open import answers
 
+from superweights.artefacts.shape import shaped
 from superweights.errors import SuperweightsError
 from superweights.interpretability import MassiveReduction, ask
+from superweights.interpretability.answer import to_json
+from superweights.interpretability.massive.answer import Massive
 from superweights.interpretability.massive.events import Written, events_of
 
 pytestmark = pytest.mark.tiny
@@ -112,6 +115,77 @@ def test_another_position_can_be_followed_and_short_windows_are_refused():
         ask(model, ids(), MassiveReduction(position=15))
     with pytest.raises(SuperweightsError, match="count from 0"):
         MassiveReduction(position=-1)
+
+
+HYBRIDS = (
+    "bailing_hybrid", "bamba", "granitemoehybrid", "jamba", "kimi_linear", "lfm2_moe", "minimax", "nemotron_h",
+    "olmo_hybrid", "qwen3_next", "zamba", "zamba2",
+)  # fmt: skip
+
+
+def attending(model) -> list[int]:
+    """The layers that keep a key for each token in transformers' own cache."""
+    with torch.no_grad():
+        cache = model(input_ids=ids(), use_cache=True).past_key_values
+    keys = [getattr(layer, "keys", None) for layer in cache.layers]
+    return [n for n, held in enumerate(keys) if held is not None and held.shape[-2] == ids().shape[1]]
+
+
+@pytest.mark.parametrize("kind", HYBRIDS)
+def test_the_kinds_of_a_hybrids_layers_are_its_configs_and_full_attention_is_where_it_keeps_keys(kind):
+    model = families.tiny_model(kind)
+    (found,) = ask(model, ids(), MassiveReduction())
+    assert [state.kind for state in found.layers] == list(model.config.layer_types)
+    assert list(found.attending) == attending(model)
+    assert [each.layer for each in found.before] == [layer for layer in found.attending if layer > 0]
+    assert sum(len(each.layers) for each in found.by_kind) == len(found.layers)
+    assert [sheet.title for sheet in found.sheets()[2:]] == [
+        "By kind of layer",
+        "Before each layer with full attention",
+    ]
+
+
+def test_the_spike_before_a_full_attention_is_where_it_was_planted():
+    """Planted in a Mamba layer's MLP; compared with transformers' own hidden states."""
+    model = families.tiny_model("bamba")
+    assert list(model.config.layer_types) == ["linear_attention", "linear_attention", "full_attention"]
+    down = model.model.layers[0].feed_forward.down_proj
+    seen = []
+    with torch.no_grad(), down.register_forward_pre_hook(lambda _, args: seen.append(args[0])):
+        model(input_ids=ids())
+        neuron = int(seen[0][:, 0].abs().mean(0).argmax())
+        down.weight[CHANNEL, neuron] = 5000.0 / seen[0][:, 0, neuron].abs().mean()
+        states = model(input_ids=ids(), output_hidden_states=True).hidden_states
+    (found,) = ask(model, ids(), MassiveReduction())
+    (read,) = found.before
+    h = states[2].abs()
+    assert (read.layer, read.since) == (2, ("linear_attention", "linear_attention"))
+    assert read.channel == CHANNEL
+    assert read.peak == pytest.approx(h.flatten(1).amax(-1).mean().item(), rel=1e-5)
+    assert read.here == pytest.approx(h[:, 0].amax(-1).mean().item(), rel=1e-5)
+    assert read.position == int(h.amax(-1).argmax(1).mode().values)
+    linear, full = found.by_kind
+    assert (linear.kind, linear.layers, linear.born) == ("linear_attention", (0, 1), (0,))
+    assert (full.kind, full.layers, full.born) == ("full_attention", (2,), ())
+    assert full.factor == pytest.approx(found.layers[2].here / found.layers[1].here)
+
+
+@pytest.mark.parametrize(("kind", "word"), [("llama", "attention"), ("rwkv", "no attention")])
+def test_layers_that_no_config_names_are_told_by_whether_they_attend(kind, word):
+    (found,) = ask(families.tiny_model(kind), ids(), MassiveReduction())
+    assert [each.kind for each in found.by_kind] == [word]
+    assert len(found.before) == (2 if word == "attention" else 0)
+    assert len(found.sheets()) == 2
+
+
+def test_an_answer_of_before_there_were_kinds_is_read():
+    (found,) = ask(families.tiny_model("llama"), ids(), MassiveReduction())
+    old = to_json(found)
+    del old["attending"]
+    for state in old["layers"]:
+        del state["kind"]
+    read = shaped(Massive, old, "an answer", "-", "lossy")
+    assert read.by_kind == read.before == ()
 
 
 @pytest.mark.real

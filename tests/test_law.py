@@ -30,8 +30,8 @@ LAW: dict[str, set[str]] = {
     # A result names the weights that it is about.
     "record": {"address", "artefacts", "telling"},
     # What each verb finds, without torch: what is measured fills it in, reports read it.
-    # Answers over layers draw themselves.
-    "findings": {"record", "address", "artefacts", "picture"},
+    # Answers over layers draw themselves; a census gives lines of the index.
+    "findings": {"record", "address", "artefacts", "picture", "index"},
     # What a run is about: facts of a model, text and cut, batch and objective. It knows no checkpoint, opens nothing.
     "subject": {"address", "record", "progress", "artefacts"},
     "checkpoint": {"address", "subject", "artefacts"},

@@ -123,6 +123,20 @@ def test_a_claim_ends_with_its_lease_unless_it_is_renewed(store, monkeypatch):
 
 
 @pytest.mark.unit
+def test_a_cell_that_was_killed_four_times_comes_last_when_the_work_is_started_again(store):
+    """Whoever starts it again may have killed it himself; if it is deadly, the others are done before it."""
+    for _ in range(4):
+        owner = new_owner()
+        store.claim(KEYS[:1], owner, 1)
+        store.release(owner, died=True)
+    store.reopen(KEYS[:3])
+    one, other = new_owner(), new_owner()
+    assert store.claim(KEYS[:3], one, 3) == CELLS[1:3]
+    assert store.claim(KEYS[:3], other, 3) == CELLS[:1]
+    assert store.count(KEYS[:3])["failed"] == 0
+
+
+@pytest.mark.unit
 def test_cells_whose_workers_died_are_measured_alone_and_fail_after_four_deaths(store):
     for deaths, group in ((0, 3), (1, 3), (2, 1), (3, 1)):
         owner = new_owner()

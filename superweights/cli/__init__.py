@@ -18,6 +18,7 @@ from superweights.cli.adapt import adapt
 from superweights.cli.anatomy import anatomy
 from superweights.cli.attach import attach
 from superweights.cli.audit import audit
+from superweights.cli.census import census
 from superweights.cli.estimate import estimate
 from superweights.cli.evaluate import evaluate
 from superweights.cli.explore import explore
@@ -87,7 +88,7 @@ def _program(
 
 for command in (
     tour, find, known, scan, facts, score, ablate, scale, evaluate, plan, quantize, peel, attach, recipe, audit, prune,
-    push, show, report, explore, reproduce, activations, sweep, anatomy, profile, estimate,
+    push, show, report, explore, reproduce, activations, sweep, anatomy, profile, census, estimate,
 ):  # fmt: skip
     app.command(command.__name__)(command)
 for command in (grow, designs):

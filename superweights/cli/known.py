@@ -12,6 +12,10 @@ from superweights.cli.groups import grouped
 
 Named = Annotated[str | None, typer.Argument(help="A name, a folder or a file. Nothing: list all.")]
 Verify = Annotated[bool, typer.Option("--verify", help="Open the model and check every number.")]
+Index = Annotated[
+    list[Path] | None,
+    typer.Option(help="Also the lines of this file, as the known.jsonl of a census; repeatable."),
+]
 AsJson = Annotated[bool, options.in_output("--json", help="JSON lines, one per weight.")]
 Html = Annotated[Path | None, options.in_output(help="Write the whole index as a page to browse.")]
 Card = Annotated[Path | None, options.in_output(help="Write the card of the data set, in Markdown.")]
@@ -19,7 +23,12 @@ Card = Annotated[Path | None, options.in_output(help="Write the card of the data
 
 @grouped
 def known(
-    model: Named = None, verify: Verify = False, as_json: AsJson = False, html: Html = None, card: Card = None
+    model: Named = None,
+    verify: Verify = False,
+    index: Index = None,
+    as_json: AsJson = False,
+    html: Html = None,
+    card: Card = None,
 ) -> None:
     """List known super weights, or those of one model, and check them against its file.
 
@@ -32,10 +41,10 @@ def known(
     from superweights.verbs.known import nothing_known, write_index
 
     if html is not None or card is not None:
-        for said in write_index(html, card, alone=model is None and not verify and not as_json):
+        for said in write_index(html, card, model is None and not verify and not as_json, index or ()):
             console.note(said)
         return
-    matches = verb(model, verify=verify)
+    matches = verb(model, verify=verify, index=index or ())
     if model is not None and not matches:
         console.note(nothing_known(model))
     else:

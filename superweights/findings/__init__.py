@@ -19,6 +19,7 @@ from superweights.findings.activations import (
     RoundedRow,
 )
 from superweights.findings.anatomy import Anatomy
+from superweights.findings.census import Census, Duplicate, Entered, NotEntered
 from superweights.findings.effects import (
     Continuation,
     EditMade,
@@ -52,16 +53,20 @@ __all__ = [
     "Alternative",
     "Anatomy",
     "Carrier",
+    "Census",
     "Column",
     "Continuation",
     "DropTold",
+    "Duplicate",
     "EditMade",
     "EffectRow",
     "Effects",
+    "Entered",
     "Facts",
     "HeldInput",
     "InputPlace",
     "LastWordsRow",
+    "NotEntered",
     "Planned",
     "PlannedMatrix",
     "Plot",
@@ -94,6 +99,7 @@ FORMS: dict[str, Any] = {
     "scale": Effects,
     "activations": Activations,
     "anatomy": Anatomy,
+    "census": Census,
     "evaluate": TaskScores,
     "facts": Facts,
     "scan": Scan,

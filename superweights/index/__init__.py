@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from superweights.index.entry import (
     index,
     load_known,
     names_known,
+    read_index,
 )
 from superweights.index.names import names_in, names_of, names_of_checkpoint
 from superweights.index.place import ROUNDING, CheckpointLike, KnownPlace, by_block, find_place
@@ -43,6 +44,7 @@ __all__ = [
     "load_known",
     "look_up",
     "names_known",
+    "read_index",
     "verify",
 ]
 
@@ -102,8 +104,10 @@ class Verification:
     """All this in words."""
 
 
-def look_up(asked: str | Path | CheckpointLike) -> list[Match]:
+def look_up(asked: str | Path | CheckpointLike, further: Sequence[KnownWeight] = ()) -> list[Match]:
     """The known weights of a checkpoint or a name, the surest first; empty where nothing matches.
+
+    `further` entries (`read_index`) are asked beside those of the index.
 
     A plain string or path is looked up by name alone: case, organisation, folder, revision and quantization
     suffix do not matter. An open checkpoint is first compared number by number with every entry whose tensor
@@ -114,13 +118,15 @@ def look_up(asked: str | Path | CheckpointLike) -> list[Match]:
     """
     if isinstance(asked, str | Path):
         names = names_in(str(asked))
-        return [Match(known, "name") for known in index() if names & names_of(known)]
-    blocks = by_block(asked)
-    found = {known: find_place(known, asked, blocks) for known in index()}
+        return [Match(known, "name") for known in (*index(), *further) if names & names_of(known)]
+    entries, blocks = (*index(), *further), by_block(asked)
+    found = {known: find_place(known, asked, blocks) for known in entries}
     places = {known: place for known, place in found.items() if place is not None}
     names = names_of_checkpoint(asked)
-    models = {known.model: None for known in index()}
-    matches = [match for model in models for match in _of_model(model, places, names)]
+    models: dict[str, list[KnownWeight]] = {}
+    for known in entries:
+        models.setdefault(known.model, []).append(known)
+    matches = [match for each in models.values() for match in _of_model(each, places, names)]
     exact = Counter(match.known.model for match in matches if match.how == "fingerprint")
     matches.sort(key=lambda match: (-exact[match.known.model], -match.agreeing))
     return _each_place_once(matches)
@@ -201,9 +207,10 @@ def _cross(rows: Any, start: int, at: tuple[int, ...]) -> tuple[float, float]:
     return along, float(rows[:, rest[0]].square().sum())
 
 
-def _of_model(model: str, places: dict[KnownWeight, KnownPlace], names: set[str]) -> Iterator[Match]:
+def _of_model(
+    entries: Sequence[KnownWeight], places: dict[KnownWeight, KnownPlace], names: set[str]
+) -> Iterator[Match]:
     """The matches of one model: its coordinates are judged together, since they stand or fall together."""
-    entries = [known for known in index() if known.model == model]
     valued = [places[known] for known in entries if known in places and places[known].moved is not None]
     agreeing, named = sum(place.agrees for place in valued), bool(names & names_of(entries[0]))
     if not agreeing and not named:

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from superweights.address import Address
+from superweights.artefacts.reading import parse_lines, read_text
+from superweights.artefacts.shape import shaped
 
 SCHEMA_VERSION = 1
 
@@ -150,6 +153,17 @@ class KnownWeight:
 def index() -> tuple[KnownWeight, ...]:
     text = resources.files("superweights").joinpath("known.jsonl").read_text(encoding="utf-8")
     return tuple(KnownWeight.from_json(json.loads(line)) for line in text.splitlines() if line.strip())
+
+
+def read_index(path: Path | str) -> tuple[KnownWeight, ...]:
+    """The entries of a file of lines like `known.jsonl`, such as a census writes.
+
+    Raises `SuperweightsError` naming the line and the field for anything else; a file without lines has no entries.
+    """
+    hint = "give a file that superweights census wrote, or lines like those of known.jsonl."
+    text = read_text(Path(path), hint=hint)
+    lines = parse_lines(text, str(path), hint=hint) if text.strip() else []
+    return tuple(shaped(KnownWeight, line, f"{path}, line {n}", hint) for n, line in enumerate(lines, 1))
 
 
 def load_known() -> list[KnownWeight]:

@@ -90,7 +90,7 @@ def _turned(known: KnownWeight, shape: tuple[int, ...]) -> bool | None:
     if len(shape) != 2:
         return None
     if need is None:
-        return False if all((i or 0) < n for i, n in zip(known.index, shape, strict=False)) else None
+        return False if all((i or 0) < n for i, n in zip(known.index[-2:], shape, strict=False)) else None
     return shape != need if shape in (need, need[::-1]) else None
 
 

@@ -168,13 +168,21 @@ class Store:
                 self.release(owner, died=process_of(owner) not in stopped)
 
     def reopen(self, keys: Sequence[str], *, done: bool = False) -> None:
-        """Let the failed cells of `keys` be tried again; with `done` also those that have a result, which is lost."""
+        """Let the failed cells of `keys` be tried again; with `done` also those that have a result, which is lost.
+
+        An open cell whose workers died is given another try too, alone and after all others: whoever starts the work
+        again may have killed it himself.
+        """
         settled = "('failed', 'done')" if done else "('failed')"
         with self._transaction("IMMEDIATE"):
             self._want(keys)
             self._db.execute(
                 "UPDATE cell SET status = 'open', numbers = NULL, sentence = NULL, hint = NULL, checksum = NULL, "
                 f"attempts = 0 WHERE status IN {settled} AND key IN wanted"
+            )
+            self._db.execute(
+                "UPDATE cell SET attempts = min(attempts, ?) WHERE status = 'open' AND key IN wanted",
+                (_ALONE_AFTER,),
             )
 
     def count(self, keys: Sequence[str]) -> dict[str, int]:

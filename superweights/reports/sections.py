@@ -8,6 +8,7 @@ from typing import Any
 from superweights.record import Record, Score
 from superweights.reports.anatomy import answers
 from superweights.reports.blocks import Block, Paragraph, Section, Table
+from superweights.reports.census import entered, lines_of_index, not_entered, streams
 from superweights.reports.discovery import journey, layer_map, spikes, verdicts, weights
 from superweights.reports.effects import curves, edits, shifts, texts
 from superweights.reports.naming import model_of
@@ -31,6 +32,10 @@ _BUILDERS: tuple[tuple[str, tuple[str, ...], Callable[[Sequence[Record]], list[B
     ("Rounded activations", ("activations",), activations),
     ("Pruned", ("prune",), pruned),
     ("Anatomy", ("anatomy",), answers),
+    ("Models", ("census",), entered),
+    ("Weights", ("census",), lines_of_index),
+    ("Residual streams", ("census",), streams),
+    ("Not entered", ("census",), not_entered),
 )
 
 

@@ -21,9 +21,9 @@ __all__ = ["parts_of", "printed", "text_of"]
 # Which file tells a record, by its command's first word.
 _TOLD_IN = {
     "ablate": "effects", "activations": "activations", "adapt": "adaptation", "anatomy": "anatomy", "audit": "audit",
-    "drift": "adaptation", "evaluate": "tasks", "facts": "facts", "find": "found", "plan": "plan", "profile": "profile",
-    "prune": "prune", "quantize": "quantize", "reproduce": "reproduce", "scale": "effects", "scan": "scan",
-    "score": "effects", "tour": "tour",
+    "census": "census", "drift": "adaptation", "evaluate": "tasks", "facts": "facts", "find": "found", "plan": "plan",
+    "profile": "profile", "prune": "prune", "quantize": "quantize", "reproduce": "reproduce", "scale": "effects",
+    "scan": "scan", "score": "effects", "tour": "tour",
 }  # fmt: skip
 
 

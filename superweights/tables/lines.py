@@ -9,8 +9,9 @@ from superweights.record import Record, plain, to_json_line
 
 
 def json_lines(record: Record) -> Iterator[str]:
-    """Lines of strict JSON: a search's candidates, a scan's findings, an experiment's rows, or the record itself."""
-    told = {"find": _candidates, "scan": _scanned, "reproduce": _reproduced}.get(record.command.split(" ")[0])
+    """Lines of strict JSON: a search's candidates, a scan's findings, an experiment's rows, the models of a census; or
+    the record itself."""
+    told = _TOLD.get(record.command.split(" ")[0])
     if told is None:
         yield record.to_json()
     else:
@@ -35,3 +36,13 @@ def _reproduced(record: Record) -> Iterator[dict[str, Any]]:
     rows = whole.pop("rows")
     yield {"kind": "conditions", **whole}
     yield from ({"kind": "row", "experiment": whole["experiment"], **row} for row in rows)
+
+
+def _counted(record: Record) -> Iterator[dict[str, Any]]:
+    """Every line of the list by itself; `status` says what became of it."""
+    yield from ({"status": "entered", **model.line()} for model in record.findings.models)
+    yield from ({"status": "failed", **plain(each)} for each in record.findings.failed)
+    yield from ({"status": "duplicate", **plain(each)} for each in record.findings.duplicates)
+
+
+_TOLD = {"find": _candidates, "scan": _scanned, "reproduce": _reproduced, "census": _counted}

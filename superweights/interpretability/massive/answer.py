@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from dataclasses import dataclass
 
 from superweights.interpretability.answer import Sheet
@@ -49,6 +51,44 @@ class LayerState:
     along: float
     across: float | None
     channels: tuple[Channel, ...]
+    kind: str | None = None
+    """What the model's config calls the layer (full_attention, linear_attention, ...), else whether it attends."""
+
+
+@dataclass(frozen=True)
+class OfKind:
+    """All layers of one kind: what becomes of the followed token's largest activation in them."""
+
+    kind: str
+    """As `LayerState.kind`."""
+    layers: tuple[int, ...]
+    """Which layers are of this kind."""
+    born: tuple[int, ...]
+    """Those that step up."""
+    erased: tuple[int, ...]
+    """Those that step down."""
+    factor: float | None
+    """By how much a layer multiplies it, the geometric mean; of the first layer nothing is known, None: of no other."""
+
+
+@dataclass(frozen=True)
+class Before:
+    """The residual stream that a layer with full attention reads: where its spike sits."""
+
+    layer: int
+    """The layer that reads it."""
+    since: tuple[str, ...]
+    """The kinds of the layers since the full attention before it, in order."""
+    peak: float
+    """The largest |h| over tokens and channels, mean over rows."""
+    over_median: float
+    """That over the median of all |h|."""
+    position: int
+    """Where most rows have it."""
+    here: float
+    """The largest |h| of the followed token."""
+    channel: int
+    """The followed token's largest channel."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +112,8 @@ class Massive:
     largest: float
     summary: tuple[Score, ...]
     """The few numbers that sum it up."""
+    attending: tuple[int, ...] = ()
+    """The layers with full attention."""
 
     @property
     def emergence(self) -> int | None:
@@ -88,6 +130,25 @@ class Massive:
     def erased(self) -> tuple[int, ...]:
         """The layers that step down."""
         return tuple(event.layer for event in self.events if event.kind == "erased")
+
+    @property
+    def by_kind(self) -> tuple[OfKind, ...]:
+        """Each kind of layer, in the order in which they first run; a single one is no hybrid."""
+        kinds = dict.fromkeys(state.kind for state in self.layers if state.kind is not None)
+        return tuple(self._of_kind(kind) for kind in kinds)
+
+    @property
+    def before(self) -> tuple[Before, ...]:
+        """What each layer with full attention reads, but for the first layer of all, which reads the embeddings."""
+        found = []
+        for layer in (each for each in self.attending if each > 0):
+            last = max((each for each in self.attending if each < layer), default=-1)
+            since = tuple(self.layers[n].kind or "" for n in range(last + 1, layer))
+            read = self.layers[layer - 1]
+            over = read.peak / max(read.median, 1e-30)
+            top = read.channels[0].channel
+            found.append(Before(layer, since, read.peak, over, read.peak_position, read.here, top))
+        return tuple(found)
 
     @property
     def headroom(self) -> float:
@@ -132,6 +193,7 @@ class Massive:
                  "its share"),
                 events, note,
             ),
+            *self._sheets_of_kinds(),
         )  # fmt: skip
 
     def panels(self) -> tuple[Panel, ...]:
@@ -145,5 +207,56 @@ class Massive:
             line_chart("The residual stream after each layer", "layer", "|h|", lines, log=True, marks=marks),
         )
 
+    def _sheets_of_kinds(self) -> tuple[Sheet, ...]:
+        """Of a model whose layers are of several kinds: the kinds, and what each full attention reads."""
+        kinds = self.by_kind
+        if len(kinds) < 2:
+            return ()
+        rows = [(k.kind, len(k.layers), _listed(k.born), _listed(k.erased), k.factor) for k in kinds]
+        read = [
+            (b.layer, _counted(b.since), b.peak, b.over_median, b.position, b.here, b.channel)
+            for b in self.before
+        ]
+        return (
+            Sheet(
+                "By kind of layer", ("kind", "layers", "born in", "erased in", "factor"), rows,
+                f"factor: by which a layer multiplies the largest activation of token {self.position}, geometric mean",
+            ),
+            Sheet(
+                "Before each layer with full attention",
+                ("layer", "since the last", "largest", "over median", "at token", f"token {self.position}", "channel"),
+                read, "the residual stream that it reads; means over rows",
+            ),
+        )  # fmt: skip
+
+    def _of_kind(self, kind: str) -> OfKind:
+        mine = tuple(state.layer for state in self.layers if state.kind == kind)
+        factors = [
+            self.layers[n].here / self.layers[n - 1].here for n in mine if n and self.layers[n - 1].here > 0
+        ]
+        known = [factor for factor in factors if 0 < factor < math.inf]
+        return OfKind(
+            kind,
+            mine,
+            tuple(layer for layer in self.born if layer in mine),
+            tuple(layer for layer in self.erased if layer in mine),
+            statistics.geometric_mean(known) if known else None,
+        )
+
     def _rise(self, layer: int) -> float:
         return self.layers[layer].here - (self.layers[layer - 1].here if layer else 0.0)
+
+
+def _listed(layers: tuple[int, ...]) -> str:
+    return ", ".join(map(str, layers))
+
+
+def _counted(kinds: tuple[str, ...]) -> str:
+    """Kinds in order, neighbours of one kind together: `3 linear_attention, 1 conv`."""
+    runs: list[tuple[str, int]] = []
+    for kind in kinds:
+        if runs and runs[-1][0] == kind:
+            runs[-1] = kind, runs[-1][1] + 1
+        else:
+            runs.append((kind, 1))
+    return ", ".join(f"{number} {kind}" for kind, number in runs)

@@ -22,6 +22,7 @@ from torch.nn.functional import cosine_similarity, normalize
 
 from superweights.errors import SuperweightsError
 from superweights.interpretability.body import Body
+from superweights.interpretability.layer_kinds import attending_to_all, kinds_of_layers
 from superweights.interpretability.massive.answer import Channel, LayerState, Massive
 from superweights.interpretability.massive.events import Written, events_of
 from superweights.interpretability.moments import Moments
@@ -66,11 +67,14 @@ class MassiveReduction:
         self._layers: dict[int, _Held] = {}
         self._start = PerRow()
         self._before: Tensor | None = None
+        self._kinds: tuple[str, ...] = ()
+        self._attending: tuple[int, ...] = ()
 
     def taps(self, body: Body) -> Mapping[Site, Tap]:
         taps: dict[Site, Tap] = {Site("block_in", 0): self._on_start}
         taps |= {site: self._on_stream(site.layer or 0) for site in body.every("block_out")}
         self._layers = {layer: _Held() for layer in range(body.layers)}
+        self._kinds, self._attending = kinds_of_layers(body), attending_to_all(body)
         for layer, held in self._layers.items():
             if Site("attn_write", layer) in body.sites.places:
                 taps[Site("attn_write", layer)] = self._on_attention(held)
@@ -99,7 +103,7 @@ class MassiveReduction:
                 layer, mean["peak"][layer], mean["median"][layer], commonest[layer], mean["share"][layer],
                 mean["here"][layer],
                 mean["elsewhere"][layer], mean["norm"][layer], mean["strict"][layer],
-                mean["along"][layer], _agreement(held.units, rows), _channels(held.here),
+                mean["along"][layer], _agreement(held.units, rows), _channels(held.here), self._kinds[layer],
             )
             for layer, held in self._layers.items()
         )  # fmt: skip
@@ -117,6 +121,7 @@ class MassiveReduction:
             events,
             largest=max(held.largest for held in self._layers.values()),
             summary=self._summary(states),
+            attending=self._attending,
         )
 
     def _summary(self, states: tuple[LayerState, ...]) -> tuple[Score, ...]:
