@@ -216,6 +216,22 @@ def test_windows_say_what_a_mask_over_all_pairs_says():
     assert torch.allclose(by_windows(q, k, v, 5), whole.transpose(1, 2), atol=1e-6)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_shared_keys_and_short_windows_read_as_transformers_does(training):
+    """Two queries for each key, rows longer than the window: in training by blocks, else by windows."""
+    given = sizes(window=8)
+    for stack in ("encoder_config", "decoder_config"):
+        given[stack]["num_key_value_heads"] = 1
+    theirs = BltForCausalLM(BltConfig(**given)).eval()
+    ours = AutoModelForCausalLM.from_config(ByteLatentConfig(**given)).train(training)
+    ours.load_state_dict(theirs.state_dict())
+    ids = rows(2, 37)
+    starts = Patching("static", stride=4).starts(ids)
+    with torch.no_grad():
+        expected = theirs(ids, patch_lengths=lengths(starts), use_cache=False).logits
+        assert torch.allclose(ours(ids, starts=starts).logits, expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("mode", ["entropy", "space"])
 def test_a_row_does_not_depend_on_its_neighbours(mode):
     model, ids = built(mode=mode), rows(4, 40)

@@ -80,6 +80,12 @@ def test_a_row_of_zeros_stays_finite_with_its_gradient(scoring):
     assert torch.isfinite(zero.grad).all()
 
 
+def test_scores_in_training_are_the_same_bits_and_their_gradient_is_that_of_differences(layer, x):
+    assert torch.equal(layer(x), layer.eval()(x))
+    small = Pattention(3, 2, 5).double()
+    assert torch.autograd.gradcheck(small, torch.randn(4, 3, dtype=torch.float64, requires_grad=True))
+
+
 def test_softmax_mode_is_exp_over_its_sum_times_n():
     a = torch.randn(5, 7)
     e = a.exp()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from superweights.lab.byte_latent.layers import Block, turns
+from superweights.lab.byte_latent.norming import Norm
 
 _CHUNK = 65536
 
@@ -28,7 +29,7 @@ class EntropyModel(nn.Module):
             Block(config, self.whole, layer, config.sliding_window)
             for layer in range(config.num_hidden_layers)
         )
-        self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.norm = Norm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
     def forward(self, ids: Tensor) -> Tensor:

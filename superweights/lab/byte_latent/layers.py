@@ -1,8 +1,8 @@
 """The blocks of all four stacks, with the parameter names of transformers' BLT, so that its weights load as they are.
 
 Why they are written anew: rotations are one complex product, attention within a window looks at two windows of bytes
-and not at all of them, and the two cross-attentions know that a patch has only its own bytes, and a byte only one
-patch. Tested equal to transformers'.
+and not at all of them, patches are pooled as what stands side by side, and the two cross-attentions know that a patch
+has only its own bytes, and a byte only one patch. Tested equal to transformers'.
 """
 
 from __future__ import annotations
@@ -16,11 +16,15 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.blt.modeling_blt import eager_attention_forward
 
+from superweights.lab.byte_latent.attending import by_blocks
+from superweights.lab.byte_latent.norming import Norm
+
 
 class SelfAttention(nn.Module):
     """Causal attention, rotated in neighbouring pairs, within `window` bytes where there is one.
 
-    Goes through transformers' attention interface, but for long rows under `sdpa`: those are cut into windows.
+    Goes through transformers' attention interface, but for what `sdpa` is slow at: long rows are cut into windows, and
+    training on a processor goes block by block.
     `config` has the sizes of the stack, `whole` is the model's config, which names the attention in use.
     """
 
@@ -38,13 +42,21 @@ class SelfAttention(nn.Module):
         q, k, v = (p(x).unflatten(-1, (-1, self.head_dim)) for p in (self.q_proj, self.k_proj, self.v_proj))
         q, k = rotated(q, turns), rotated(k, turns)
         name, n = self.config._attn_implementation or "eager", x.shape[1]
-        if name == "sdpa" and self.window is not None and n > self.window:
-            return self.o_proj(by_windows(q, k, v, self.window).flatten(-2)), None
+        if name == "sdpa" and self.window is not None and (near := self._near(x)):
+            repeat = self.num_key_value_groups
+            k, v = (t if repeat == 1 else t.repeat_interleave(repeat, -2) for t in (k, v))
+            return self.o_proj(near(q, k, v, self.window).flatten(-2)), None
         attend: Any = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention_forward)
         mask = None if name == "sdpa" else local_mask(n, self.window, x)
         qkv = (t.transpose(1, 2) for t in (q, k, v))
         heads, weights = attend(self, *qkv, mask, scaling=self.scaling, dropout=0.0)
         return self.o_proj(heads.flatten(-2)), weights
+
+    def _near(self, x: Tensor) -> Any:
+        """What attends within the window for less than the interface does: in training on a processor, in long rows."""
+        if self.training and x.device.type == "cpu":
+            return by_blocks
+        return by_windows if self.window is not None and x.shape[1] > self.window else None
 
 
 class Mlp(nn.Module):
@@ -66,8 +78,8 @@ class Block(GradientCheckpointingLayer):
     def __init__(self, config: Any, whole: Any, layer: int, window: int | None = None):
         super().__init__()
         self.self_attn, self.mlp = SelfAttention(config, whole, layer, window), Mlp(config)
-        self.input_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.input_layernorm = Norm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = Norm(config.hidden_size, config.rms_norm_eps)
 
     def forward(self, x: Tensor, turns: Tensor) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), turns)[0]
@@ -89,7 +101,7 @@ class CrossAttention(nn.Module):
         d, kv = config.hidden_size, self.kv_heads * self.head_dim
         self.q_proj, self.o_proj = nn.Linear(d, d, bias=False), nn.Linear(d, d, bias=False)
         self.k_proj, self.v_proj = nn.Linear(d, kv, bias=False), nn.Linear(d, kv, bias=False)
-        self.q_norm, self.k_norm = nn.RMSNorm(d, config.rms_norm_eps), nn.RMSNorm(d, config.rms_norm_eps)
+        self.q_norm, self.k_norm = Norm(d, config.rms_norm_eps), Norm(d, config.rms_norm_eps)
 
     def queries(self, x: Tensor) -> Tensor:
         """`[..., H, d_h]`, scaled."""
@@ -185,11 +197,13 @@ def rotated(x: Tensor, turns: Tensor) -> Tensor:
     return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
 
 
-def pooled(x: Tensor, inside: Tensor, count: int) -> Tensor:
-    """The largest value of each channel among the bytes of each patch, `[B, P, D]`; 0 for a patch without bytes."""
-    index = inside[..., None].expand(-1, -1, x.shape[-1])
-    start = x.new_zeros(len(x), count, x.shape[-1])
-    return start.scatter_reduce(1, index, x, "amax", include_self=False)
+def pooled(x: Tensor, lengths: Tensor) -> Tensor:
+    """The largest value of each channel among the bytes of each patch, `[B, P, D]`; 0 for a patch without bytes.
+
+    Bytes `x [B, N, D]` stand patch after patch, `lengths [B, P]` of them in each.
+    """
+    found = torch.segment_reduce(x, "max", lengths=lengths, axis=1, unsafe=True)
+    return found.masked_fill((lengths == 0)[..., None], 0.0)
 
 
 def _most(values: Tensor, flat: Tensor, count: int) -> Tensor:

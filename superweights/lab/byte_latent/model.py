@@ -27,6 +27,7 @@ from superweights.lab.byte_latent.layers import (
     pooled,
     turns,
 )
+from superweights.lab.byte_latent.norming import Norm
 from superweights.lab.byte_latent.patching import Patches, from_lengths
 
 
@@ -67,7 +68,7 @@ class LocalEncoder(Stack):
             if number < skipped or (not self.carried and number < len(self.layers) - 1):
                 continue  # what is pooled anew at every layer is what the last one makes
             if held is None or not self.carried:
-                queries = self.patch_embedding_projection(pooled(x, patches.inside, patches.count))
+                queries = self.patch_embedding_projection(pooled(x, patches.lengths))
                 held = queries.unflatten(-1, (self.parts, -1))
             held = held + self.cross_attn_layers[number - skipped](held, x, patches.inside)
         assert held is not None, "an encoder has at least one layer"
@@ -100,7 +101,7 @@ class LocalDecoder(Stack):
         self.parts, residual = config.cross_attn_k, whole.cross_attention_residual
         wide = config.hidden_size * self.parts
         self.patch_embedding_projection = nn.Linear(config.hidden_size_global, wide, bias=False)
-        self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.norm = Norm(config.hidden_size, config.rms_norm_eps)
         every = config.num_hidden_layers if config.cross_attn_all_layers else 1
         self.cross_attn_layers = nn.ModuleList(BytesReadPatch(config, residual) for _ in range(every))
 

@@ -120,22 +120,22 @@ def from_lengths(lengths: Tensor, n: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Patches:
-    """Which patch each byte belongs to, and which it may read: `inside [B, N]`, `read [B, N]`, and how many at most.
+    """Which patch each byte belongs to, and which it may read: `inside [B, N]`, `read [B, N]`; `lengths [B, P]`.
 
-    `read` is the last patch that is complete before the byte after this one. Both are counted from the mask itself,
-    so that rows with fewer patches than their neighbours cannot go wrong.
+    `read` is the last patch that is complete before the byte after this one. All are counted from the mask itself, so
+    that rows with fewer patches than their neighbours cannot go wrong.
     """
 
     inside: Tensor
     read: Tensor
-    count: int
-    """The most patches of any row."""
+    lengths: Tensor
+    """Bytes of each patch; 0 where a row has fewer patches than another."""
 
     @classmethod
     def of(cls, starts: Tensor) -> Patches:
         inside = starts[:, :-1].long().cumsum(1) - 1
         read = starts[:, 1:].long().cumsum(1) - 1
-        return cls(inside, read, int(inside.max()) + 1)
+        return cls(inside, read, lengths(starts, following=False))
 
 
 def threshold_for(entropies: Tensor, size: float) -> float:

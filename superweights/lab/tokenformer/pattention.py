@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from superweights.lab.tokenformer.config import Scoring
@@ -54,10 +56,36 @@ class Pattention(nn.Module):
 
     def scores(self, x: Tensor) -> Tensor:
         """`S [..., n]`: how much each slot is used. `|S| <= tau` for the two L2 scorings, whatever `x` is."""
+        if self.training and self.scoring == "l2_gelu" and len(self.generations) == 1:
+            return _Scored.apply(self.key(x), self.tau)  # type: ignore[no-any-return]
         return score(self.key(x), self.tau, self.scoring, self.generations)
 
     def extra_repr(self) -> str:
         return f"generations={self.generations}, tau={self.tau:.4g}, scoring={self.scoring}"
+
+
+class _Scored(torch.autograd.Function):
+    """`score` by `l2_gelu` of one generation, to the bit, with its way back written out; differentiable once."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, tau: float) -> Tensor:
+        norm = torch.linalg.vector_norm(a, dim=-1, keepdim=True)
+        factor = tau / (norm + _EPS)
+        z = a * factor
+        ctx.tau = tau
+        ctx.save_for_backward(z, factor, norm)
+        return functional.gelu(z)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        """With g the gradient at z = tau a / (|a| + eps): factor (g - z (g z) (|a| + eps) / (|a| tau²)); a row of
+        zeros has nothing to subtract."""
+        z, factor, norm = ctx.saved_tensors
+        g = torch.ops.aten.gelu_backward(grad, z)
+        along = torch.linalg.vecdot(g, z)[..., None]
+        share = along * (norm + _EPS) / (norm * -(ctx.tau**2)).clamp_max(-torch.finfo(norm.dtype).tiny)
+        return g.addcmul_(z, share).mul_(factor), None
 
 
 class GrownKeys(nn.Linear):
