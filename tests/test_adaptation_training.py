@@ -397,7 +397,7 @@ def test_rewarded_counts_the_model_s_own_answers(model, reader):
 
 
 def test_what_a_killed_run_left_of_a_training_that_is_done_is_cleared_at_the_next_start(tmp_path):
-    to, state = tmp_path / "sums", tmp_path / ".sums.training" / "state.pt"
+    to, state = tmp_path / "sums", tmp_path / f".sums.{16 * 'a'}.training" / "state.pt"
     to.mkdir()
     (to / "expert.json").write_text("{}")
     state.parent.mkdir()

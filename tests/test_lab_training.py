@@ -229,6 +229,22 @@ def test_a_finished_run_is_read_and_not_trained_again(whole):
 
 
 @pytest.mark.tiny
+def test_checkpoints_that_a_finished_run_has_left_are_cleared_when_it_is_read(whole):
+    """A program may end between the result and the clearing."""
+    left = whole[0] / "checkpoints" / "step-00000003"
+    left.mkdir(parents=True)
+    train(small(), whole[0])
+    assert not left.parent.exists()
+
+
+@pytest.mark.tiny
+def test_a_run_that_was_killed_while_it_wrote_its_recipe_begins_again(tmp_path):
+    (tmp_path / f".recipe.toml.{'0' * 16}.partial").write_text("name")
+    assert RunFolder.begin(tmp_path, small()).recipe.fingerprint == small().fingerprint
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.toml"]
+
+
+@pytest.mark.tiny
 def test_a_folder_of_another_recipe_is_refused_by_the_dial_that_differs(whole):
     with pytest.raises(SuperweightsError, match=r"weight_decay is 0.1 there and 0.2 here"):
         train(small().with_("optimizer.weight_decay", 0.2), whole[0])

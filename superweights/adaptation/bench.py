@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -82,8 +81,3 @@ def benched(model: Any = None, *, chat: bool = False, progress: Progress = silen
     with opening(source) as opened:
         check_next_token(opened.model)
         yield ExpertBench(opened.checkpoint, opened.model, Reader(opened.tokenizer, chat), progress)
-
-
-def unfinished(to: Path) -> Path:
-    """Where the training of the expert `to` stands until it is done."""
-    return to.with_name(f".{to.name}.training") / "state.pt"

@@ -16,6 +16,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 # Folders cannot be synchronised everywhere; where they cannot, the file system does without.
 _UNABLE = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
+# What torch says where it cannot write a file: the line of its own code that failed, or the C++ stream's complaint.
+_TORCH_WROTE = ("inline_container.cc", "iostream error")
 
 
 def settle(path: Path) -> None:
@@ -59,7 +61,7 @@ def explained(to: Path) -> Iterator[None]:
     except Exception as error:
         # safetensors has an error of its own, which says the system's number in its text only; torch says none.
         number = re.search(r"\(os error (\d+)\)", str(error))
-        if "inline_container.cc" in str(error):  # where torch writes files
+        if any(words in str(error) for words in _TORCH_WROTE):
             raise SuperweightsError(
                 f"{to} could not be written: the disk is full, or refuses it.",
                 hint="free some space and run the same command again, or write to another disk.",

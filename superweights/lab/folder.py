@@ -20,6 +20,7 @@ from typing import Annotated, Any
 
 from superweights.artefacts.disk import explained
 from superweights.artefacts.file import write_text
+from superweights.artefacts.place import clear_dead
 from superweights.artefacts.reading import parse_json, read_text
 from superweights.artefacts.shape import Count, NullIsNan, shaped
 from superweights.errors import SuperweightsError
@@ -52,6 +53,8 @@ class RunFolder:
                     hint="give another folder, or remove this one.",
                 )
             return folder
+        if folder.path.exists():  # it may have been ended while it wrote its recipe
+            clear_dead(folder.recipe_file, all_of_them=True)
         strange = [each.name for each in folder.path.iterdir()] if folder.path.exists() else []
         if strange:
             raise SuperweightsError(
@@ -127,6 +130,10 @@ class RunFolder:
     def checkpoint_at(self, step: int) -> Path:
         """Where the checkpoint of `step` belongs."""
         return self.path / "checkpoints" / f"step-{step:08d}"
+
+    def clear(self) -> None:
+        """Remove what a run needs no longer once its result is there."""
+        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
 
     def settle(self, partial: Path, step: int) -> None:
         """Let a written checkpoint count, and drop the older ones."""

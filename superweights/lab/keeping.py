@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -94,7 +93,7 @@ class Keeper:
         if self._writer is not None:
             self._writer.close()
         write_text(self.folder.result_file, to_json_line(result.to_json()) + "\n")
-        shutil.rmtree(self.folder.path / "checkpoints", ignore_errors=True)
+        self.folder.clear()
 
     def _profile(self, model: nn.Module, optimizer: Any, whole: bool = False) -> Profile:
         rows = self.recipe.schedule.held_out

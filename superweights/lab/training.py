@@ -73,6 +73,7 @@ def _through(
         held = RunFolder.begin(folder, recipe)
         done = held.result()
         if done is not None:
+            held.clear()  # what a program has left that ended before it did this
             return Result.from_json(done)
         task = open_task(recipe.task, Path(cache) if cache is not None else held.path / "data", progress)
     run = _Run(recipe, held, task, accelerator, Keeper(held, recipe, task, tensorboard, progress))

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from superweights.adaptation.bench import ExpertBench, benched, unfinished
-from superweights.adaptation.expert import TOLD, Expert, save_expert
+from superweights.adaptation.bench import ExpertBench, benched
+from superweights.adaptation.expert import Expert, save_expert
+from superweights.adaptation.kept_state import begin_expert, unfinished
 from superweights.adaptation.learners import Singular
 from superweights.adaptation.made_tasks import task_named
 from superweights.adaptation.speaking import rewarded
 from superweights.adaptation.tasks import Reward, Task, reward_named
 from superweights.adaptation.training import Manner, Trained, Training
-from superweights.artefacts.place import check_new
 from superweights.findings.adaptation import ExpertTrained
 from superweights.progress import Progress, silent
 from superweights.record import Record
@@ -49,38 +48,33 @@ def adapt_train(
     >>> record = adapt_train("embedded", read_task("sums.jsonl"), "experts/sums")     # doctest: +SKIP
     """
     to, judge, layers = Path(to), reward_named(reward), layers_of(layers)
-    if (to / TOLD).exists():  # it was finished, and the program ended before this was cleared
-        _forget(unfinished(to))
-    check_new(to, "folder")
+    begin_expert(to)
     with benched(model, chat=chat, progress=progress) as bench:
         learner = Singular(bench.model, bench.factors(bench.matrices(part, layers), rank))
-        fingerprint, state = bench.checkpoint.fingerprint(), unfinished(to)
+        fingerprint = bench.checkpoint.fingerprint()
         identity = f"{fingerprint} {part} {layers} {rank} {reward} {chat}"
-        training = Training(
-            *(bench.model, bench.reader, task, learner, judge, manner),
-            state=state,
-            identity=identity,
-            progress=progress,
-        )
-        trained = training.run()
-        found = _found(
-            bench, task, judge, to.name, Singular(bench.model, learner.factors, trained.numbers), trained
-        )
-        made = {"task": task.digest(), "reward": reward, "manner": vars(manner), "valid_reward": trained.best}
-        save_expert(
-            Expert(to.name, trained.numbers, bench.checkpoint.name, fingerprint, about, rank, made), to
-        )
-        _forget(state)
+        with unfinished(to, identity, task.digest(), str(manner)) as state:
+            training = Training(
+                *(bench.model, bench.reader, task, learner, judge, manner),
+                state=state,
+                identity=identity,
+                progress=progress,
+            )
+            trained = training.run()
+            made = {
+                "task": task.digest(),
+                "reward": reward,
+                "manner": vars(manner),
+                "valid_reward": trained.best,
+            }
+            expert = Singular(bench.model, learner.factors, trained.numbers)
+            found = _found(bench, task, judge, to.name, expert, trained)
+            save_expert(
+                Expert(to.name, trained.numbers, bench.checkpoint.name, fingerprint, about, rank, made), to
+            )
         return Record.of(
             "adapt train", bench.checkpoint, seed=manner.seed, findings=found, task=task.digest()
         )
-
-
-def _forget(state: Path) -> None:
-    """Remove what is left of a training that is done."""
-    state.unlink(missing_ok=True)
-    if state.parent.is_dir():
-        shutil.rmtree(state.parent)
 
 
 def _found(

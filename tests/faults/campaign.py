@@ -289,7 +289,8 @@ class Campaign:
 
     def _others(self) -> list[str]:
         beside = [path.name for path in self.place.iterdir() if path.name != self.writer.to]
-        return beside + [path.name for path in (self.place / self.writer.to).rglob(".*")]
+        inside = [path.name for path in (self.place / self.writer.to).rglob("*")]
+        return beside + [name for name in inside if name.startswith(".") or name == "checkpoints"]
 
     def _forked(self, source: str, at: int, mode: int, stop_at: int = 0) -> int:
         """How a process ended that wrote, with the fault at call `at`, or interrupted at step `stop_at`."""
@@ -316,8 +317,9 @@ class Campaign:
         try:
             self.writer.write(getattr(self.writer, source), self.place / self.writer.to, progress)
             code = DONE
-        except SuperweightsError:
+        except SuperweightsError as error:
             code = REFUSED
+            print(error, file=sys.stderr)
         except KeyboardInterrupt:
             code = STOPPED
         except BaseException:  # noqa: BLE001 - told by the exit code

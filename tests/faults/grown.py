@@ -54,6 +54,7 @@ def writers(folder: Path) -> list[tuple]:
 
     from superweights.adaptation import Example, matrices_of
     from superweights.adaptation.expert import Expert, save_expert
+    from superweights.adaptation.kept_state import begin_expert, unfinished
     from superweights.adaptation.peft_files import write_lora
     from superweights.adaptation.tasks import split_task
     from superweights.errors import SuperweightsError
@@ -82,14 +83,15 @@ def writers(folder: Path) -> list[tuple]:
         """All that a run has made but the seconds that it took; None until it has ended."""
         if not (to / "result.json").is_file():
             return None
-        told = [path for path in to.rglob("*") if path.is_file() and path.name != "result.json"]
-        return {path.relative_to(to).as_posix(): path.read_bytes() for path in told}
+        files = {path.relative_to(to).as_posix(): path for path in to.rglob("*") if path.is_file()}
+        told = {name for name in files if name != "result.json" and not name.startswith("checkpoints/")}
+        return {name: files[name].read_bytes() for name in told}
 
     def learnt(steps: int, to: Path, progress: Any) -> None:
-        state = to.with_name(f".{to.name}.training") / "state.pt"
-        numbers = _training(model, reader, task, made_of, steps, state, progress).run().numbers
-        save_expert(Expert("e", numbers, "a model", "f" * 32), to)
-        shutil.rmtree(state.parent)
+        begin_expert(to)
+        with unfinished(to, str(steps)) as state:
+            numbers = _training(model, reader, task, made_of, steps, state, progress).run().numbers
+            save_expert(Expert("e", numbers, "a model", "f" * 32), to)
 
     def exported(expert: Any, to: Path, progress: Any) -> None:
         write_lora(expert, made_of, matrices, 2, to)

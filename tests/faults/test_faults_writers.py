@@ -17,9 +17,9 @@ import mutations  # noqa: E402
 pytestmark = pytest.mark.tiny
 
 
-# Not in it: `lab train`, `adapt train` and `facts`, whose tries take seconds each; `campaign.py` does them too.
+# Not in it: `lab train` and `facts`, whose tries take seconds each; `campaign.py` does them too.
 MODELS = ("packed", "dense", "compressed-tensors", "gguf", "prune", "peel", "attach (PEFT)", "attach (GGUF)")
-OTHERS = ("record, page, plan", "adapt mix (an expert)", "adapt write (LoRA)", "report")
+OTHERS = ("record, page, plan", "adapt train", "adapt mix (an expert)", "adapt write (LoRA)", "report")
 
 
 @pytest.mark.parametrize("writers", [MODELS, OTHERS])
