@@ -11,6 +11,8 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+_PIECE = 1 << 16
+_CATCH_UP = 0.05
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -29,6 +31,11 @@ class FakeHub(ThreadingHTTPServer):
         self.cut = 0  # so many range requests break in the middle
         self.stall = 0.0  # seconds to wait in the middle of the next range
         self.drop_all = False  # every range request is dropped
+        self.gate = threading.Event()  # answers about parts of files wait for it
+        self.gate.set()
+        self.delay = 0.0  # seconds before each such answer
+        self.rate = 0.0  # bytes in a second, of all answers together; 0: as fast as it goes
+        self._free, self._line = 0.0, threading.Lock()
         self.ranges = True
         self.shift = 0  # ranges begin so many bytes late
         self.redirect = False  # weights are on "another host"
@@ -40,6 +47,15 @@ class FakeHub(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
+
+    def carry(self, data: bytes) -> None:
+        """Wait until a line of this rate would have carried `data`, behind all that others have put on it."""
+        if self.rate:
+            with self._line:
+                late = time.monotonic() - _CATCH_UP  # a sleep that took too long is made good
+                self._free = max(self._free, late) + len(data) / self.rate
+                free = self._free
+            time.sleep(max(0.0, free - time.monotonic()))
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Broken connections are the point of some tests."""
@@ -134,6 +150,8 @@ class Handler(BaseHTTPRequestHandler):
         if hub.busy > 0:
             hub.busy -= 1
             return self._send(503, {"Retry-After": "0"})
+        hub.gate.wait(30)
+        time.sleep(hub.delay)
         first, last = (int(n) for n in re.findall(r"\d+", wanted))
         first += hub.shift
         if first >= len(data):
@@ -160,7 +178,11 @@ class Handler(BaseHTTPRequestHandler):
         for key, value in {**headers, "Content-Length": str(len(data))}.items():
             self.send_header(key, value)
         self.end_headers()
-        self.wfile.write((data if body else b"")[:stop_after])
+        sent = (data if body else b"")[:stop_after]
+        for start in range(0, len(sent), _PIECE):
+            piece = sent[start : start + _PIECE]
+            self.server.carry(piece)
+            self.wfile.write(piece)
         if stop_after is not None:
             self.wfile.flush()
             time.sleep(stall)

@@ -15,7 +15,7 @@ from test_reports import HOSTILE, Page
 
 import superweights
 from superweights.cli import run
-from superweights.index import KnownWeight, load_known
+from superweights.index import Effect, KnownWeight, load_known
 from superweights.reports import index_card, index_page
 from superweights.reports.index import MEANINGS
 
@@ -129,3 +129,14 @@ def test_the_page_fits_a_phone(browser, tmp_path):
         browser.save_screenshot(str(tmp_path / "phone.png"))
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_small_effect_is_written_without_an_exponent_that_could_be_broken():
+    entry = load_known()[0]
+    effects = (
+        Effect("set to 0", 6.18696e-05, "nats/token", 2.1e-05),
+        Effect("halved", -1.5e-09, "nats/token"),
+    )
+    page = index_page([replace(entry, evidence=replace(entry.evidence, effects=effects))])
+    assert "set to 0: 0.0000619 ± 0.000021 nats/token" in page
+    assert "halved: 0 nats/token" in page

@@ -110,6 +110,8 @@ class Pair(WholeReads):
 
     def prefetch(self, names: Iterable[str]) -> None: ...
 
+    read_ahead = prefetch
+
     def release(self, names: Iterable[str]) -> None:
         for name in names:
             if name in self.names:

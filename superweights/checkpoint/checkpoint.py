@@ -117,6 +117,13 @@ class Checkpoint:
         """Bring these tensors near: local files are read ahead, remote ones fetched in few requests."""
         self._store.prefetch([self._check(name).name for name in names])
 
+    def read_ahead(self, names: Iterable[str]) -> None:
+        """Begin to bring these tensors near and come back at once: `read` and `prefetch` wait for what is on its way.
+
+        One such set is on its way at a time: an earlier one is waited for. `release` of any of them ends it.
+        """
+        self._store.read_ahead([self._check(name).name for name in names])
+
     def release(self, names: Iterable[str]) -> None:
         """Let the memory of these tensors go. The next `read` gives the file's values, edits undone."""
         self._store.release([self._check(name).name for name in names])

@@ -171,6 +171,8 @@ class GgufStore:
             block = self._block(name)
             self._files[block.part].will_need(block.start, block.stop)
 
+    read_ahead = prefetch  # the system reads while we go on
+
     def release(self, names: Iterable[str]) -> None:
         for name in names:
             block = self._block(name)

@@ -64,6 +64,8 @@ class LoadedStore:
     def prefetch(self, names: Iterable[str]) -> None:
         """Nothing: they are here."""
 
+    read_ahead = prefetch
+
     def release(self, names: Iterable[str]) -> None:
         for name in names:
             self._read.pop(name, None)

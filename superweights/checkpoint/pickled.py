@@ -61,6 +61,8 @@ class PickleStore:
         for name in names:
             self.read(name)
 
+    read_ahead = prefetch  # memory maps
+
     def release(self, names: Iterable[str]) -> None:
         """Forget the files of these tensors: a pickle is loaded whole, and cheaply, by memory map."""
         with self._lock:

@@ -17,6 +17,7 @@ from huggingface_hub import constants, get_session
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
+from superweights.checkpoint.ahead import Ahead
 from superweights.checkpoint.header import DTYPES, Stored, damaged, read_header
 from superweights.checkpoint.hub_errors import HTTP_ERRORS, explained
 from superweights.checkpoint.shards import info_of, places_of
@@ -165,13 +166,15 @@ class RemoteStore:
         self.tensors = {name: info_of(name, stored) for name, (_, stored) in self._places.items()}
         self._kept: dict[str, np.ndarray] = {}
         self._seen: WeakValueDictionary[str, np.ndarray] = WeakValueDictionary()
+        self._ahead = Ahead(self._fetch_all)
 
     @property
     def traffic(self) -> Traffic:
         return self._meter.traffic
 
     def read(self, name: str) -> torch.Tensor:
-        """The tensor over fetched bytes; fetched now unless prefetched, or still in use somewhere."""
+        """The tensor over fetched bytes; fetched now unless prefetched, on its way, or still in use somewhere."""
+        self._arrive([name])
         with self._lock:
             buffer = self._kept.get(name, self._seen.get(name))
         if buffer is None:
@@ -191,22 +194,47 @@ class RemoteStore:
 
     def prefetch(self, names: Iterable[str]) -> None:
         """Fetch these tensors, neighbours together, a few requests at a time, and keep them."""
+        names = list(names)
+        self._arrive(names)
+        fetched = self._fetch_all(self._missing(names), Event())
         with self._lock:
-            kept = {name: self._seen[name] for name in names if name in self._seen}
-            missing = [name for name in dict.fromkeys(names) if name not in self._kept and name not in kept]
-        for fetched in in_parallel(self._fetch, self._runs(missing)):
-            kept |= fetched
-        with self._lock:
-            self._kept |= kept
+            self._kept |= fetched
+
+    def read_ahead(self, names: Iterable[str]) -> None:
+        """As `prefetch`, in a thread of its own; what was sent for before is waited for."""
+        self._arrive(None)
+        missing = self._missing(list(names))
+        if missing:
+            self._ahead.send(missing)
 
     def release(self, names: Iterable[str]) -> None:
+        names = list(names)
+        self._ahead.drop(names)
         with self._lock:
             for name in names:
                 self._kept.pop(name, None)
                 self._seen.pop(name, None)
 
     def close(self) -> None:
+        self._ahead.close()
         self.release(list(self._kept))
+
+    def _missing(self, names: list[str]) -> list[str]:
+        """Those of `names` that are to be fetched, each once; what is still in use somewhere is kept from now on."""
+        with self._lock:
+            self._kept |= {name: self._seen[name] for name in names if name in self._seen}
+            return [name for name in dict.fromkeys(names) if name not in self._kept]
+
+    def _arrive(self, names: Iterable[str] | None) -> None:
+        """Keep what was read ahead, when it is there, where it has any of `names` (None: in any case)."""
+        fetched = self._ahead.take(names)
+        with self._lock:
+            self._kept |= fetched
+
+    def _fetch_all(self, names: list[str], stop: Event) -> dict[str, np.ndarray]:
+        """The bytes of these tensors, neighbours together, a few requests at a time."""
+        runs = in_parallel(self._fetch, self._runs(names), stop)
+        return {name: buffer for run in runs for name, buffer in run.items()}
 
     def _runs(self, names: Iterable[str]) -> list[list[str]]:
         """The names in groups that lie close together in one file, each group one request."""
@@ -237,6 +265,8 @@ class RemoteStore:
             self._files[self._places[run[0]][0]].fetch(places[0].start, places[-1].stop, write, stop)
         fetched = dict(zip(run, buffers, strict=True))
         with self._lock:
+            if stop is not None and stop.is_set():
+                return {}  # perhaps not all of it has come
             self._seen.update(fetched)
         return fetched
 
@@ -246,9 +276,11 @@ class RemoteStore:
             return self._files[file].span(stored.start + first, stored.start + last)
 
 
-def in_parallel(work: Callable[[Any, Event], Any], items: Iterable[Any]) -> list[Any]:
-    """`work(item, stop)` for every item, a few at a time. The first error, or Ctrl-C, stops all of them."""
-    stop = Event()
+def in_parallel(
+    work: Callable[[Any, Event], Any], items: Iterable[Any], stop: Event | None = None
+) -> list[Any]:
+    """`work(item, stop)` for every item, a few at a time. The first error, Ctrl-C, or `stop` stops all of them."""
+    stop = stop or Event()
     with ThreadPoolExecutor(_WORKERS) as pool:
         try:
             return list(pool.map(lambda item: work(item, stop), items))

@@ -51,6 +51,8 @@ class ShardStore:
             file, stored = self._places[name]
             self._files[file].will_need(stored.start, stored.stop)
 
+    read_ahead = prefetch  # the system reads while we go on
+
     def release(self, names: Iterable[str]) -> None:
         for name in names:
             file, stored = self._places[name]

@@ -42,6 +42,9 @@ class _Rounded(WholeReads):
     def prefetch(self, names: Iterable[str]) -> None:
         self.checkpoint.prefetch(names)
 
+    def read_ahead(self, names: Iterable[str]) -> None:
+        self.checkpoint.read_ahead(names)
+
     def release(self, names: Iterable[str]) -> None:
         self.checkpoint.release(names)
 

@@ -139,8 +139,13 @@ def _table(entries: Sequence[KnownWeight]) -> Table:
 
 
 def _effect(effect) -> str:
-    error = "" if effect.standard_error is None else f" ± {effect.standard_error:.2g}"
-    return f"{effect.what}: {effect.value:.6g}{error} {effect.unit}"
+    error = "" if effect.standard_error is None else f" ± {_unbroken(f'{effect.standard_error:.2g}')}"
+    return f"{effect.what}: {_unbroken(f'{effect.value:.6g}')}{error} {effect.unit}"
+
+
+def _unbroken(number: str) -> str:
+    """`number` without an exponent, whose minus a narrow page would take for the end of a line."""
+    return f"{float(number):z.7f}".rstrip("0").rstrip(".") if "e" in number else number
 
 
 def _words(verdict: str) -> str:

@@ -44,7 +44,7 @@ class BlockStream:
 
     @contextmanager
     def one_block_at_a_time(self) -> Iterator[None]:
-        """Everything outside the blocks is in memory; a block is there while it runs."""
+        """Everything outside the blocks is in memory; a block is there while it runs, and the next one on its way."""
         self.skeleton.load(self._stay)
         handles = []
         paths = list(self.blocks)
@@ -65,7 +65,8 @@ class BlockStream:
     def _fetch(self, path: str, after: str) -> None:
         if self._asleep:
             return
-        self.skeleton.checkpoint.prefetch(self._names[after])
+        self.skeleton.checkpoint.prefetch(self._names[path])  # waits for what was read ahead
+        self.skeleton.checkpoint.read_ahead(self._names[after])
         self.skeleton.load(self._names[path])
         for name, parameter in self.blocks[path].named_parameters(prefix=path):
             if parameter.is_meta:

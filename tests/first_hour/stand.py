@@ -49,6 +49,7 @@ def standing(folder: Path, *, at_school: bool = False) -> Iterator[Path]:
         planted(model)
     (folder / "wikitext2_test.txt").write_text(_PROSE * 100)
     (folder / "my.txt").write_text(_PROSE * 30)
+    (folder / "models.txt").write_text("# a list for a census\ntiny\n")
     words = [{"text": f"It was a fine day {n} for the ship."} for n in range(6)]
     _jsonl(folder / "lambada_test.jsonl", words)
     asked = {"question": "Bees make", "choices": ["milk", "honey"], "answer": 1}
