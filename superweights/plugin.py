@@ -28,12 +28,13 @@ def teach_transformers() -> None:
 def _register(table: Any) -> None:
     from superweights.formats.packed.config import PackedModelConfig
     from superweights.lab.byte_latent.opening import SavedByteLatentConfig
+    from superweights.lab.concepts.config import ConceptConfig
     from superweights.lab.models.opening import SavedLabConfig
     from superweights.lab.tokenformer.config import TokenFormerConfig
     from superweights.pruning.config import PrunedModelConfig
 
     ours = (PackedModelConfig, PrunedModelConfig, SavedLabConfig, TokenFormerConfig, SavedByteLatentConfig)
-    for config in ours:
+    for config in (*ours, ConceptConfig):
         table.AutoConfig.register(config.model_type, config, exist_ok=True)
 
 

@@ -55,6 +55,13 @@ def results(tmp_path_factory, rows):
     vectors = nn.functional.normalize(torch.randn(10, 6, 12, generator=generator), dim=-1)
     documents = Documents(vectors, torch.full((10,), 6), tuple(("s",) * 6 for _ in range(10)), vectors[0, 0])
     keep(folder, "concepts", [concept_run(documents, concepts, 0, silent)], concepts, 1.0)
+    run = {
+        "bits": {"own vector": 2.5, "no vector": 3.0},
+        "bleu": {"own vector": 0.25, "no vector": 0.0, "nearest stored sentence": 0.125},
+        "cosine": {"own vector": 0.5, "no vector": 0.0, "nearest stored sentence": 0.75},
+        "shown": [["true", "written"]],
+    }
+    keep(folder, "decoder", [run], Schedule(1), 1.0)
     return folder
 
 
@@ -82,6 +89,8 @@ def test_the_command_draws_what_is_kept(results, tmp_path):
     assert done.exit_code == 0, done.exception
     page = (tmp_path / "page.html").read_text()
     assert all(word in page for word in ("not grown", "on noised text", "sentence before", "Planted two-way"))
+    assert "0.250 (0.250 to 0.250)" in page
+    assert "n/a" in page  # looking up has no probability of text
     assert "Ratios of CPU time" not in page  # nothing of the sort was kept
 
 

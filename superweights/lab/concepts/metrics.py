@@ -1,6 +1,11 @@
-"""What a predicted vector is judged by (arXiv 2412.08821, section 2.4.1)."""
+"""What a predicted vector, and a text made of it, is judged by (arXiv 2412.08821, section 2.4.1)."""
 
 from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -35,6 +40,23 @@ def paraphrasing(found: Tensor, true: Tensor, before: list[Tensor]) -> float:
         for vectors in (found, true)
     ]
     return near[0] / near[1]
+
+
+def bleu(found: Sequence[str], true: Sequence[str], longest: int = 4) -> float:
+    """BLEU of the texts together (Papineni et al. 2002), 0 to 1: words and marks, no smoothing, one reference each."""
+    hits, tries = [0] * longest, [0] * longest
+    lengths = [0, 0]
+    for texts in zip(found, true, strict=True):
+        words = [re.findall(r"\w+|[^\w\s]", text) for text in texts]
+        lengths = [length + len(each) for length, each in zip(lengths, words, strict=True)]
+        for n in range(longest):
+            ours, theirs = (Counter(zip(*(each[k:] for k in range(n + 1)), strict=False)) for each in words)
+            hits[n] += (ours & theirs).total()
+            tries[n] += ours.total()
+    if not all(hits):
+        return 0.0
+    precision = sum(math.log(h / t) for h, t in zip(hits, tries, strict=True)) / longest
+    return math.exp(precision + min(0.0, 1 - lengths[1] / lengths[0]))
 
 
 def _cosines(vector: Tensor, others: Tensor) -> Tensor:

@@ -145,6 +145,24 @@ class OneTowerLcm(nn.Module):
         found = self.denoise(self.schedule.add_noise(x, noise, t), t, x, dropped_rows(n, generator))
         return _mean(squared(found, x), seen)
 
+    @torch.no_grad()
+    def sample_next(
+        self, documents: Tensor, lengths: Tensor, guidance: Guidance, noise: Tensor | None = None
+    ) -> Tensor:
+        """As the Two-Tower's; a document may be one shorter than the model has places."""
+        rows, n = torch.arange(len(documents)), documents.shape[1] + 1
+        clean = torch.cat([documents, torch.zeros_like(documents[:, :1])], 1)
+        nothing = torch.ones(n, dtype=torch.bool)
+
+        def denoiser(x: Tensor, t: int, conditional: bool) -> Tensor:
+            noisy = torch.zeros_like(clean)
+            noisy[rows, lengths] = x
+            steps = torch.full((len(x), n), t)
+            return self.denoise(noisy, steps, clean, None if conditional else nothing)[rows, lengths]
+
+        begun = torch.randn(len(documents), documents.shape[-1]) if noise is None else noise
+        return sample(denoiser, begun, self.schedule, guidance)
+
     @staticmethod
     def _mask(n: int, dropped: Tensor | None) -> Tensor:
         before = torch.ones(n, n, dtype=torch.bool).tril(-1)

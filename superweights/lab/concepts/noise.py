@@ -62,9 +62,10 @@ class NoiseSchedule:
         return [round(self.length - i * self.length / count) - 1 for i in range(count)]
 
     def _betas(self) -> Tensor:
-        t = torch.linspace(0, 1, self.length + 1, dtype=torch.float64)
+        # On the processor whatever the default device: transformers builds models on one that holds no numbers.
+        t = torch.linspace(0, 1, self.length + 1, dtype=torch.float64, device="cpu")
         if self.kind == "quadratic":
-            share = torch.arange(self.length, dtype=torch.float64) / self.length
+            share = torch.arange(self.length, dtype=torch.float64, device="cpu") / self.length
             return (math.sqrt(self.first) + share * (math.sqrt(self.last) - math.sqrt(self.first))).square()
         if self.kind == "cosine":
             kept = ((t + 0.008) / 1.008 * math.pi / 2).cos().square()

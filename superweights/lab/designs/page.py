@@ -116,6 +116,23 @@ def _concepts(held: dict[str, Any]) -> Section:
     return Section("Large Concept Model: squared error or diffusion", (table, planted))
 
 
+def _decoder(held: dict[str, Any]) -> Section:
+    runs = held["runs"]
+    rows = [
+        (
+            name,
+            str(Spread.of([run["bits"][name] for run in runs])) if name in runs[0]["bits"] else "n/a",
+            *(str(Spread.of([run[what][name] for run in runs])) for what in ("bleu", "cosine")),
+        )
+        for name in runs[0]["bleu"]
+    ]
+    columns = ("what the decoder read", "bits per byte", "BLEU", "cosine of the text")
+    table = Table(f"Held-out sentences, {_seeds(runs)}: mean (least to most)", columns, tuple(rows))
+    shown = [f"{written!r} for {true!r}" for true, written in runs[0]["shown"]]
+    text = "Written of a sentence's own vector; what it is worth, the rows above say: "
+    return Section("Large Concept Model: vectors back to text", (table, Paragraph(text + "; ".join(shown))))
+
+
 def _speed(held: dict[str, Any]) -> Section:
     rows = tuple((run["what"], f"{run['ratio']:.2f}", run["aim"]) for run in held["runs"])
     return Section("Speed", (Table("Ratios of CPU time in one process", ("what", "ratio", "aim"), rows),))
@@ -146,5 +163,6 @@ _SECTIONS: dict[str, Callable[[dict[str, Any]], Section]] = {
     "growth": _growth,
     "patching": _patching,
     "concepts": _concepts,
+    "decoder": _decoder,
     "speed": _speed,
 }
