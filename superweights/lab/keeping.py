@@ -71,8 +71,9 @@ class Keeper:
         """A profile and a frame of the model as it is, without rounding and search."""
         if any(line["step"] == step for line in self.folder.profiles()):
             return
-        self._keep(self._profile(model, optimizer), step)
+        profile = self._profile(model, optimizer)
         save_frame(self.folder.frames, frame_of(model, self.task.held_out(1)[0], step))
+        self._keep(profile, step)  # last: where its line is, all of this look is
 
     def finish(self, model: nn.Module, optimizer: Any, told: dict[str, Any]) -> None:
         """The last profile, with all that is measured; the model; the result, which ends the run."""
