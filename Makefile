@@ -24,7 +24,7 @@ test: $(VENV)/.ready
 SHAPED = $(shell printf 'superweights.%s,' scoring subject taps branch quantization interpretability discovery adaptation pruning)
 SHAPED_TESTS = scoring text taps branch quantization activations anatomy anatomy_* discovery adaptation pruning
 shapes: $(VENV)/.ready
-	@OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m pytest --jaxtyping-packages=$(SHAPED)shape_checks.shapes \
+	@OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m pytest --jaxtyping-packages=$(SHAPED)shape_checks.shapes -m 'not misshapen' \
 		$(foreach name,$(SHAPED_TESTS),$(wildcard tests/test_$(name).py))
 
 # A browser for the tests of pages, from Debian's packages where we may install any. Where there is none, these tests

@@ -14,7 +14,7 @@ from superweights.errors import SuperweightsError
 from superweights.interpretability import Body, Study
 from superweights.interpretability.relations.average_precision import average_precision, chance
 from superweights.interpretability.relations.examination import Examination
-from superweights.interpretability.relations.prompts import read_relations
+from superweights.interpretability.relations.prompts import OWN, read_relations
 from superweights.interpretability.relations.question import investigate, rank
 from superweights.interpretability.relations.units import unit_modules, unit_values, units_zeroed
 
@@ -179,9 +179,7 @@ def test_the_built_in_relations_are_sound():
 def test_capitals_go_with_their_units_and_opposites_stay(tmp_path):
     """The known answer: 500 units (0.5 %) take capitals from 1 to 0.1 and leave the others; random ones do nothing."""
     model, checkpoint = embedded()
-    held = json.loads((Path(investigate.__code__.co_filename).parent / "relations.json").read_text())[
-        "relations"
-    ]
+    held = json.loads(OWN.read_text())["relations"]
     path = relation_file(tmp_path / "r.json", capital=held["capital"], opposite=held["opposite"])
     study = Study(model, prose()[:4], checkpoint.tokenizer(), prompts=path)
     found = investigate(study, counts=(500,))

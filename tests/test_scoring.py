@@ -206,7 +206,7 @@ def test_a_comparison_can_leave_the_beginning_of_each_window_out(ids):
         (torch.full((2, 8), 97), "97"),
         (torch.full((2, 8), -1), "token"),
         (torch.zeros(2, 1, dtype=torch.long), "2 or more"),
-        (torch.zeros(8, dtype=torch.long), "shape"),
+        pytest.param(torch.zeros(8, dtype=torch.long), "shape", marks=pytest.mark.misshapen),
         (torch.zeros(0, 8, dtype=torch.long), "shape"),
         (torch.zeros(1, 65, dtype=torch.long), "at most 64"),
     ],
@@ -335,6 +335,7 @@ def test_one_window_has_no_error():
 
 
 @pytest.mark.unit
+@pytest.mark.misshapen
 def test_losses_of_different_windows_cannot_be_paired():
     with pytest.raises(SuperweightsError, match="paired"):
         loss_change(torch.zeros(3), torch.zeros(4))
