@@ -1,7 +1,8 @@
-"""What the suite `prevention` gave, written into docs/lab.md: the output of the command, and claims beside it.
+"""What the suites of the lab gave, written into docs/lab.md: the output of the command, and claims beside it.
 
 superweights lab run prevention --to DIR
 python benchmarks/prevention.py DIR
+python benchmarks/prevention.py --claims SIGNS DEPTH        # what was claimed in other suites, from their folders
 """
 
 from __future__ import annotations
@@ -23,13 +24,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
-    put("prevention", f"```text\n{printed('lab', 'compare', str(folder))}```")
+    parser.add_argument("folder", type=Path, nargs="?", help="of the suite prevention")
+    parser.add_argument("--claims", type=Path, nargs="*", default=[], help="folders of other suites")
+    options = parser.parse_args()
+    if options.folder is not None:
+        put("prevention", f"```text\n{printed('lab', 'compare', str(options.folder))}```")
+        put("claims", claimed(options.folder)[1])
+        put("profile", f"```text\n{printed('profile', 'embedded', '--windows', '4')}```")
+    for folder in options.claims:
+        put(*claimed(folder))
+
+
+def claimed(folder: Path) -> tuple[str, str]:
+    """The name of the suite in `folder`, and a table of what was claimed."""
     run = read_suite(folder)
     rows = tuple((row.claim, row.paper, row.ours, row.verdict) for row in claims(run.suite, run.judged))
-    put("claims", table_lines(Table("", ("claim", "paper", "ours", "verdict"), rows)))
-    put("profile", f"```text\n{printed('profile', 'embedded', '--windows', '4')}```")
+    return run.suite.name, table_lines(Table("", ("claim", "paper", "ours", "verdict"), rows))
 
 
 def printed(*arguments: str) -> str:
