@@ -92,6 +92,12 @@ def test_printing_a_record_prints_what_its_command_prints(command, llama, tmp_pa
         assert capsys.readouterr().out.rstrip("\n") == printed
 
 
+def test_lines_of_json_are_no_record(tmp_path, capsys):
+    (tmp_path / "cells.jsonl").write_text('{"cell": 1}\n{"cell": 2}\n')
+    assert run(["show", str(tmp_path / "cells.jsonl")]) == 1
+    assert "a record is one object" in " ".join(capsys.readouterr().err.split())
+
+
 def test_tables_need_neither_torch_nor_a_terminal():
     """Each file of the room, in a process where torch cannot be imported."""
     files = sorted(path.stem for path in Path(tables.__file__).parent.glob("*.py"))

@@ -281,7 +281,7 @@ def test_the_command_prints_json_lines_and_goes_on_from_its_store(folder, tmp_pa
     assert all(line["status"] == "done" and line["kl"]["n"] == 3 for line in lines)
     assert lines[3]["beyond_sum"]["unit"] == "nats/token"
     assert picture.read_text().startswith("<svg")
-    assert command(folder, "--grid", "all", "--grid", "scale", "--export", out, "--score", "kl", *words) == 0
+    assert command(folder, "--grid", "all", "--grid", "scale", "--out", out, "--score", "kl", *words) == 0
     again = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["perplexity"] for line in again[:3]] == [line["perplexity"] for line in lines[:3]]
     stored = [json.loads(line) for line in out.read_text().splitlines()]

@@ -32,7 +32,7 @@ JsonLines = Annotated[bool, options.in_output("--json", help="JSON lines, one pe
 Export = Annotated[
     Path | None,
     options.in_output(
-        "--export", help="Also write every cell of the store, as JSON lines.", callback=options.output_place
+        help="Also write every cell of the store, as JSON lines.", callback=options.output_place
     ),
 ]
 
@@ -54,7 +54,7 @@ def sweep(
     opened: Opened = Opened(),
     plot: Plot = None,
     as_json: JsonLines = False,
-    export: Export = None,
+    out: Export = None,
 ) -> None:
     """Measure a grid of edits: scaling curves, each weight removed, pairs, all of them, and controls.
 
@@ -68,7 +68,7 @@ def sweep(
     sources, weights = [opened.source(name) for name in models], held.weights or ()
     grids = Grids(grid or Grids.names, steps, count or Grids.counts, seed)
     how: Any = {"store": store, "workers": workers, "ray": ray, "retry_failed": retry_failed}
-    how |= {"record": held.from_, "scores": score or (), "plot": plot, "export": export}
+    how |= {"record": held.from_, "scores": score or (), "plot": plot, "export": out}
     with console.progress() as bar:
         swept = verb(sources, weights, cut.reading(), grids, progress=bar, **how)
     _print(swept, as_json)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from superweights.artefacts.shape import shaped
+from superweights.errors import SuperweightsError
 from superweights.findings import Anatomy, typed
 from superweights.interpretability.questions import QUESTIONS
 from superweights.record import Record, Score
@@ -33,7 +34,7 @@ def show(path: Path | str) -> Record:
 
     >>> show("found.json").findings.super_weights       # doctest: +SKIP
     """
-    record = typed(Record.read(path), str(path))
+    record = typed(_read(path), str(path))
     if isinstance(record.findings, Anatomy):
         return replace(record, findings=_answered(record.findings, str(path)))
     if record.command not in _FURTHER or is_dataclass(record.findings):
@@ -44,6 +45,18 @@ def show(path: Path | str) -> Record:
     return replace(
         record, findings=shaped(form, held, str(path), "run its command again with this version.", "some")
     )
+
+
+def _read(path: Path | str) -> Record:
+    try:
+        return Record.read(path)
+    except SuperweightsError as error:
+        if "Extra data" not in error.message:
+            raise
+        raise SuperweightsError(
+            f"{path} holds many lines of JSON, and a record is one object.",
+            hint="lines are for programs; superweights sweep with the same --store prints its tables again.",
+        ) from error
 
 
 def _answered(found: Anatomy, where: str) -> Anatomy:
