@@ -10,6 +10,7 @@ from superweights.errors import SuperweightsError
 from superweights.formats.compressed_tensors import write_compressed_tensors
 from superweights.formats.dense import write_dense
 from superweights.formats.gguf import write_gguf
+from superweights.formats.gguf_folder import Folder
 from superweights.formats.packed.writing import write_packed
 from superweights.formats.writing import Written
 from superweights.progress import Progress
@@ -27,6 +28,12 @@ def check_form(form: str) -> None:
     """Raise `SuperweightsError` for a format that has no writer."""
     if form not in WRITERS:
         raise SuperweightsError(f"There is no format {form!r}.", hint=f"choose from {', '.join(WRITERS)}.")
+
+
+def check_source(form: str, checkpoint: Checkpoint) -> None:
+    """Raise `SuperweightsError` for a checkpoint that no file of `form` can be made of, before any work is done."""
+    if form == "gguf" and checkpoint.format != "gguf":
+        Folder(checkpoint).close()
 
 
 def write_as(

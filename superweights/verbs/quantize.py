@@ -14,7 +14,7 @@ from superweights.artefacts.place import check_new
 from superweights.checkpoint import Checkpoint, opened_checkpoint
 from superweights.findings import Protected, Quantized
 from superweights.formats.embeddings import check_embeddings, with_embeddings
-from superweights.formats.writers import check_form, held_whole, write_as
+from superweights.formats.writers import check_form, check_source, held_whole, write_as
 from superweights.formats.writing import Written
 from superweights.index.choice import Choice, choose_weights
 from superweights.progress import Progress, labelled, silent
@@ -65,6 +65,7 @@ def quantize(
     check_embeddings(format, embeddings)
     source = Source.of(model)
     with opened_checkpoint(source) as checkpoint:
+        check_source(format, checkpoint)
         plan, chosen = Plan.read(rounding) if isinstance(rounding, Path) else rounding, Choice((), None)
         if isinstance(plan, Rounding):
             chosen = kept_weights(checkpoint, keep, record)
