@@ -136,4 +136,21 @@ def _explain_usage(error: Exception) -> int:
     if explain is None:
         raise error
     code = getattr(error, "exit_code", 2)
-    return console.fail(explain(), "run superweights --help, or add --help to the command.", code)
+    return console.fail(
+        explain(), _configured(error) or "run superweights --help, or add --help to the command.", code
+    )
+
+
+def _configured(error: Exception) -> str | None:
+    """Where a refused value stands that was not typed; None for one that was."""
+    context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
+    if context is None or parameter is None:
+        return None
+    source = context.get_parameter_source(parameter.name)
+    if source is None or source.name != "DEFAULT_MAP":
+        return None
+    words, above = [], context
+    while above.parent is not None:
+        words.insert(0, str(above.info_name))
+        above = above.parent
+    return f"it was not typed: it stands in {settings.kept_where(words, parameter, os.environ)}."
