@@ -299,6 +299,13 @@ def test_a_full_disk_behind_stdout_ends_with_a_sentence(arguments):
     assert hint.startswith("hint: ")
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_exit_code_says_which_signal_ended_it(number, code, monkeypatch, capsys):
+    monkeypatch.setattr("superweights.verbs.known.known", lambda *_, **__: os.kill(os.getpid(), number))
+    assert run(["known"]) == code
+    assert "nothing was left half-written" in capsys.readouterr().err
+
+
 def test_a_reader_that_goes_away_is_no_mistake_of_ours():
     """As in `superweights known --json | head -1`, told by the exit code alone."""
     process = started("-m", "superweights", "known", "--json")

@@ -105,8 +105,10 @@ def main(arguments: list[str] | None = None) -> None:
 def run(arguments: list[str]) -> int:
     """The exit code of one command line. A defect of ours still raises, with its traceback."""
     try:
-        with stopped_by_sigterm():
+        with stopped_by_sigterm() as stopped:
             code = app(arguments, standalone_mode=False) or 0
+        if code == 130 and stopped.asked:  # the parser makes 130 of either
+            code = EXIT_CODE
         sys.stdout.flush()  # a full disk or a closed pipe shows itself here, or at exit to nobody
     except SuperweightsError as error:
         return console.fail(error.message, error.hint)
