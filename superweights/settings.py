@@ -21,7 +21,7 @@ import difflib
 import os
 import shlex
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,16 @@ def defaults(program: Any, file: Path | None, environment: Mapping[str, str]) ->
         if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in _NO_OPTIONS:
             _take_variable(made, name, value, options)
     return made
+
+
+def kept_where(words: Sequence[str], parameter: Any, environment: Mapping[str, str]) -> str:
+    """The variable that gives `parameter` of the command `words` its default, or else the file."""
+    for spelling in _spellings(parameter):
+        for before in (tuple(words), ()):
+            name = PREFIX + "_".join((*before, spelling)).replace("-", "_").upper()
+            if name in environment:
+                return name
+    return "the file of defaults"
 
 
 def _commands(group: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
@@ -141,6 +151,17 @@ def _first(inside: Options, words: tuple[str, ...]) -> set[str]:
     return {command[len(words)] for command in inside if len(command) > len(words)}
 
 
+def _split(text: str, where: str) -> list[str]:
+    """The words of `text`, as a shell reads them."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise SuperweightsError(
+            f"{where} cannot be split into words: {str(error).lower()}.",
+            hint="close every quotation mark, and put those that are meant between others.",
+        ) from None
+
+
 def _shaped(parameter: Any, value: Any, where: str) -> Any:
     """`value` as the parser takes it: a list where the option is repeatable."""
     if isinstance(value, dict):
@@ -149,7 +170,7 @@ def _shaped(parameter: Any, value: Any, where: str) -> Any:
         )
     several = bool(getattr(parameter, "multiple", False)) or parameter.nargs == -1
     if several and isinstance(value, str):
-        return shlex.split(value)
+        return _split(value, where)
     if several and not isinstance(value, list):
         return [value]
     if isinstance(value, list) and not several:

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -19,16 +20,25 @@ class Terminated(KeyboardInterrupt):
     """The process was asked to end (SIGTERM): raised where it is, as Ctrl-C raises `KeyboardInterrupt`."""
 
 
+@dataclass
+class Stopped:
+    """Whether the body of a `stopped_by_sigterm` was asked to end, also where somebody has caught what was raised."""
+
+    asked: bool = False
+    """A SIGTERM has come."""
+
+
 @contextmanager
-def stopped_by_sigterm() -> Iterator[None]:
+def stopped_by_sigterm() -> Iterator[Stopped]:
     """While the body runs the first SIGTERM raises `Terminated` in it; later ones do not disturb the putting away.
 
     Nothing changes outside of the main thread, or where SIGTERM is handled already (by an outer `with` of this kind,
     or by the program that uses us).
     """
+    stopped = Stopped()
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
+        yield stopped
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -37,11 +47,12 @@ def stopped_by_sigterm() -> Iterator[None]:
             threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGTERM)).start()
             return
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        stopped.asked = True
         raise Terminated
 
     signal.signal(signal.SIGTERM, stop)
     try:
-        yield
+        yield stopped
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

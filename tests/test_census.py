@@ -157,6 +157,12 @@ def test_an_empty_list_a_missing_one_and_a_strange_folder_are_refused(tmp_path):
     assert os.listdir(tmp_path / "full") == ["mine.txt"]
 
 
+def test_no_worker_is_refused_before_anything_is_made(tmp_path):
+    with pytest.raises(SuperweightsError, match="1 subject with 0 workers"):
+        census([str(tmp_path)], tmp_path / "to", workers=0)
+    assert not (tmp_path / "to").exists()
+
+
 def test_lines_of_a_list(tmp_path):
     file = listed(tmp_path / "list.txt", ["a/b", "  # said", "  c d  ", "e/f@main"])
     assert names_in_list(file) == ["a/b", "c d", "e/f@main"]

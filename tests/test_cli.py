@@ -98,6 +98,13 @@ def test_help_keeps_the_brackets_of_its_examples(command, monkeypatch, capsys):
     assert not re.search(r"TENSOR(?!\[i, j\])|org/name(?!\[@revision\])|\.weight(?!\[\d)", shown)
 
 
+def test_help_breaks_no_line_in_the_middle_of_a_paragraph(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(["census", "--help"]) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert "Killed at any moment and started again it goes on where it was." in lines
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_groups_its_options_and_cuts_nothing_at_80_columns(command, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
@@ -297,6 +304,13 @@ def test_a_full_disk_behind_stdout_ends_with_a_sentence(arguments):
     error, hint = err.splitlines()
     assert error == "error: The disk is full."
     assert hint.startswith("hint: ")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_exit_code_says_which_signal_ended_it(number, code, monkeypatch, capsys):
+    monkeypatch.setattr("superweights.verbs.known.known", lambda *_, **__: os.kill(os.getpid(), number))
+    assert run(["known"]) == code
+    assert "nothing was left half-written" in capsys.readouterr().err
 
 
 def test_a_reader_that_goes_away_is_no_mistake_of_ours():

@@ -127,6 +127,12 @@ def test_folders_that_hold_something_else_are_refused(quick, tmp_path):
 
 
 @pytest.mark.unit
+def test_no_worker_is_refused_before_anything_is_made(tmp_path):
+    with pytest.raises(SuperweightsError, match="0 workers"):
+        run_suite(PREVENTION, tmp_path / "to", workers=0)
+    assert not (tmp_path / "to").exists()
+
+
 def test_damaged_results_are_told_with_what_to_do(tmp_path):
     from superweights.lab.folder import RunFolder
 

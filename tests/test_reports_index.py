@@ -76,6 +76,11 @@ def test_the_command_writes_both_and_refuses_what_does_not_go_together(tmp_path,
     for more in (["llama-7b"], ["--json"], ["--verify"]):
         assert run(["known", *more, "--html", str(tmp_path / "no.html")]) == 1
         assert "hint:" in capsys.readouterr().err
+    assert run(["known", "llama-7b", "--index", "mine.jsonl", "--card", "my card.md"]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "superweights known --index mine.jsonl --card 'my card.md'" in said, (
+        "what was asked, without what was not"
+    )
     assert run(["known", "--html", str(tmp_path / "no.html"), "--card", str(tmp_path / "a" / "b.md")]) == 1
     assert not (tmp_path / "no.html").exists(), "neither is written where one cannot be"
 

@@ -83,6 +83,29 @@ def test_an_unknown_variable_and_an_absent_file_are_refused(here, monkeypatch, c
     assert "SUPERWEIGHTS_FIND_WINDWOS" in said
 
 
+def test_a_quotation_mark_that_is_not_closed_is_refused_by_name(here, monkeypatch, capsys):
+    (here / "superweights.toml").write_text("""[known]\nindex = "'a b"\n""")
+    assert run(["known"]) == 1
+    assert "superweights.toml: known.index" in " ".join(capsys.readouterr().err.split())
+    (here / "superweights.toml").unlink()
+    monkeypatch.setenv("SUPERWEIGHTS_KNOWN_INDEX", "'a b")
+    assert run(["known"]) == 1
+    assert "SUPERWEIGHTS_KNOWN_INDEX" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["SUPERWEIGHTS_BITS", "SUPERWEIGHTS_PLAN_BITS"])
+def test_of_a_refused_value_that_was_not_typed_is_said_where_it_stands(name, here, monkeypatch, capsys):
+    monkeypatch.setenv(name, "many")
+    assert run(["plan", "embedded"]) == 2
+    assert f"hint: it was not typed: it stands in {name}." in " ".join(capsys.readouterr().err.split())
+    assert run(["plan", "embedded", "--bits", "lots"]) == 2
+    assert "not typed" not in capsys.readouterr().err
+    monkeypatch.delenv(name)
+    (here / "superweights.toml").write_text("[plan]\nbits = 'many'\n")
+    assert run(["plan", "embedded"]) == 2
+    assert "it stands in the file of defaults" in capsys.readouterr().err
+
+
 def test_the_file_is_the_one_named_or_the_one_here(here, monkeypatch):
     assert file_of(None) is None
     (here / "superweights.toml").touch()

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from superweights.address import Address
+from superweights.cli import run
 from superweights.discovery import Findings
-from superweights.record import Score, SuperWeight
+from superweights.record import Record, Score, SuperWeight
 from superweights.tables.found import _next
 
 pytestmark = pytest.mark.unit
@@ -41,3 +42,21 @@ def test_where_no_record_was_kept_it_is_made_first():
 
 def test_nothing_follows_where_nothing_was_found():
     assert said("x", None, ()) == []
+
+
+def test_a_record_that_is_shown_goes_on_with_the_file_it_is_in(tmp_path, capsys):
+    """Nobody is sent to search once more for what lies there."""
+    kept = tmp_path / "mine.json"
+    asked = {
+        "name": "llama",
+        "interrupted": False,
+        "text": "words",
+        "critical_above": 0.69,
+        "partial_above": 0.05,
+    }
+    found = Findings("critical", (WEIGHT,), (), EFFECT, None, (), asked)
+    Record("find", {"name": "llama"}, {}, findings=found).write(kept)
+    assert run(["show", str(kept)]) == 0
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert "Next: superweights quantize llama" in said
+    assert str(kept) in said

@@ -105,8 +105,10 @@ def main(arguments: list[str] | None = None) -> None:
 def run(arguments: list[str]) -> int:
     """The exit code of one command line. A defect of ours still raises, with its traceback."""
     try:
-        with stopped_by_sigterm():
+        with stopped_by_sigterm() as stopped:
             code = app(arguments, standalone_mode=False) or 0
+        if code == 130 and stopped.asked:  # the parser makes 130 of either
+            code = EXIT_CODE
         sys.stdout.flush()  # a full disk or a closed pipe shows itself here, or at exit to nobody
     except SuperweightsError as error:
         return console.fail(error.message, error.hint)
@@ -136,4 +138,21 @@ def _explain_usage(error: Exception) -> int:
     if explain is None:
         raise error
     code = getattr(error, "exit_code", 2)
-    return console.fail(explain(), "run superweights --help, or add --help to the command.", code)
+    return console.fail(
+        explain(), _configured(error) or "run superweights --help, or add --help to the command.", code
+    )
+
+
+def _configured(error: Exception) -> str | None:
+    """Where a refused value stands that was not typed; None for one that was."""
+    context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
+    if context is None or parameter is None:
+        return None
+    source = context.get_parameter_source(parameter.name)
+    if source is None or source.name != "DEFAULT_MAP":
+        return None
+    words, above = [], context
+    while above.parent is not None:
+        words.insert(0, str(above.info_name))
+        above = above.parent
+    return f"it was not typed: it stands in {settings.kept_where(words, parameter, os.environ)}."

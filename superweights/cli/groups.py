@@ -155,7 +155,13 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     seen = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in sorted(seen, key=_panel)]
     called.__dict__["__signature__"] = inspect.Signature(seen)
     called.__annotations__ = {each.name: each.annotation for each in seen}
+    called.__doc__ = _flowing(command.__doc__ or "")
     return called
+
+
+def _flowing(text: str) -> str:
+    """`text` with each paragraph in one line: the help breaks lines where its screen ends, beside our own breaks."""
+    return "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(text).split("\n\n"))
 
 
 def _panel(parameter: inspect.Parameter) -> int:

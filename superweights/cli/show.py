@@ -21,9 +21,10 @@ def show(
     Example: superweights show found.json
     """
     from superweights import show as verb
+    from superweights.tables import parts_of
 
     read = verb(record)
     if output.as_json:
         console.print_line(read.to_json())
     else:
-        output.finish(read)
+        console.show(parts_of(read, kept_in=record))

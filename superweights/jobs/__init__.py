@@ -16,8 +16,18 @@ from superweights.jobs.local import work_in_processes
 from superweights.jobs.store import Entry, Store
 from superweights.jobs.work import names_of, work
 from superweights.progress import Progress
+from superweights.wording import counted
 
-__all__ = ["Entry", "Kind", "Payload", "Store", "Task", "Worker", "kind_of", "run_jobs"]
+__all__ = ["Entry", "Kind", "Payload", "Store", "Task", "Worker", "check_work", "kind_of", "run_jobs"]
+
+
+def check_work(subjects: int, workers: int) -> None:
+    """Raise `SuperweightsError` where there is nothing to do or nobody to do it."""
+    if workers < 1 or not subjects:
+        raise SuperweightsError(
+            f"{counted(subjects, 'subject')} with {counted(workers, 'worker')} are nothing to do.",
+            hint="give a model, and 1 worker or more.",
+        )
 
 
 def run_jobs(
@@ -39,11 +49,7 @@ def run_jobs(
 
     Raises `SuperweightsError` for a store of other subjects, of another kind or version, and for a damaged one.
     """
-    if workers < 1 or not tasks:
-        raise SuperweightsError(
-            f"{len(tasks)} subjects with {workers} workers are nothing to do.",
-            hint="give a model, and 1 worker or more.",
-        )
+    check_work(len(tasks), workers)
     path, kind, keys = Path(store), kind_of(tasks), [key for task in tasks for key in task.keys]
     with Store(path, names_of(tasks), kind) as opened:
         opened.add(payloads)

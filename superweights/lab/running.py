@@ -20,6 +20,7 @@ from superweights.artefacts.disk import explained
 from superweights.artefacts.file import write_text
 from superweights.artefacts.reading import parse_json, read_noun, read_text
 from superweights.errors import SuperweightsError
+from superweights.jobs import check_work
 from superweights.lab.cells import Training, work_through
 from superweights.lab.folder import RunFolder
 from superweights.lab.judging import Judged, best_rate, judge
@@ -67,6 +68,7 @@ def run_suite(
 
     Raises `SuperweightsError` for a folder that holds another suite, and where a worker keeps dying.
     """
+    check_work(len(suite.names), workers)
     place = Path(folder)
     _begin(place, suite)
     first, own = suite.seeds[0], {name: suite.recipe(name).optimizer.learning_rate for name in suite.names}

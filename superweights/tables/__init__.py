@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from superweights.tables.page import Parts, page_text
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from superweights.record import Record
 
 __all__ = ["parts_of", "printed", "text_of"]
@@ -27,11 +29,19 @@ _TOLD_IN = {
 }  # fmt: skip
 
 
-def parts_of(record: Record) -> Parts:
-    """The lines and tables of `record`; its scores alone where its command is not known, or its findings not typed."""
+def parts_of(record: Record, kept_in: Path | None = None) -> Parts:
+    """The lines and tables of `record`; its scores alone where its command is not known, or its findings not typed.
+
+    `kept_in` is the file that holds it, for what is said to be done with it next.
+    """
     home = _TOLD_IN.get(record.command.split(" ")[0])
     known = home is not None and is_dataclass(record.findings)
-    return import_module(f"superweights.tables.{home if known else 'scores'}").parts(record)
+    told_in = import_module(f"superweights.tables.{home if known else 'scores'}")
+    return (
+        told_in.parts(record, kept_in=kept_in)
+        if told_in.__name__.endswith(".found")
+        else told_in.parts(record)
+    )
 
 
 def text_of(record: Record, width: int | None = None) -> str:

@@ -14,7 +14,7 @@ from superweights.artefacts.reading import read_text
 from superweights.checkpoint import open_checkpoint
 from superweights.errors import SuperweightsError, explain_os_error
 from superweights.findings.census import Census, Duplicate, Entered, NotEntered
-from superweights.jobs import Entry, Store, run_jobs
+from superweights.jobs import Entry, Store, check_work, run_jobs
 from superweights.progress import Progress, labelled, silent
 from superweights.record import Record, Score, plain, to_json_line
 from superweights.reports import render
@@ -62,6 +62,7 @@ def census(
     place, called, names = Path(to), *_named(models)
     if not names:
         raise SuperweightsError(f"{called} names no model.", hint=_A_LIST)
+    check_work(len(names), workers)
     _begin(place)
     listed = _Listing.of(names, source, quick, rounding, seed, progress)
     with kept_in(place):

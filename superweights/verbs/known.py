@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
@@ -68,7 +69,7 @@ def write_index(
     if not alone:
         raise SuperweightsError(
             "--html and --card write the whole index, and nothing else.",
-            hint="superweights known --html known.html",
+            hint=_whole(html, card, index),
         )
     asked = [(path, form) for path, form in ((html, "html"), (card, "md")) if path is not None]
     for path, _ in asked:
@@ -76,6 +77,13 @@ def write_index(
     for path, form in asked:
         write_text(path, known_page(form, index))
         yield f"{path}: {counted(len(known(index=index)), 'weight')}"
+
+
+def _whole(html: Path | None, card: Path | None, index: Sequence[Path | str]) -> str:
+    """The command that writes the whole index where it was asked for."""
+    options = [*(("--index", file) for file in index), ("--html", html), ("--card", card)]
+    words = (f" {name} {shlex.quote(str(path))}" for name, path in options if path is not None)
+    return f"superweights known{''.join(words)}"
 
 
 def nothing_known(model: str) -> str:
