@@ -206,7 +206,7 @@ def _page(held: Path, source: str) -> Job:
     assert run(["score", source, "--windows", "1", "--window", "64", "--out", str(record)]) == 0
 
     def job(to: Path) -> None:
-        assert run(["report", str(record), "--out", str(to / "page.html")]) == 0
+        assert run(["report", str(record), "--output", str(to / "page.html")]) == 0
 
     return job
 
