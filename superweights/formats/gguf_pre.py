@@ -27,32 +27,11 @@ from superweights.formats.gguf_vocabulary import CONVERT, Vocabulary
 # Names that llama.cpp's src/llama-vocab.cpp knows, one for each way of cutting. None is believed: each is tried, and
 # one that the installed llama.cpp does not know is passed over.
 NAMES = (
-    *(
-        "gpt-2",
-        "llama-bpe",
-        "smollm",
-        "qwen2",
-        "qwen35",
-        "tekken",
-        "gpt-4o",
-        "deepseek-llm",
-        "deepseek-coder",
-    ),
-    *(
-        "deepseek-v3",
-        "falcon",
-        "falcon3",
-        "starcoder",
-        "command-r",
-        "refact",
-        "mpt",
-        "olmo",
-        "stablelm2",
-        "dbrx",
-    ),
-    *("bloom", "poro-chat", "viking", "chatglm-bpe", "exaone", "superbpe", "bailingmoe", "seed-coder"),
-    *("hunyuan", "kimi-k2", "minerva-7b", "jais", "trillion", "default"),
-)
+    "gpt-2", "llama-bpe", "smollm", "qwen2", "qwen35", "tekken", "gpt-4o", "deepseek-llm", "deepseek-coder",
+    "deepseek-v3", "falcon", "falcon3", "starcoder", "command-r", "refact", "mpt", "olmo", "stablelm2", "dbrx",
+    "bloom", "poro-chat", "viking", "chatglm-bpe", "exaone", "superbpe", "bailingmoe", "seed-coder", "hunyuan",
+    "kimi-k2", "minerva-7b", "jais", "trillion", "default",
+)  # fmt: skip
 _TEXTS = (
     "Hello world",
     "  two  spaces   and\ttabs\t\tand an end ",

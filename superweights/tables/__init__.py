@@ -37,11 +37,8 @@ def parts_of(record: Record, kept_in: Path | None = None) -> Parts:
     home = _TOLD_IN.get(record.command.split(" ")[0])
     known = home is not None and is_dataclass(record.findings)
     told_in = import_module(f"superweights.tables.{home if known else 'scores'}")
-    return (
-        told_in.parts(record, kept_in=kept_in)
-        if told_in.__name__.endswith(".found")
-        else told_in.parts(record)
-    )
+    further = {"kept_in": kept_in} if known and home == "found" else {}  # the one that says what to do next
+    return told_in.parts(record, **further)
 
 
 def text_of(record: Record, width: int | None = None) -> str:
