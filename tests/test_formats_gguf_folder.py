@@ -30,6 +30,7 @@ from superweights.errors import SuperweightsError
 from superweights.formats import gguf_pre
 from superweights.formats.gguf import write_gguf
 from superweights.quantization import Blocks, Scheme
+from superweights.quantization.defaults import Rounding
 from superweights.quantization.plan import Plan
 from superweights.stream.linears import linear_tensors
 from superweights.verbs.quantize import quantize
@@ -271,6 +272,23 @@ def test_a_tokenizer_that_llama_cpp_does_not_follow_is_refused(tmp_path, monkeyp
     monkeypatch.setattr(gguf_pre, "NAMES", ("gpt-2", "no such name"))
     folder = saved(tmp_path / "model", tokenizer=bytes_tokenizer(cut.Split("e", "isolated")))
     refused(folder, tmp_path / "new.gguf", "no pre-tokenizer among 2 that cuts")
+
+
+@pytest.mark.tiny
+@pytest.mark.usefixtures("llama_cpp")
+def test_llama_cpp_is_asked_once_for_one_tokenizer(tmp_path, monkeypatch):
+    asked, tried = [], gguf_pre._tried
+    monkeypatch.setattr(gguf_pre, "_FOUND", {})
+    monkeypatch.setattr(gguf_pre, "_tried", lambda *given: asked.append(given) or tried(*given))
+    quantize(
+        str(saved(tmp_path / "model")),
+        tmp_path / "new.gguf",
+        Rounding("int8", 32),
+        format="gguf",
+        keep=["none"],
+        check=None,
+    )
+    assert len(asked) == 1
 
 
 @pytest.mark.tiny

@@ -51,6 +51,10 @@ _DRAWN = 256  # texts of the tokenizer's own tokens, each of so many:
 _LENGTH = 64
 
 
+# What was found in this process: quantize looks before the work, and writes after it.
+_FOUND: dict[tuple[Vocabulary, str], str] = {}
+
+
 def pre_tokenizer(vocabulary: Vocabulary, tokenizer: Any, where: str) -> str:
     """The first name under which llama.cpp cuts every probe as `tokenizer` does. Raises where there is none."""
     if find_spec("xllamacpp") is None:
@@ -58,6 +62,13 @@ def pre_tokenizer(vocabulary: Vocabulary, tokenizer: Any, where: str) -> str:
             f"Which pre-tokenizer of llama.cpp's {where} has is found by asking llama.cpp, which is not installed.",
             hint=f"pip install xllamacpp, or {CONVERT}",
         )
+    asked = vocabulary, tokenizer.backend_tokenizer.to_str()
+    if asked not in _FOUND:
+        _FOUND[asked] = _tried(vocabulary, tokenizer, where)
+    return _FOUND[asked]
+
+
+def _tried(vocabulary: Vocabulary, tokenizer: Any, where: str) -> str:
     probes = probes_of(tokenizer)
     wanted = [tokenizer(text, add_special_tokens=False).input_ids for text in probes]
     framed = tokenizer(_TEXTS[0]).input_ids
