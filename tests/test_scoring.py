@@ -305,6 +305,13 @@ def test_kl_of_nearly_equal_distributions_is_positive_and_right():
 
 
 @pytest.mark.unit
+def test_the_first_choice_is_torchs_and_of_several_alike_the_first():
+    logits = torch.randn(3, 7, 500)
+    assert torch.equal(head.first_choices(logits), logits.argmax(-1))
+    assert torch.equal(head.first_choices(logits.bfloat16()), logits.bfloat16().argmax(-1))
+    assert head.first_choices(torch.tensor([[1.0, 2.0, 2.0]])).tolist() == [1]
+
+
 def test_the_bootstrap_of_a_mean_is_the_textbook_error():
     values = torch.randn(24, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3 + 10
     textbook = (values.var() / 24).sqrt().item()

@@ -25,6 +25,7 @@ from superweights.interpretability.words_of import number
 from superweights.picture import Panel, Series, line_chart
 from superweights.record import Score
 from superweights.scoring.error import mean_error
+from superweights.scoring.predictions import first_choices
 from superweights.taps import Site, Tap, tapping
 
 # Tokens that the lens is held over, at most: each costs the head twice for each layer. Bytes of logits at a time.
@@ -148,7 +149,7 @@ class Lenses:
             logits = self._head(chosen[start : start + self._step], norm).float()
             target = self._targets[-1][start : start + self._step]
             losses.append(functional.cross_entropy(logits, target, reduction="none").cpu())
-            best.append(logits.argmax(-1).cpu())
+            best.append(first_choices(logits).cpu())
         return torch.cat(losses), torch.cat(best)
 
     def _finish(self, hidden: Tensor) -> None:

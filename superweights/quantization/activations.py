@@ -16,6 +16,7 @@ from torch.nn import functional
 from superweights.axes import Bool, Float, Int
 from superweights.errors import SuperweightsError
 from superweights.quantization.activation_scheme import ActivationScheme, HeldPlace, Hold
+from superweights.quantization.linears import largest_along
 from superweights.quantization.scheme import Scheme
 from superweights.quantization.tensor import quantize_tensor
 
@@ -188,8 +189,7 @@ def _add_held(y: Tensor, rounded: RoundedInput, weight: RoundedWeight) -> None:
 
 def _largest(x: Tensor) -> Tensor:
     """The largest |x| of each token, `[tokens, 1]`."""
-    low, high = x.aminmax(dim=1, keepdim=True)
-    return torch.maximum(-low, high)
+    return largest_along(x, 1, keepdim=True)
 
 
 def _dynamic_scale(largest: Tensor, rest: Tensor | None, scheme: ActivationScheme, sequences: int) -> Tensor:

@@ -17,10 +17,20 @@ from superweights.errors import SuperweightsError
 from superweights.progress import Progress, labelled, silent
 from superweights.quantization.activation_scheme import ActivationScheme, Hold
 from superweights.quantization.activations import Limits, held_out
-from superweights.quantization.linears import Linear, linears_of, observed, places_in, tokens_of
+from superweights.quantization.linears import (
+    Linear,
+    largest_along,
+    linears_of,
+    observed,
+    places_in,
+    tokens_of,
+)
 from superweights.quantization.smooth import Smoothing, seeing_channels
 from superweights.subject import objective_of
 from superweights.subject.facts import forward
+
+# So many tokens are squared at a time.
+_ROWS = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,16 +136,21 @@ class InputMoments:
         self._squares: dict[str, Tensor] = {}
         self._largest: dict[str, Tensor] = {}
         self._tokens: dict[str, int] = {}
+        # Layers that read the same input come one after the other.
+        self._last: Tensor | None = None
+        self._found: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))
 
     def look(self, linear: Linear, x: Tensor) -> None:
         """Take in one input of a layer."""
-        rows, _ = tokens_of(x)
-        squares, largest = rows.square().sum(0, dtype=torch.float64), rows.abs().amax(0)
+        if x is not self._last:
+            rows, _ = tokens_of(x)
+            self._last, self._found = x, (_squares(rows), largest_along(rows, 0))
+        squares, largest = self._found
         if linear.name in self._squares:
             squares = squares + self._squares[linear.name]
             largest = torch.maximum(largest, self._largest[linear.name])
         self._squares[linear.name], self._largest[linear.name] = squares, largest
-        self._tokens[linear.name] = self._tokens.get(linear.name, 0) + len(rows)
+        self._tokens[linear.name] = self._tokens.get(linear.name, 0) + x.numel() // x.shape[-1]
 
     def limits(
         self, linears: Sequence[Linear], scheme: ActivationScheme, smoothing: Smoothing
@@ -165,6 +180,12 @@ class InputMoments:
         return found
 
 
+def _squares(rows: Tensor) -> Tensor:
+    """The sum of squares of each channel, `[channels]` float64. A few rows at a time: what is made on the way is freed
+    in between small results that stay, and with large pieces the heap would keep most of what it ever held."""
+    return torch.stack([some.square().sum(0, dtype=torch.float64) for some in rows.split(_ROWS)]).sum(0)
+
+
 class _Rests:
     """The largest |x| of each layer's input that a scheme does not hold out."""
 
@@ -178,7 +199,7 @@ class _Rests:
         rows = self._smoothing.divide(linear.name, rows)
         limits, places = self._limits[linear.name], places_in(linear.name, self._scheme)
         mask = held_out(rows, self._scheme.hold, sequences, limits=limits, places=places)
-        largest = float(rows.masked_fill(mask, 0.0).abs().amax())
+        largest = float(largest_along(rows.masked_fill(mask, 0.0).flatten(), 0))
         self._largest[linear.name] = max(self._largest[linear.name], largest)
 
     def limits(self) -> dict[str, Limits]:

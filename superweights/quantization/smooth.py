@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from superweights.quantization.activation_scheme import Smooth
-from superweights.quantization.linears import Linear, observed, tokens_of
+from superweights.quantization.linears import Linear, largest_along, observed, tokens_of
 
 _SMALLEST = 1e-5
 
@@ -65,12 +65,12 @@ class SeenChannels:
         if not self._everywhere and x is not self._normed:
             return
         rows, _ = tokens_of(x)
-        largest = rows.abs().amax(0)
+        largest = largest_along(rows, 0)
         known = self.largest.get(linear.name)
         self.largest[linear.name] = largest if known is None else torch.maximum(known, largest)
         if known is not None:
             return
-        self.weights[linear.name] = linear.weight.detach().float().abs().amax(linear.out_axis)
+        self.weights[linear.name] = largest_along(linear.weight.detach().float(), linear.out_axis)
         if x is not self._last:
             self._leader, self._last = linear.name, x
         self._by_input.setdefault(self._leader, []).append(linear)

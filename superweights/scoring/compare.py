@@ -22,7 +22,7 @@ from superweights.scoring.loss import (
     loss_change,
     perplexity_of,
 )
-from superweights.scoring.predictions import Predictions, Variant
+from superweights.scoring.predictions import Predictions, Variant, first_choices
 from superweights.subject import check_windows, objective_of
 from superweights.subject.objective import COSINE
 
@@ -180,21 +180,21 @@ def numbers_by_row(variants: list[Variant], batch: Tensor, first: int = 1) -> li
         log_p = functional.log_softmax(base.logits(piece), -1)
         target = asked.targets[piece, None].to(log_p.device)
         for kept, other in zip(found, others, strict=True):
-            kept.append(_numbers(log_p, other.logits(piece), target))
+            kept.append(numbers_by_token(log_p, other.logits(piece), target))
     each = [torch.cat(kept, dim=1).double() for kept in found]
     if asked.is_even:
         return [numbers.reshape(4, len(asked), -1).mean(2) for numbers in each]
     return [torch.stack([asked.mean_by_row(number) for number in numbers]) for numbers in each]
 
 
-def _numbers(log_p: Tensor, logits: Tensor, target: Tensor) -> Tensor:
+def numbers_by_token(log_p: Tensor, logits: Tensor, target: Tensor) -> Tensor:
     """Loss before, loss after, KL and agreement `[4, tokens]`, a few tokens at a time (see `kl_of_logits`)."""
     step = max(1, _CACHED // log_p.shape[-1])
     found = []
     for start in range(0, len(log_p), step):
         here = slice(start, start + step)
         ours, theirs = log_p[here], logits[here].to(log_p.device)
-        agreement = (ours.argmax(-1) == theirs.argmax(-1)).float()
+        agreement = (first_choices(ours) == first_choices(theirs)).float()
         log_q = functional.log_softmax(theirs, -1)
         before, after = (-log.gather(1, target[here])[:, 0] for log in (ours, log_q))
         found.append(torch.stack([before, after, _kl_in_cache(ours, log_q), agreement]))

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from superweights.axes import Float, Int
 from superweights.subject import Batch, device_of, vocabulary_of
 
 # Logits in memory at a time, in bytes of float32.
@@ -126,6 +127,16 @@ class Predictions:
         """How many whole rows run at once, so that their logits fit into a few pieces."""
         row = 4 * vocabulary_of(self._variant.model) * max(1, self._batch.length)
         return max(1, _ROWS_BYTES // row)
+
+
+def first_choices(logits: Float[Tensor, "*rows vocabulary"]) -> Int[Tensor, "*rows"]:
+    """The most likely token of each row `[...]`; of several alike the first.
+
+    On a processor by numpy, on the same memory: over a vocabulary torch's argmax takes ten to twenty times as long.
+    """
+    if logits.device.type != "cpu" or logits.dtype not in (torch.float32, torch.float64):
+        return logits.argmax(-1)
+    return torch.from_numpy(logits.detach().numpy().argmax(-1))
 
 
 def _backbone(model: nn.Module) -> nn.Module | None:

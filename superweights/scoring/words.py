@@ -16,7 +16,7 @@ from superweights.progress import Progress
 from superweights.record import Score
 from superweights.scoring.error import mean_error
 from superweights.scoring.loss import as_variant, exp_of_mean
-from superweights.scoring.predictions import Predictions, Variant
+from superweights.scoring.predictions import Predictions, Variant, first_choices
 from superweights.subject import check_windows, context_of
 from superweights.subject.text import encode, without_last_word
 
@@ -113,7 +113,7 @@ def _score_words(variant: Variant, rows: list[tuple[list[int], int]]) -> list[tu
     for piece in predictions.pieces():
         logits = predictions.logits(piece)
         target = targets[piece].to(logits.device)
-        wrong = (logits.argmax(-1) != target).cpu()
+        wrong = (first_choices(logits) != target).cpu()
         hits[at[0][piece][wrong]] = False
         nats.index_add_(
             0, at[0][piece], functional.cross_entropy(logits, target, reduction="none").double().cpu()

@@ -19,7 +19,7 @@ from superweights.branch import Branch, Branching, branching
 from superweights.editing import Edit, edited
 from superweights.errors import SuperweightsError
 from superweights.scoring import Variant
-from superweights.scoring.compare import kl_nats, numbers_by_row
+from superweights.scoring.compare import numbers_by_row, numbers_by_token
 from superweights.scoring.loss import check_head
 from superweights.scoring.predictions import Predictions
 from superweights.stream.device import available_memory
@@ -182,10 +182,7 @@ def _of_piece(log_p: Tensor | None, logits: Tensor, targets: Tensor) -> Tensor:
     targets = targets.to(logits.device)
     if log_p is None:
         return functional.cross_entropy(logits, targets, reduction="none")[None].cpu()
-    log_q = functional.log_softmax(logits, -1)
-    loss = -log_q.gather(1, targets[:, None])[:, 0]
-    agreement = (log_p.argmax(-1) == log_q.argmax(-1)).float()
-    return torch.stack([loss, kl_nats(log_p, log_q), agreement]).cpu()
+    return numbers_by_token(log_p, logits, targets[:, None])[1:]
 
 
 def _numbers(per_window: Tensor, compared: bool) -> Numbers:

@@ -28,6 +28,7 @@ from superweights.picture import Panel, Series, line_chart
 from superweights.record import Score
 from superweights.scoring.error import mean_error
 from superweights.scoring.loss import loss_change
+from superweights.scoring.predictions import first_choices
 from superweights.subject.text import encode
 
 # The share of each window that is its ending, and random draws for each control.
@@ -136,7 +137,7 @@ def read_endings(
             ours = made[len(row) - 1 : len(row) - 1 + len(end)].float()
             target = end.to(ours.device)
             losses.append(functional.cross_entropy(ours, target).double().cpu())
-            right.append((ours.argmax(-1) == target).double().mean().cpu())
+            right.append((first_choices(ours) == target).double().mean().cpu())
     return Endings(torch.stack(losses), torch.stack(right))
 
 
