@@ -45,7 +45,7 @@ class BesideSettings:
     """Rows of a batch."""
     length: int = 256
     """Bytes of a row."""
-    steps: int = 60
+    steps: int = 600
     rate: float = 3e-3
     held_out: int = 16
     """Rows that are judged."""
