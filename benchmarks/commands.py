@@ -1,16 +1,18 @@
 """Time and peak memory of each command on the embedded model, beside another version of this project.
 
-    python benchmarks/commands.py --against CHECKOUT [--only WORD] [--text FILE --lambada FILE] [--kept FILE] [--write]
+    python benchmarks/commands.py --against CHECKOUT [--only WORD] [--rounds N] [--text FILE --lambada FILE] [--write]
 
 CHECKOUT is a folder with the source of the release to compare with (`git worktree add --detach DIR COMMIT`); both run
 with this interpreter and its libraries, in turns, each command in a process of its own: its CPU seconds (user and
 system, children included) and its largest resident memory. `--text` and `--lambada` are what `reproduce table1` reads.
-What is done is kept in FILE, a line for each run, and not run again. One thread: set OMP_NUM_THREADS=1.
+What is done is kept in `--kept FILE`, a line for each run, and not run again; the least of a command's `--rounds`
+counts (what the allocator happens to hold moves a peak by hundreds of MiB). One thread: set OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shlex
@@ -68,12 +70,17 @@ class Cost:
     """Its exit code."""
 
 
+# By command and version.
+Costs = dict[tuple[str, str], list[Cost]]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--against", type=Path, required=True, help="source of the other version")
     parser.add_argument("--only", default="", help="commands with this word")
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--text", type=Path)
     parser.add_argument("--lambada", type=Path)
     parser.add_argument("--kept", type=Path, default=Path("build/commands.jsonl"))
@@ -82,7 +89,7 @@ def main() -> None:
     asked.kept.parent.mkdir(parents=True, exist_ok=True)
     costs = _kept(asked.kept)
     for cost in _missing(asked, costs):
-        costs[cost.command, cost.version] = cost
+        costs.setdefault((cost.command, cost.version), []).append(cost)
         with asked.kept.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(cost)) + "\n")
         print(
@@ -96,29 +103,30 @@ def main() -> None:
         PAGE.write_text(f"{head}{MARKS[0]}\n{table}\n{MARKS[1]}{tail}", encoding="utf-8")
 
 
-def _kept(file: Path) -> dict[tuple[str, str], Cost]:
-    if not file.exists():
-        return {}
-    lines = file.read_text(encoding="utf-8").splitlines()
-    return {(cost.command, cost.version): cost for cost in (Cost(**json.loads(line)) for line in lines)}
+def _kept(file: Path) -> Costs:
+    costs: Costs = {}
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+        cost = Cost(**json.loads(line))
+        costs.setdefault((cost.command, cost.version), []).append(cost)
+    return costs
 
 
-def _missing(asked: argparse.Namespace, done: dict[tuple[str, str], Cost]) -> Iterator[Cost]:
+def _missing(asked: argparse.Namespace, done: Costs) -> Iterator[Cost]:
     """The runs that are asked for and not kept yet, in turns of both versions."""
     sources = dict(zip(VERSIONS, (asked.against.resolve(), ROOT), strict=True))
     with tempfile.TemporaryDirectory() as made:
-        for label, line in COMMANDS.items():
+        for turn, (label, line) in itertools.product(range(asked.rounds), COMMANDS.items()):
             if asked.only not in label or ("{text}" in line and not (asked.text and asked.lambada)):
                 continue
             files = {
-                "text": str(asked.text and asked.text.resolve()),
-                "lambada": str(asked.lambada and asked.lambada.resolve()),
+                "text": asked.text and asked.text.resolve(),
+                "lambada": asked.lambada and asked.lambada.resolve(),
             }
-            words = shlex.split(line.format(**files) if "{text}" in line else line)
+            words = shlex.split(line.format(**files))
             for version, source in sources.items():
-                folder = Path(made) / version
+                folder = Path(made) / f"{version} {turn}"
                 folder.mkdir(exist_ok=True)
-                if (label, version) not in done:
+                if len(done.get((label, version), ())) <= turn:
                     yield _run(label, version, words, source, folder)
 
 
@@ -136,20 +144,24 @@ def _run(label: str, version: str, words: list[str], source: Path, folder: Path)
     return Cost(label, version, seconds, used.ru_maxrss * 1024, printed, process.returncode)
 
 
-def _table(costs: dict[tuple[str, str], Cost]) -> Iterator[str]:
+def _table(costs: Costs) -> Iterator[str]:
     yield "| command | CPU seconds before | now | ratio | peak MiB before | now | ratio |"
     yield "|---|---|---|---|---|---|---|"
     for label in COMMANDS:
-        before, now = (costs.get((label, version)) for version in VERSIONS)
-        if now is None or now.code:
+        runs = [[run for run in costs.get((label, version), ()) if not run.code] for version in VERSIONS]
+        if not runs[1]:
             continue
-        if before is None or before.code:
-            yield f"| {label} | n/a | {now.seconds:.1f} | n/a | n/a | {now.memory / 2**20:,.0f} | n/a |"
-            continue
-        yield (
-            f"| {label} | {before.seconds:.1f} | {now.seconds:.1f} | {now.seconds / before.seconds:.2f}"
-            f" | {before.memory / 2**20:,.0f} | {now.memory / 2**20:,.0f} | {now.memory / before.memory:.2f} |"
-        )
+        seconds = [min((run.seconds for run in each), default=None) for each in runs]
+        memory = [min((run.memory / 2**20 for run in each), default=None) for each in runs]
+        yield f"| {label} | {' | '.join((*_cells(seconds, '.1f'), *_cells(memory, ',.0f')))} |"
+
+
+def _cells(pair: list[float | None], form: str) -> list[str]:
+    """Before, now and their ratio."""
+    before, now = pair
+    if before is None or now is None:
+        return ["n/a", format(now, form), "n/a"]
+    return [format(before, form), format(now, form), f"{now / before:.2f}"]
 
 
 if __name__ == "__main__":

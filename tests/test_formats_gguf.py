@@ -27,6 +27,8 @@ SCHEMES = {
     "Q8_0": Scheme("int8", zero_point="none", blocks=THIRTY_TWO),
     "Q4_0": Scheme("int4", zero_point="none", anchor="signed", blocks=THIRTY_TWO),
     "Q4_1": Scheme("int4", zero_point="float", blocks=THIRTY_TWO, fit="centred"),
+    "Q5_0": Scheme("int5", zero_point="none", anchor="signed", blocks=THIRTY_TWO),
+    "Q5_1": Scheme("int5", zero_point="float", blocks=THIRTY_TWO, fit="centred"),
 }
 SIXTEEN = Blocks("group", (16,))
 SUPER = {
@@ -70,7 +72,7 @@ def test_ggml_reads_the_numbers_that_were_rounded(name):
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize("name", ["Q8_0", "Q4_0"])
+@pytest.mark.parametrize("name", ["Q8_0", "Q4_0", "Q5_0"])
 def test_rounding_by_the_range_is_llama_cpps_own(name):
     """Where the gguf package quantizes as well, the same numbers come out.
 
@@ -94,8 +96,15 @@ def tiny(tmp_path) -> Path:
 
 
 def mixed(checkpoint, keep=()) -> Plan:
-    """Each of the three types somewhere, and the value projections left as they are."""
-    kinds = {"down": "Q8_0", "q_proj": "Q4_0", "k_proj": "Q4_1", "gate": "Q4_1", "up_proj": "Q4_0"}
+    """Each of the types somewhere, and the value projections left as they are."""
+    kinds = {
+        "down": "Q8_0",
+        "q_proj": "Q4_0",
+        "k_proj": "Q4_1",
+        "gate": "Q4_1",
+        "up_proj": "Q5_0",
+        "o_proj": "Q5_1",
+    }
     schemes = {}
     for name in linear_tensors(checkpoint):
         kind = next((kind for part, kind in kinds.items() if part in name), None)
@@ -105,7 +114,9 @@ def mixed(checkpoint, keep=()) -> Plan:
 
 
 @pytest.mark.tiny
-@pytest.mark.parametrize(("name", "number"), [("Q8_0", 7), ("Q4_0", 2), ("Q4_1", 3)])
+@pytest.mark.parametrize(
+    ("name", "number"), [("Q8_0", 7), ("Q4_0", 2), ("Q4_1", 3), ("Q5_0", 8), ("Q5_1", 9)]
+)
 def test_the_file_says_of_which_type_most_of_it_is(name, number, tiny, tmp_path):
     with open_checkpoint(str(tiny)) as source:
         plan = Plan.uniform(linear_tensors(source), SCHEMES[name])

@@ -13,11 +13,15 @@ from superweights.errors import SuperweightsError
 from superweights.quantization.scheme import Scheme
 from superweights.quantization.tensor import Quantized
 
+# The code of zero, where codes are stored from 0 on.
+_MIDDLE = {"Q4_0": 8, "Q5_0": 16}
 # The type that holds a scheme: grid, zero point, anchor, inputs to a scale, dtype of the scales.
 TYPES = {
     ("int8", "none", "absolute", 32, "float16"): "Q8_0",
     ("int4", "none", "signed", 32, "float16"): "Q4_0",
     ("int4", "float", "absolute", 32, "float16"): "Q4_1",
+    ("int5", "none", "signed", 32, "float16"): "Q5_0",
+    ("int5", "float", "absolute", 32, "float16"): "Q5_1",
     ("iq4_nl", "none", "signed", 32, "float16"): "IQ4_NL",
     ("mxfp4", "none", "absolute", 32, "float16"): "MXFP4",
     ("int3", "none", "signed", 16, "super"): "Q3_K",
@@ -36,8 +40,8 @@ def type_of(name: str, scheme: Scheme, shape: tuple[int, ...], out_axis: int) ->
     if kind is None or len(shape) != 2 or shape[1] % whole or out_axis or scheme.paper_compat:
         raise SuperweightsError(
             f"{name}: no type of llama.cpp's holds {scheme} on {list(shape)}.",
-            hint="int8 symmetric (Q8_0), int4 symmetric with a signed anchor (Q4_0) or with a float zero point (Q4_1), "
-            'iq4_nl and mxfp4, in groups of 32, are held number by number; with scales of "super", in multiples of 256 '
+            hint="int8 symmetric (Q8_0), int4 and int5 symmetric with a signed anchor (Q4_0, Q5_0) or with a float zero "
+            'point (Q4_1, Q5_1), iq4_nl and mxfp4, in groups of 32, are held number by number; with scales of "super", in multiples of 256 '
             "inputs, int3 (Q3_K), int4 (Q4_K), int5 (Q5_K), int6 (Q6_K) and iq4_nl (IQ4_XS).",
         )
     return kind
@@ -58,8 +62,10 @@ def encode(quantized: Quantized) -> np.ndarray:
         held.append(_bytes(quantized.blocks.offsets.to(torch.float16)))
     if kind == "Q8_0":
         return np.hstack([*held, codes.view(np.uint8)]).reshape(outputs, -1)
-    unsigned = (codes.astype(np.int16) + (8 if kind == "Q4_0" else 0)).astype(np.uint8)
-    return np.hstack([*held, _halves(unsigned)]).reshape(outputs, -1)
+    unsigned = (codes.astype(np.int16) + _MIDDLE.get(kind, 0)).astype(np.uint8)
+    if kind in ("Q5_0", "Q5_1"):
+        held.append(np.packbits(unsigned >> 4, axis=1, bitorder="little"))
+    return np.hstack([*held, _halves(unsigned & 15)]).reshape(outputs, -1)
 
 
 def _bytes(values: torch.Tensor) -> np.ndarray:
