@@ -75,6 +75,13 @@ AllowPickle = Annotated[bool, in_model("--allow-pickle", help="Read pickled weig
 TrustRemoteCode = Annotated[
     bool, in_model("--trust-remote-code", help="Run the checkpoint's own model code.")
 ]
+TensorParallel = Annotated[
+    bool,
+    in_model(
+        "--tensor-parallel",
+        help="The processes that torchrun has started share the model, by transformers' plan.",
+    ),
+]
 
 Objective = Annotated[
     str,

@@ -23,6 +23,7 @@ from superweights.stream.blocks import BlockStream
 from superweights.stream.device import available_memory, choose_device, choose_dtype, give_back_memory
 from superweights.stream.layout import ConvertedNames
 from superweights.stream.objectives import objective_for, opening_of
+from superweights.stream.sharing import share, shared_device, sharing
 from superweights.stream.skeleton import Skeleton
 from superweights.subject import announce
 from superweights.subject.choosing import AUTO
@@ -38,6 +39,7 @@ def streaming(
     device: str = "auto",
     resident: bool | None = None,
     objective: str = AUTO,
+    tensor_parallel: bool = False,
 ) -> Iterator[PreTrainedModel]:
     """The model of `checkpoint`, ready for forward passes inside the `with`.
 
@@ -50,14 +52,18 @@ def streaming(
     `objective` is a word of `subject.choosing.NAMES`, or auto: what the checkpoint's own class is for. It says which
     class of transformers' is opened, so whether there is a head.
 
+    With `tensor_parallel` the processes that torchrun has started share the model (see `stream.sharing`): each does the
+    same with it, and holds its slice in memory.
+
     The model is in eval mode, without gradients or cache. `subject.layout_of` tells where the checkpoint's scalars
     are in it, `subject.objective_of` what it predicts, `subject.stream_of` how its weights come while it is streamed.
 
     Raises `SuperweightsError` for a checkpoint without such an objective, or that lacks tensors.
     """
-    device_ = choose_device(device)
+    device_ = shared_device(device) if tensor_parallel else choose_device(device)
     dtype_ = choose_dtype(checkpoint, dtype, device_)
     if checkpoint.config.get("quantization_config"):
+        _refuse_sharing(checkpoint, tensor_parallel)
         yield _load_with_transformers(
             checkpoint, device_, None if dtype in (None, "auto") else dtype_, objective
         )
@@ -67,6 +73,13 @@ def streaming(
     layout = ConvertedNames(skeleton)
     goal = objective_for(checkpoint, skeleton.opening, model)
     announce(model, layout, objective=goal)
+    if tensor_parallel:
+        with sharing():
+            share(skeleton)
+            skeleton.load(skeleton.names)
+            with torch.no_grad():
+                yield model
+        return
     stream = BlockStream(skeleton)
     stays = resident if resident is not None else skeleton.nbytes < available_memory(device_) // 2
     if not stays and stream.blocks:
@@ -77,6 +90,14 @@ def streaming(
     skeleton.load(skeleton.names)
     with torch.no_grad():
         yield model
+
+
+def _refuse_sharing(checkpoint: Checkpoint, asked: bool) -> None:
+    if asked:
+        raise SuperweightsError(
+            f"{checkpoint.name} is quantized, and its packed weights cannot be shared among processes.",
+            hint="give the original checkpoint, or leave --tensor-parallel out.",
+        )
 
 
 @contextmanager
