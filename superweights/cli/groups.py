@@ -60,9 +60,10 @@ class Opened(Placed):
 
 @dataclass(frozen=True)
 class Sharable(Opened):
-    """And whether several processes share it."""
+    """And how it is divided: among several processes, or between memory and disk."""
 
     tensor_parallel: options.TensorParallel = False
+    device_map: options.DeviceMap = None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 from torch import nn
@@ -16,11 +16,11 @@ from superweights.subject.blocks import find_blocks
 class BlockStream:
     """The blocks of a skeleton, read when they run and dropped when they have.
 
-    `blocks` maps each block's path to its module. `on_load` callbacks get (parameter name, parameter) each
-    time a streamed parameter has been read, before it is used.
+    `blocks` maps each block's path to its module; those of `staying` are read once, and stay. `on_load` callbacks get
+    (parameter name, parameter) each time a streamed parameter has been read, before it is used.
     """
 
-    def __init__(self, skeleton: Skeleton):
+    def __init__(self, skeleton: Skeleton, staying: Collection[str] = ()):
         self.skeleton = skeleton
         self.blocks = find_blocks(skeleton.model)
         self.on_load: list[Callable[[str, nn.Parameter], None]] = []
@@ -29,8 +29,9 @@ class BlockStream:
         self._stay: list[str] = []
         for name, target in skeleton.targets.items():
             path = None if target in shared else _block_of(target, self.blocks)
-            (self._stay if path is None else self._names[path]).append(name)
+            (self._stay if path is None or path in staying else self._names[path]).append(name)
         self._shared = shared
+        self._coming = [path for path in self.blocks if path not in staying]
         self._asleep = False
 
     @contextmanager
@@ -44,11 +45,12 @@ class BlockStream:
 
     @contextmanager
     def one_block_at_a_time(self) -> Iterator[None]:
-        """Everything outside the blocks is in memory; a block is there while it runs, and the next one on its way."""
+        """What stays is in memory; another block is there while it runs, and the next one on its way."""
         self.skeleton.load(self._stay)
         handles = []
-        paths = list(self.blocks)
-        for path, block in self.blocks.items():
+        paths = self._coming
+        for path in paths:
+            block = self.blocks[path]
             after = paths[(paths.index(path) + 1) % len(paths)]
             handles += [
                 block.register_forward_pre_hook(lambda *_, p=path, a=after: self._fetch(p, a), prepend=True),
@@ -59,7 +61,7 @@ class BlockStream:
         finally:
             for handle in handles:
                 handle.remove()
-            for path in self.blocks:
+            for path in paths:
                 self._drop(path)
 
     def _fetch(self, path: str, after: str) -> None:

@@ -34,6 +34,10 @@ class Source:
     tensor_parallel: bool = False
     """Whether the processes that torchrun has started share the model, by transformers' tensor-parallel plan."""
 
+    device_map: Any = None
+    """Which blocks stay in memory and which wait on the disk: auto, a mapping of modules to devices as accelerate
+    writes it, or a JSON file of one; None: as `resident` says."""
+
     @classmethod
     def of(cls, model: Any) -> Source:
         """`model` as a source: itself, or what it names opened with the defaults."""
@@ -60,7 +64,9 @@ class Source:
     @property
     def shared_loading(self) -> dict[str, Any]:
         """The same, for what can be asked of a model that processes share, too."""
-        more = {"tensor_parallel": True} if self.tensor_parallel else {}
+        more: dict[str, Any] = {"tensor_parallel": True} if self.tensor_parallel else {}
+        if self.device_map is not None:
+            more["device_map"] = self.device_map
         return more | {
             "dtype": self.dtype,
             "device": self.device,
