@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from typing import Any
 
 from torch import nn
 
@@ -33,6 +35,7 @@ class BlockStream:
         self._shared = shared
         self._coming = [path for path in self.blocks if path not in staying]
         self._asleep = False
+        self._here: set[str] = set()
 
     @contextmanager
     def asleep(self) -> Iterator[None]:
@@ -56,13 +59,31 @@ class BlockStream:
                 block.register_forward_pre_hook(lambda *_, p=path, a=after: self._fetch(p, a), prepend=True),
                 block.register_forward_hook(lambda *_, p=path: self._drop(p), always_call=True),
             ]
+            block.forward = self._called(path, after, block.forward)
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
             for path in paths:
+                self.blocks[path].__dict__.pop("forward", None)
+            for path in paths:
                 self._drop(path)
+
+    def _called(self, path: str, after: str, forward: Callable) -> Callable:
+        """A block's forward that reads the block where the model calls it without calling the block (SqueezeBERT)."""
+
+        @wraps(forward)
+        def called(*args: Any, **kwargs: Any) -> Any:
+            if self._asleep or path in self._here:
+                return forward(*args, **kwargs)
+            self._fetch(path, after)
+            try:
+                return forward(*args, **kwargs)
+            finally:
+                self._drop(path)
+
+        return called
 
     def _fetch(self, path: str, after: str) -> None:
         if self._asleep:
@@ -70,6 +91,7 @@ class BlockStream:
         self.skeleton.checkpoint.prefetch(self._names[path])  # waits for what was read ahead
         self.skeleton.checkpoint.read_ahead(self._names[after])
         self.skeleton.load(self._names[path])
+        self._here.add(path)
         for name, parameter in self.blocks[path].named_parameters(prefix=path):
             if parameter.is_meta:
                 raise SuperweightsError(
@@ -82,6 +104,7 @@ class BlockStream:
     def _drop(self, path: str) -> None:
         if self._asleep:
             return
+        self._here.discard(path)
         for name, module in self.blocks[path].named_modules(prefix=path):
             for leaf, parameter in module._parameters.items():
                 if parameter is not None and not parameter.is_meta and f"{name}.{leaf}" not in self._shared:
