@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import re
 import sys
 import tempfile
 import time
@@ -159,7 +160,8 @@ def objective(kind: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__
+    said = re.sub(r"\S*/(clean|planted\d+)\b", "the checkpoint", " ".join(str(error).split()))
+    return said[:160] or type(error).__name__
 
 
 def _work(kind: str, model_type: str, answer: Any) -> None:
