@@ -63,6 +63,7 @@ def streaming(
 
     Raises `SuperweightsError` for a checkpoint without such an objective, or that lacks tensors.
     """
+    _refuse_both(tensor_parallel, device_map)
     device_ = shared_device(device) if tensor_parallel else choose_device(device)
     dtype_ = choose_dtype(checkpoint, dtype, device_)
     if checkpoint.config.get("quantization_config"):
@@ -76,11 +77,6 @@ def streaming(
     layout = ConvertedNames(skeleton)
     goal = objective_for(checkpoint, skeleton.opening, model)
     announce(model, layout, objective=goal)
-    if tensor_parallel and device_map is not None:
-        raise SuperweightsError(
-            "Processes that share a model hold their slices in memory, so there is nothing to map.",
-            hint="use --tensor-parallel or --device-map.",
-        )
     if tensor_parallel:
         with sharing():
             share(skeleton)
@@ -89,9 +85,8 @@ def streaming(
                 yield model
         return
     stream = BlockStream(skeleton, () if device_map is None else staying_blocks(model, device_map, device_))
-    if device_map is not None:
-        resident = False
-    stays = resident if resident is not None else skeleton.nbytes < available_memory(device_) // 2
+    fits = skeleton.nbytes < available_memory(device_) // 2
+    stays = device_map is None and (fits if resident is None else resident)
     if not stays and stream.blocks:
         with stream.one_block_at_a_time(), torch.no_grad():
             announce(model, layout, stream, goal)
@@ -100,6 +95,14 @@ def streaming(
     skeleton.load(skeleton.names)
     with torch.no_grad():
         yield model
+
+
+def _refuse_both(tensor_parallel: bool, device_map: DeviceMap) -> None:
+    if tensor_parallel and device_map is not None:
+        raise SuperweightsError(
+            "Processes that share a model hold their slices in memory, so there is nothing to map.",
+            hint="use --tensor-parallel or --device-map.",
+        )
 
 
 def _refuse_dividing(checkpoint: Checkpoint, tensor_parallel: bool, device_map: DeviceMap) -> None:
