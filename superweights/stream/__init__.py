@@ -24,7 +24,7 @@ from superweights.stream.device import available_memory, choose_device, choose_d
 from superweights.stream.layout import ConvertedNames
 from superweights.stream.objectives import objective_for, opening_of
 from superweights.stream.placing import DeviceMap, staying_blocks
-from superweights.stream.sharing import share, shared_device, sharing
+from superweights.stream.sharing import shared_device, sharing
 from superweights.stream.skeleton import Skeleton
 from superweights.subject import announce
 from superweights.subject.choosing import AUTO
@@ -78,11 +78,8 @@ def streaming(
     goal = objective_for(checkpoint, skeleton.opening, model)
     announce(model, layout, objective=goal)
     if tensor_parallel:
-        with sharing():
-            share(skeleton)
-            skeleton.load(skeleton.names)
-            with torch.no_grad():
-                yield model
+        with sharing(skeleton), torch.no_grad():
+            yield model
         return
     stream = BlockStream(skeleton, () if device_map is None else staying_blocks(model, device_map, device_))
     fits = skeleton.nbytes < available_memory(device_) // 2

@@ -82,9 +82,12 @@ def share(skeleton: Skeleton) -> None:
 
 
 @contextmanager
-def sharing() -> Iterator[None]:
-    """Inside, the processes work on one model; the end of one of them is told by the others in a sentence."""
+def sharing(skeleton: Skeleton) -> Iterator[None]:
+    """Inside, the processes work on one model, each with its slice in memory; the end of one of them is told by the
+    others in a sentence."""
     with processes.together():
+        share(skeleton)
+        skeleton.load(skeleton.names)
         yield
 
 
