@@ -4,18 +4,24 @@ It watches the multiplication, not module names: a `TorchFunctionMode` sees each
 parameter its weight operand lies in by the memory it points at, and so knows the element `W[j, k]` of any
 product in the parameter's own index: plain linears, GPT-2's transposed `Conv1D`, a slice of fused experts,
 grouped kernels, a matrix cut out of a fused one. Scalars of norm gains and biases are seen as well.
+
+Where processes share a model each multiplies with its slice: what is told is the whole product, in each of them.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from superweights import shards
 
 Kind = Literal["weight", "gain", "bias"]
 
@@ -25,18 +31,31 @@ class Product:
     """One product as it was computed: `y = x W^T` (weight), `y = x * g` (gain) or `y = x + b` (bias).
 
     `x` is `[rows, in]` and `y` `[rows, out]`; each row is one token (of the tokens that an expert received,
-    in fused experts). `operand` is `W [out, in]`, or `g` or `b` `[out]`, a view of the parameter. `shape` is
-    the activation's own leading shape where rows are all tokens in order, else None.
+    in fused experts). `shape` is the activation's own leading shape where rows are all tokens in order, else None.
     """
 
     kind: Kind
     """weight, gain or bias."""
     parameter: str
-    operand: Tensor
+    """The parameter's name in the running model."""
     x: Tensor
     y: Tensor
     shape: tuple[int, ...] | None
+    _operand: Callable[[], Tensor] = field(repr=False)
     _index: Callable[[int], tuple[int, ...]] = field(repr=False)
+    _columns: Callable[[int], Tensor | None] | None = field(default=None, repr=False)
+    """Of a shared product: the column of the output in this process, or None where another one adds to it."""
+
+    @cached_property
+    def operand(self) -> Tensor:
+        """`W [out, in]`, or `g` or `b` `[out]`: a view of the parameter, a copy where processes share it."""
+        return self._operand()
+
+    def add(self, channel: int, terms: Tensor) -> None:
+        """Add `terms [rows]` to a channel of the output, before the model goes on with it."""
+        column = self.y[:, channel] if self._columns is None else self._columns(channel)
+        if column is not None:
+            column += terms.to(column.dtype)
 
     def index(self, out_channel: int, in_neuron: int | None = None) -> tuple[int, ...]:
         """The parameter's own index of the element that joins these two."""
@@ -80,8 +99,14 @@ class Watch(TorchFunctionMode):
 
     def _tell(self, kind: Kind, operand: Tensor, x: Tensor, y: Tensor, shape) -> None:
         found = self._memory.owner(operand)
-        if found is not None and x.shape[0]:
-            self._see(Product(kind, found[0], operand, x, y, shape, found[1]))
+        if found is None or not x.shape[0]:
+            return
+        shared = self._memory.shared(operand)
+        if shared is None:
+            self._see(Product(kind, found[0], x, y, shape, lambda: operand, found[1]))
+        elif not self._memory.is_aside(found[0]):
+            bias = self._memory.bias_beside(found[0])
+            self._see(_whole(kind, found[0], shared, x, y, shape, bias))
 
 
 class ParameterMemory:
@@ -94,9 +119,35 @@ class ParameterMemory:
         self._model = model
         self._names: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._sources: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        # The parameters that several processes share, by the memory of this one's slices.
+        self._slices: dict[tuple, tuple[str, Any]] = {}
+        self._biases: dict[str, Tensor] = {}
+        for name, held in model.named_parameters():
+            if shards.is_shared(held):
+                self._slices[_memory_of(shards.local(held))] = name, held
+                if name.endswith("bias"):
+                    self._biases[name] = shards.local(held)
+
+    def shared(self, tensor: Tensor) -> Any:
+        """The parameter that processes share of which `tensor` is this one's slice; None for any other."""
+        found = self._slices.get(_memory_of(tensor)) if self._slices else None
+        return None if found is None else found[1]
+
+    def bias_beside(self, name: str) -> Tensor | None:
+        """What is added to the sum of the processes' products with the matrix `name`; None for nothing."""
+        # Not asked of the module, from which transformers takes the bias away while it multiplies.
+        return self._biases.get(name.removesuffix("weight") + "bias") if name.endswith("weight") else None
+
+    def is_aside(self, name: str) -> bool:
+        """Whether each process uses the parameter on rows of its own (norms of single heads): never the stream's."""
+        plan = getattr(self._model, "tp_plan", None) or {}
+        module = re.sub(r"\.\d+\.", ".*.", name.rpartition(".")[0])
+        return plan.get(module) == "replicated_with_grad_allreduce"
 
     def owner(self, tensor: Tensor) -> tuple[str, Callable[[int], tuple[int, ...]]] | None:
         """The parameter that `tensor` is part of, and the map from an element's offset in it to its index there."""
+        if self._slices and (slice_ := self._slices.get(_memory_of(tensor))) is not None:
+            return slice_[0], lambda offset: _unravel(offset, slice_[1])
         root = tensor if tensor._base is None else tensor._base
         first = int(tensor.storage_offset()) - int(root.storage_offset())
         if isinstance(root, nn.Parameter):
@@ -131,6 +182,42 @@ class ParameterMemory:
             for name, held in self._model.named_parameters():
                 self._names[held] = name
         return self._names.get(parameter)
+
+
+def _memory_of(tensor: Tensor) -> tuple:
+    """Where a tensor lies, and as what."""
+    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
+
+
+def _whole(
+    kind: Kind, name: str, parameter: Any, x: Tensor, y: Tensor, shape: Any, bias: Tensor | None
+) -> Product:
+    """The product with all of a parameter, of which this process has computed its share.
+
+    transformers adds the `bias` of a matrix cut along its inputs when the shares have been summed.
+    """
+    axis = shards.axis_of(parameter)
+    width = parameter.shape[0]
+    columns = partial(_own_column, parameter, axis, y)
+    if kind != "weight" and axis is not None:
+        x = shards.gathered(x, parameter, width)
+    if axis == parameter.ndim - 1 and kind == "weight":
+        x, y = shards.gathered(x, parameter, parameter.shape[1]), shards.summed(y, parameter)
+        y = y if bias is None else y + bias
+    elif axis is not None:
+        y = shards.gathered(y, parameter, width)
+    operand = partial(shards.whole, parameter)
+    return Product(kind, name, x, y, shape, operand, partial(_unravel, tensor=parameter), columns)
+
+
+def _own_column(parameter: Any, axis: int | None, y: Tensor, channel: int) -> Tensor | None:
+    """The column of `y`, this process's output, that is to be added to so that the whole output has it once."""
+    if axis is None:
+        return y[:, channel]
+    if parameter.ndim > 1 and axis == 1:  # the processes' outputs are added up: one of them adds
+        return y[:, channel] if shards.is_owner(parameter, (channel, 0)) else None
+    place = (channel, *[0] * (parameter.ndim - 1))
+    return y[:, shards.place(parameter, place)[0]] if shards.is_owner(parameter, place) else None
 
 
 def _unravel(offset: int, tensor: Tensor) -> tuple[int, ...]:

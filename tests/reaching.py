@@ -8,6 +8,7 @@ planted.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 from collections.abc import Iterator
@@ -15,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from families import EXTRA, HEADS, HIDDEN, LARGEST, VOCABULARY, _enliven, _shrunk, token_ids
+from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
@@ -29,6 +32,8 @@ KINDS: dict[str, tuple[str, ...]] = {
     "seq2seq": ("MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES", "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES"),
     "image": ("MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES", "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES"),
 }
+# Keys and values of few heads have the shape of a down-projection.
+ATTENTION = re.compile(r"\.(self_)?att[a-z]*\.")
 # What the model raises when it is given what it cannot use; the next form of its inputs is tried.
 CANNOT_USE = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError, AssertionError)
 
@@ -50,9 +55,7 @@ def class_of(kind: str, model_type: str) -> type[PreTrainedModel]:
 
 def tiny(kind: str, model_type: str, seed: int = 0, **sizes: Any) -> PreTrainedModel:
     """A random model of the type in eval mode, under a million parameters, the same for the same seed."""
-    extra = EXTRA.get(model_type, {}) | MORE.get(model_type, {}) | sizes
-    config = _shrunk(CONFIG_MAPPING[model_type], extra)
-    _not_decoding(config, kind)
+    config = tiny_config(kind, model_type, **sizes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = class_of(kind, model_type)._from_config(config)
@@ -62,22 +65,90 @@ def tiny(kind: str, model_type: str, seed: int = 0, **sizes: Any) -> PreTrainedM
     return model.eval()
 
 
+def tiny_config(kind: str, model_type: str, **sizes: Any) -> PreTrainedConfig:
+    """The type's configuration with every size made small.
+
+    What the names of the fields do not tell is asked of transformers: a check that fails says which field must be like
+    which other, and a parameter that is still large has an axis as long as the field that makes it so.
+    """
+    extra = EXTRA.get(model_type, {}) | MORE.get(model_type, {}) | sizes
+    for _ in range(_ATTEMPTS):
+        try:
+            config = _shrunk(CONFIG_MAPPING[model_type], extra)
+        except StrictDataclassError as error:
+            if not (told := _told(str(error))) or told.items() <= extra.items():
+                raise
+            extra |= told
+            continue
+        _not_decoding(config, kind)
+        with init_empty_weights():
+            model = class_of(kind, model_type)._from_config(copy.deepcopy(config))
+        size = sum(parameter.numel() for parameter in model.parameters())
+        smaller = _smaller(model, config) if size >= MOST else {}
+        if not smaller or smaller.items() <= extra.items():
+            return config
+        extra |= smaller
+    return config
+
+
+_ATTEMPTS = 12
+
+
+def _told(sentence: str) -> dict[str, Any]:
+    """The field and its value that a failed check of transformers asks for."""
+    found = re.search(r"`([\w.]+)` \((\d+)\) must (?:equal|match) `[^`]+` \((\d+)\)", sentence)
+    return {found[1]: int(found[3])} if found else {}
+
+
+def _smaller(model: PreTrainedModel, config: PreTrainedConfig) -> dict[str, Any]:
+    """The fields as long as the longest axes of the largest parameter, made as long as others are."""
+    largest = max(model.parameters(), key=lambda parameter: parameter.numel())
+    fields = dict(_fields(config))
+    for axis in sorted(largest.shape, reverse=True):
+        same = [name for name, held in fields.items() if held == axis]
+        if axis > VOCABULARY or (axis > HIDDEN and same):
+            small = VOCABULARY if any("vocab" in name or "position" in name for name in same) else HIDDEN
+            if same and axis > small:
+                return dict.fromkeys(same, small)
+    return {}
+
+
+def _fields(config: PreTrainedConfig, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every whole number of a configuration and of those inside it, by its dotted name."""
+    for name, held in vars(config).items():
+        if isinstance(held, PreTrainedConfig):
+            yield from _fields(held, f"{path}{name}.")
+        elif type(held) is int and not name.startswith("_"):
+            yield f"{path}{name}", held
+
+
 # What the names of the fields do not say.
 _SECTIONS = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
 _SEEING = {"text_config.rope_parameters": _SECTIONS}
 MORE: dict[str, dict[str, Any]] = {
+    "chameleon": {"vocabulary_map": {"<image>": 8}},
+    "cohere_compass": {
+        "text_config.rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}
+    },
+    "cosmos3_edge": _SEEING,
     "distilbert": {"dim": HIDDEN, "hidden_dim": 96, "n_layers": 3, "n_heads": HEADS},
+    "emu3": {"vocabulary_map": {"<image>": 8}},
+    "ernie4_5_vl_moe": _SEEING,
     "esm": {"vocab_size": VOCABULARY, "pad_token_id": 1, "mask_token_id": VOCABULARY - 1},
     "esmc": {"vocab_size": VOCABULARY},
     "fsmt": {"src_vocab_size": VOCABULARY, "tgt_vocab_size": VOCABULARY},
     "gemma3": {"mm_tokens_per_image": 4},
     "glm46v": _SEEING,
     "glm4v": _SEEING,
+    "glm4v_moe": _SEEING,
+    "glm5_next": {"text_config.index_topk": 16},
     "glm_ocr": _SEEING,
     "glmga": _SEEING,
     "idefics3": {"vision_config.patch_size": 8},
     "llama4": {"vision_config.intermediate_size": 4 * HIDDEN},
     "luke": {"entity_vocab_size": 64, "entity_emb_size": 32},
+    "mobilebert": {"embedding_size": 32},
+    "nemotron_h_omni": {"vision_config.video_temporal_patch_size": 2},
     "paddleocr_vl": _SEEING,
     "perceiver": {"d_latents": HIDDEN, "d_model": HIDDEN, "num_latents": 16, "num_self_attends_per_block": 3},
     "qwen2_5_omni_thinker": _SEEING,
@@ -288,6 +359,7 @@ def places_to_plant(model: PreTrainedModel) -> dict[str, tuple[str, int]]:
             at is not None
             and isinstance(module, torch.nn.Linear)
             and module.out_features < module.in_features
+            and not ATTENTION.search(name)
         ):
             stack, number = at.group(1), int(at.group(2))
             before = found.setdefault(stack, {}).get(number, ("", 0))

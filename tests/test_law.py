@@ -19,6 +19,10 @@ LAW: dict[str, set[str]] = {
     "stopping": set(),
     "axes": set(),
     "lazy": set(),
+    # Which of several processes this one is.
+    "processes": set(),
+    # A parameter that processes share: read and edited as if it were whole.
+    "shards": set(),
     # Who tells a result in words, asked from below: the rooms that hold results stand below the one that draws tables.
     "telling": set(),
     "progress": set(),
@@ -35,8 +39,8 @@ LAW: dict[str, set[str]] = {
     # What a run is about: facts of a model, text and cut, batch and objective. It knows no checkpoint, opens nothing.
     "subject": {"address", "record", "progress", "artefacts"},
     "checkpoint": {"address", "subject", "artefacts"},
-    "watch": {"address", "subject"},
-    "editing": {"address", "subject", "artefacts"},
+    "watch": {"address", "subject", "shards"},
+    "editing": {"address", "subject", "artefacts", "shards"},
     # The index of known weights, and the one rule for which super weights a model has (a record is asked too).
     "index": {"address", "subject", "record", "artefacts"},
     "taps": {"subject"},
@@ -153,9 +157,9 @@ TOP = {
     "__main__": {"cli"},
     "__init__": set(LAW),
 }
-# What every room knows: what a person is told, words, SIGTERM taken like Ctrl-C, the names of tensors' axes, and names
-# that are imported when they are asked for.
-GROUND = {"errors", "wording", "stopping", "axes", "lazy"}
+# What every room knows: what a person is told, words, SIGTERM taken like Ctrl-C, the names of tensors' axes, names
+# that are imported when they are asked for, and which of several processes this one is.
+GROUND = {"errors", "wording", "stopping", "axes", "lazy", "processes"}
 DOOR = set(superweights.__all__)
 
 pytestmark = pytest.mark.unit

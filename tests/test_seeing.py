@@ -85,9 +85,21 @@ def test_information_is_measured_on_each_kinds_own_rows():
     assert mine.tokens == PLACES
 
 
+def test_the_published_means_stand_beside_ours_where_there_are_pictures():
+    """The paper's four numbers, arXiv 2605.05668, in the sheet that a person sees."""
+    found = question_named("information").answer(Study(seeing(), token_ids(2, 8)))
+    sheet = found.sheets()[-1]
+    assert [(row[0], row[2], row[4]) for row in sheet.rows] == [
+        ("attention", 0.06, 0.61),
+        ("mlp", 0.21, 0.02),
+    ]
+    assert sheet.rows[0][1] == found.mean("attention", "rid")
+
+
 def test_text_alone_has_no_kinds():
     found = question_named("information").answer(Study(tiny("image", "gemma3"), token_ids(2, 8)))
     assert found.kinds == ()
+    assert len(found.sheets()) == 1
 
 
 def test_the_weight_on_some_keys_is_dealt_out_among_them_and_the_rest_stays():

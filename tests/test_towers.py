@@ -47,6 +47,19 @@ def test_towers_are_named_as_the_model_names_them(kind, model_type, towers):
     assert len(blocks) == 3 * len(towers)
 
 
+def test_a_block_whose_forward_is_called_by_itself_is_read_too(tmp_path):
+    """SqueezeBERT's encoder does not call its layers but their `forward`."""
+    model = tiny("masked", "squeezebert")
+    inputs = given(inputs_for("masked", model))
+    save(model, tmp_path)
+    with (
+        open_checkpoint(str(tmp_path)) as checkpoint,
+        streaming(checkpoint, resident=False, objective="masked") as streamed,
+    ):
+        assert torch.equal(streamed(**inputs).logits, model(**inputs).logits)
+        assert all(p.is_meta for name, p in streamed.named_parameters() if ".layers." in name)
+
+
 def test_a_part_of_a_name_is_enough_and_another_word_is_refused():
     model = tiny("image", "llava")
     assert set(blocks_in(model, "vision")) == {f"model.vision_tower.encoder.layers.{i}" for i in range(3)}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import superweights
-from superweights import settings
+from superweights import processes, settings
 from superweights.cli import console
 from superweights.cli.ablate import ablate
 from superweights.cli.activations import activations
@@ -103,7 +104,15 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """The exit code of one command line. A defect of ours still raises, with its traceback."""
+    """The exit code of one command line. A defect of ours still raises, with its traceback.
+
+    Of several processes the first one speaks; the others only where they end for a reason of their own.
+    """
+    with nullcontext() if processes.is_first() else console.silence():
+        return _run(arguments)
+
+
+def _run(arguments: list[str]) -> int:
     try:
         with stopped_by_sigterm() as stopped:
             code = app(arguments, standalone_mode=False) or 0
@@ -111,7 +120,7 @@ def run(arguments: list[str]) -> int:
             code = EXIT_CODE
         sys.stdout.flush()  # a full disk or a closed pipe shows itself here, or at exit to nobody
     except SuperweightsError as error:
-        return console.fail(error.message, error.hint)
+        return _fail(error)
     except Terminated:
         code = EXIT_CODE
     except KeyboardInterrupt:
@@ -124,6 +133,17 @@ def run(arguments: list[str]) -> int:
     if code in (130, EXIT_CODE):
         console.notes.print("interrupted: nothing was left half-written.")
     return code
+
+
+def _fail(error: SuperweightsError) -> int:
+    """The exit code; what went wrong is said by the first of several processes that it happens to."""
+    if processes.count() == 1:
+        return console.fail(error.message, error.hint)
+    if processes.is_told(error.message):
+        return 1
+    with console.speaking():
+        own = "" if processes.is_first() else f"process {processes.number()}: "
+        return console.fail(own + error.message, error.hint)
 
 
 def _explain_usage(error: Exception) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from superweights.cli import console, options
-from superweights.cli.groups import BatchedCut, Opened, Output, grouped
+from superweights.cli.groups import BatchedCut, Output, Sharable, grouped
 
 
 @grouped
@@ -12,7 +12,7 @@ def ablate(
     address: options.Weights,
     seed: options.Seed = 0,
     cut: BatchedCut = BatchedCut(),
-    opened: Opened = Opened(),
+    opened: Sharable = Sharable(),
     output: Output = Output(),
 ) -> None:
     """Set weights to zero, each alone and all together, and score what the model loses.

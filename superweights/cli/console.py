@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -71,6 +71,28 @@ def _say(*lines: str) -> None:
     from superweights.tables.page import print_page
 
     print_page(lines, notes)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Nothing that is told inside reaches the terminal."""
+    before = data.quiet, notes.quiet
+    data.quiet = notes.quiet = True
+    try:
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+            yield
+    finally:
+        data.quiet, notes.quiet = before
+
+
+@contextmanager
+def speaking() -> Iterator[None]:
+    """What is said on stderr inside is heard, also in a `silence`."""
+    before, notes.quiet = notes.quiet, False
+    try:
+        yield
+    finally:
+        notes.quiet = before
 
 
 def forget_stdout() -> None:

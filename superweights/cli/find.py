@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from superweights.cli import console, options
-from superweights.cli.groups import Lines, Opened, grouped
+from superweights.cli.groups import Lines, Sharable, grouped
 
 if TYPE_CHECKING:
     from superweights.record import Record
@@ -66,7 +66,7 @@ def find(
     windows: FirstWindows = None,
     length: Length = None,
     bos: options.Bos = "auto",
-    opened: Opened = Opened(),
+    opened: Sharable = Sharable(),
     everything: All = False,
     explain: Explain = None,
     output: Lines = Lines(),

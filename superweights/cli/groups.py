@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from typer.models import OptionInfo
 
+from superweights import processes
 from superweights.cli import console, options
+from superweights.errors import SuperweightsError
 
 if TYPE_CHECKING:
     from superweights import Reading, Record, Source
@@ -26,10 +28,19 @@ class Trust:
     trust_remote_code: options.TrustRemoteCode = False
 
     def source(self, model: str | None) -> Source:
-        """`model`, to be opened like this."""
+        """`model`, to be opened like this.
+
+        Raises `SuperweightsError` in one of several processes that do not share it: each would do the same.
+        """
         from superweights import Source
 
-        return Source(model, **asdict(self))
+        source = Source(model, **asdict(self))
+        if processes.count() > 1 and not source.tensor_parallel:
+            raise SuperweightsError(
+                f"torchrun has started {processes.count()} processes, and each of them would do all of this.",
+                hint="share the model with --tensor-parallel (find, score, ablate, scale), or leave torchrun out.",
+            )
+        return source
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,14 @@ class Opened(Placed):
 
     dtype: options.Dtype = "auto"
     objective: options.Objective = "auto"
+
+
+@dataclass(frozen=True)
+class Sharable(Opened):
+    """And how it is divided: among several processes, or between memory and disk."""
+
+    tensor_parallel: options.TensorParallel = False
+    device_map: options.DeviceMap = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +116,7 @@ class Output(Printed):
 
     def keep(self, record: Record) -> None:
         """Write the record where asked."""
-        if self.out is not None:
+        if self.out is not None and processes.is_first():
             record.write(self.out)
 
     def finish(self, record: Record) -> None:

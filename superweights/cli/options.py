@@ -75,6 +75,20 @@ AllowPickle = Annotated[bool, in_model("--allow-pickle", help="Read pickled weig
 TrustRemoteCode = Annotated[
     bool, in_model("--trust-remote-code", help="Run the checkpoint's own model code.")
 ]
+DeviceMap = Annotated[
+    str | None,
+    in_model(
+        metavar="auto|FILE.json",
+        help="Which blocks stay in memory, and which wait on the disk: as many as fit, or accelerate's map.",
+    ),
+]
+TensorParallel = Annotated[
+    bool,
+    in_model(
+        "--tensor-parallel",
+        help="The processes that torchrun has started share the model, by transformers' plan.",
+    ),
+]
 
 Objective = Annotated[
     str,

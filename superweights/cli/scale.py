@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from superweights.cli import console, options
-from superweights.cli.groups import BatchedCut, Opened, Output, grouped
+from superweights.cli.groups import BatchedCut, Output, Sharable, grouped
 
 
 @grouped
@@ -19,7 +19,7 @@ def scale(
     ],
     seed: options.Seed = 0,
     cut: BatchedCut = BatchedCut(),
-    opened: Opened = Opened(),
+    opened: Sharable = Sharable(),
     output: Output = Output(),
 ) -> None:
     """Multiply weights by each factor in turn, and score the model each time.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from superweights.cli import console, options
-from superweights.cli.groups import BatchedCut, Opened, Output, grouped
+from superweights.cli.groups import BatchedCut, Output, Sharable, grouped
 
 if TYPE_CHECKING:
     from superweights.verbs.score import Passages, Writing
@@ -52,7 +52,7 @@ def score(
     further: Further = Further(),
     seed: options.Seed = 0,
     cut: ScoredCut = ScoredCut(),
-    opened: Opened = Opened(),
+    opened: Sharable = Sharable(),
     output: Output = Output(),
 ) -> None:
     """Score a model on a text, as it is and with edited weights.

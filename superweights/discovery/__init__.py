@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from superweights import processes
 from superweights.checkpoint import Checkpoint, open_checkpoint
 from superweights.discovery.findings import Expert, Findings, Group, Search
 from superweights.discovery.hunt import Hunt
@@ -82,6 +83,8 @@ def find(
             said, judging.fits = doubt(hunt.base_loss, model, read.name)
             notes += said
         conditions = {**_conditions(hunt, material), "bars": asdict(judging.bars)}
+        if loading.get("tensor_parallel"):
+            conditions["processes"] = processes.count()
         found = findings_of(judging, conditions, tuple(notes), partial(describe, tokenizer=tokenizer))
     if search.greedy and not judging.interrupted:
         ids = material.windows.arguments["input_ids"]

@@ -44,7 +44,7 @@ def _adding_mean(model: nn.Module, spike: Spike, rows: int) -> Iterator[None]:
         factor = product.x[:, channel if neuron is None else neuron]
         terms = (factor * spike.value).view(rows, -1)
         means = (terms.sum(0) - terms) / (rows - 1)
-        product.y[:, channel] += means.flatten().to(product.y.dtype)
+        product.add(channel, means.flatten())
 
     with watching(model, see):
         yield

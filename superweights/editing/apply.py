@@ -14,6 +14,7 @@ from superweights.address import Address
 from superweights.editing.kinds import Edit
 from superweights.editing.place import (
     ParameterPlace,
+    get_element,
     kind_of,
     refuse_duplicates,
     refuse_storage,
@@ -78,7 +79,7 @@ def weight_value(model: nn.Module, address: Address) -> float:
         raise SuperweightsError(
             f"{address} is not in memory.", hint="read it with the checkpoint's element(name, index)."
         )
-    return place.tensor[place.index].item()
+    return get_element(place.tensor, place.index).item()
 
 
 @contextmanager
@@ -90,7 +91,7 @@ def _in_place(
     saved: list[tuple[ParameterPlace, Tensor]] = []
     try:
         for place in places:
-            saved.append((place, place.tensor[place.index].detach().clone()))
+            saved.append((place, get_element(place.tensor, place.index).clone()))
             changes.append(_write(place, place.tensor))
         yield
     except BaseException as error:
@@ -116,7 +117,7 @@ def _put_back(
     for place, bits in saved:
         if tensor_named(model, place.parameter) is not place.tensor:
             return f"{place.parameter} was replaced by another tensor while it was edited."
-        if not same_bits(place.tensor[place.index], bits):
+        if not same_bits(get_element(place.tensor, place.index), bits):
             return f"{place.edit.address} could not be put back: its tensor changed type or device."
     changed = {p.parameter for p, _ in saved if hashes and tensor_hash(p.tensor) != hashes[id(p.tensor)]}
     if not changed:
@@ -194,10 +195,10 @@ class _Loads:
 
 def _write(place: ParameterPlace, tensor: Tensor) -> Change:
     """Make one edit and read it back."""
-    before = tensor[place.index].item()
+    before = get_element(tensor, place.index).item()
     wanted = place.edit.applied_to(before)
     set_element(tensor, place.index, torch.tensor(wanted, dtype=torch.float64).to(tensor.dtype))
-    after = tensor[place.index].item()
+    after = get_element(tensor, place.index).item()
     if not math.isfinite(after):
         raise SuperweightsError(
             f"{place.edit} makes {wanted:.6g} of {before:.6g}, which {kind_of(tensor)} cannot hold.",

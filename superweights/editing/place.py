@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from superweights.address import Address, SameNames
 from superweights.editing.kinds import Edit
 from superweights.errors import SuperweightsError
+from superweights.shards import element, is_shared, local, put
 from superweights.subject import layout_of
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -47,8 +48,8 @@ def refuse_duplicates(places: list[ParameterPlace]) -> None:
     """Raise when two edits fall on one number, be it under two names (tied weights)."""
     seen: dict[tuple[int, object], ParameterPlace] = {}
     for place in places:
-        meta = place.tensor.is_meta
-        key = (id(place.tensor), place.index) if meta else (place.tensor[place.index].data_ptr(), None)
+        apart = place.tensor.is_meta or is_shared(place.tensor)
+        key = (id(place.tensor), place.index) if apart else (place.tensor[place.index].data_ptr(), None)
         first = seen.setdefault(key, place)
         if first is not place:
             raise SuperweightsError(
@@ -70,10 +71,10 @@ def tensor_named(model: nn.Module, name: str) -> Tensor | None:
 
 def refuse_storage(name: str, tensor: Tensor) -> None:
     """Raise for anything but a plain tensor of floating-point weights."""
-    if type(tensor) not in _PLAIN:
+    if type(tensor) not in _PLAIN and not is_shared(tensor):
         raise SuperweightsError(
             f"{name} is stored as {type(tensor).__name__}, whose single weights cannot be edited exactly.",
-            hint="open the unquantized, unsharded checkpoint.",
+            hint="open the unquantized checkpoint.",
         )
     if tensor.dtype not in _FLOATS:
         raise SuperweightsError(
@@ -82,14 +83,24 @@ def refuse_storage(name: str, tensor: Tensor) -> None:
         )
 
 
+def get_element(tensor: Tensor, index: tuple[int, ...]) -> Tensor:
+    """One element as it is; where processes share the tensor, in each of them."""
+    return element(tensor, index) if is_shared(tensor) else tensor[index].detach()
+
+
 def set_element(tensor: Tensor, index: tuple[int, ...], bits: Tensor) -> None:
     """Write one element in place; tensors made in inference mode may only be written in it."""
     with torch.inference_mode() if tensor.is_inference() else torch.no_grad():
-        tensor[index] = bits.to(tensor.device)
+        if is_shared(tensor):
+            put(tensor, index, bits)
+        else:
+            tensor[index] = bits.to(tensor.device)
 
 
 def tensor_hash(tensor: Tensor) -> str:
-    """A hash of the tensor's type, shape and bits, in hexadecimal; reads 16 MiB at a time."""
+    """A hash of the tensor's type, shape and bits (of this process's slice, where several share it), in hexadecimal;
+    reads 16 MiB at a time."""
+    tensor = local(tensor) if is_shared(tensor) else tensor
     digest = hashlib.blake2b(f"{tensor.dtype} {list(tensor.shape)}".encode(), digest_size=16)
     flat = tensor.detach()
     flat = flat.reshape(-1) if flat.is_contiguous() or flat.ndim == 0 else flat.contiguous().reshape(-1)

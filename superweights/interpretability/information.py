@@ -32,6 +32,8 @@ from superweights.wording import counted
 # Sequences measured: each costs six singular value decompositions for each layer.
 SEQUENCES = 4
 _CHUNK = 512
+# RID and MixIG, means over fifteen models that see: arXiv 2605.05668.
+PUBLISHED = {"attention": (0.06, 0.61), "mlp": (0.21, 0.02)}
 
 
 def effective_rank(singular: Float[Tensor, " r"]) -> float:
@@ -221,9 +223,24 @@ class Information:
             return (whole,)
         by_kind = ("layer", "part", "tokens of the kind", "how many", "dS", "dD", "RID", "MixIG, nats")
         rows = [tuple(vars(each).values()) for each in self.kinds]
-        return whole, Sheet(
-            "by kind of token", by_kind, rows, "Each kind's rows of the stream by themselves."
-        )
+        kinds = Sheet("by kind of token", by_kind, rows, "Each kind's rows of the stream by themselves.")
+        return whole, kinds, self._beside_published()
+
+    def _beside_published(self) -> Sheet:
+        """Our means beside those of the paper: over its fifteen models that see, on other pictures and texts."""
+        rows = [
+            (
+                part,
+                self.mean(part, "rid"),
+                PUBLISHED[part][0],
+                self.mean(part, "mixing_nats"),
+                PUBLISHED[part][1],
+            )
+            for part in PUBLISHED
+        ]
+        titles = ("part", "RID", "RID, published", "MixIG, nats", "MixIG, published")
+        note = "Here without layer 0; published: the mean of 15 models that see (arXiv 2605.05668)."
+        return Sheet("beside the published means", titles, rows, note)
 
     def panels(self) -> tuple[Panel, ...]:
         def lines(what: str, noise: str) -> list[Series]:

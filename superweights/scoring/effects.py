@@ -106,7 +106,8 @@ class _Scoring:
         def change() -> Iterator[None]:
             with edited(self._model, edits, verify=False) as made:
                 yield
-            self._changes[row] = list(made) or self._changes[row]
+            if len(made) >= len(self._changes[row]):  # those of streamed blocks come with a forward pass
+                self._changes[row] = list(made)
 
         with edited(self._model, edits, verify=True) as made:
             self._changes[row] = list(made)

@@ -23,6 +23,8 @@ from superweights.stream.blocks import BlockStream
 from superweights.stream.device import available_memory, choose_device, choose_dtype, give_back_memory
 from superweights.stream.layout import ConvertedNames
 from superweights.stream.objectives import objective_for, opening_of
+from superweights.stream.placing import DeviceMap, staying_blocks
+from superweights.stream.sharing import shared_device, sharing
 from superweights.stream.skeleton import Skeleton
 from superweights.subject import announce
 from superweights.subject.choosing import AUTO
@@ -38,6 +40,8 @@ def streaming(
     device: str = "auto",
     resident: bool | None = None,
     objective: str = AUTO,
+    tensor_parallel: bool = False,
+    device_map: DeviceMap = None,
 ) -> Iterator[PreTrainedModel]:
     """The model of `checkpoint`, ready for forward passes inside the `with`.
 
@@ -50,14 +54,20 @@ def streaming(
     `objective` is a word of `subject.choosing.NAMES`, or auto: what the checkpoint's own class is for. It says which
     class of transformers' is opened, so whether there is a head.
 
+    With `tensor_parallel` the processes that torchrun has started share the model (see `stream.sharing`): each does the
+    same with it, and holds its slice in memory. A `device_map` says block by block what stays in memory, and what waits
+    on the disk (see `stream.placing`).
+
     The model is in eval mode, without gradients or cache. `subject.layout_of` tells where the checkpoint's scalars
     are in it, `subject.objective_of` what it predicts, `subject.stream_of` how its weights come while it is streamed.
 
     Raises `SuperweightsError` for a checkpoint without such an objective, or that lacks tensors.
     """
-    device_ = choose_device(device)
+    _refuse_both(tensor_parallel, device_map)
+    device_ = shared_device(device) if tensor_parallel else choose_device(device)
     dtype_ = choose_dtype(checkpoint, dtype, device_)
     if checkpoint.config.get("quantization_config"):
+        _refuse_dividing(checkpoint, tensor_parallel, device_map)
         yield _load_with_transformers(
             checkpoint, device_, None if dtype in (None, "auto") else dtype_, objective
         )
@@ -67,8 +77,13 @@ def streaming(
     layout = ConvertedNames(skeleton)
     goal = objective_for(checkpoint, skeleton.opening, model)
     announce(model, layout, objective=goal)
-    stream = BlockStream(skeleton)
-    stays = resident if resident is not None else skeleton.nbytes < available_memory(device_) // 2
+    if tensor_parallel:
+        with sharing(skeleton), torch.no_grad():
+            yield model
+        return
+    stream = BlockStream(skeleton, () if device_map is None else staying_blocks(model, device_map, device_))
+    fits = skeleton.nbytes < available_memory(device_) // 2
+    stays = device_map is None and (fits if resident is None else resident)
     if not stays and stream.blocks:
         with stream.one_block_at_a_time(), torch.no_grad():
             announce(model, layout, stream, goal)
@@ -77,6 +92,23 @@ def streaming(
     skeleton.load(skeleton.names)
     with torch.no_grad():
         yield model
+
+
+def _refuse_both(tensor_parallel: bool, device_map: DeviceMap) -> None:
+    if tensor_parallel and device_map is not None:
+        raise SuperweightsError(
+            "Processes that share a model hold their slices in memory, so there is nothing to map.",
+            hint="use --tensor-parallel or --device-map.",
+        )
+
+
+def _refuse_dividing(checkpoint: Checkpoint, tensor_parallel: bool, device_map: DeviceMap) -> None:
+    """Raise where the packed weights of a quantized checkpoint should be divided."""
+    if tensor_parallel or device_map is not None:
+        raise SuperweightsError(
+            f"{checkpoint.name} is quantized: its packed weights are loaded whole.",
+            hint="give the original checkpoint, or leave --tensor-parallel and --device-map out.",
+        )
 
 
 @contextmanager

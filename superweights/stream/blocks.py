@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from typing import Any
 
 from torch import nn
 
@@ -16,11 +18,11 @@ from superweights.subject.blocks import find_blocks
 class BlockStream:
     """The blocks of a skeleton, read when they run and dropped when they have.
 
-    `blocks` maps each block's path to its module. `on_load` callbacks get (parameter name, parameter) each
-    time a streamed parameter has been read, before it is used.
+    `blocks` maps each block's path to its module; those of `staying` are read once, and stay. `on_load` callbacks get
+    (parameter name, parameter) each time a streamed parameter has been read, before it is used.
     """
 
-    def __init__(self, skeleton: Skeleton):
+    def __init__(self, skeleton: Skeleton, staying: Collection[str] = ()):
         self.skeleton = skeleton
         self.blocks = find_blocks(skeleton.model)
         self.on_load: list[Callable[[str, nn.Parameter], None]] = []
@@ -29,9 +31,11 @@ class BlockStream:
         self._stay: list[str] = []
         for name, target in skeleton.targets.items():
             path = None if target in shared else _block_of(target, self.blocks)
-            (self._stay if path is None else self._names[path]).append(name)
+            (self._stay if path is None or path in staying else self._names[path]).append(name)
         self._shared = shared
+        self._coming = [path for path in self.blocks if path not in staying]
         self._asleep = False
+        self._here: set[str] = set()
 
     @contextmanager
     def asleep(self) -> Iterator[None]:
@@ -44,23 +48,42 @@ class BlockStream:
 
     @contextmanager
     def one_block_at_a_time(self) -> Iterator[None]:
-        """Everything outside the blocks is in memory; a block is there while it runs, and the next one on its way."""
+        """What stays is in memory; another block is there while it runs, and the next one on its way."""
         self.skeleton.load(self._stay)
         handles = []
-        paths = list(self.blocks)
-        for path, block in self.blocks.items():
+        paths = self._coming
+        for path in paths:
+            block = self.blocks[path]
             after = paths[(paths.index(path) + 1) % len(paths)]
             handles += [
                 block.register_forward_pre_hook(lambda *_, p=path, a=after: self._fetch(p, a), prepend=True),
                 block.register_forward_hook(lambda *_, p=path: self._drop(p), always_call=True),
             ]
+            block.forward = self._called(path, after, block.forward)
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
-            for path in self.blocks:
+            for path in paths:
+                self.blocks[path].__dict__.pop("forward", None)
+            for path in paths:
                 self._drop(path)
+
+    def _called(self, path: str, after: str, forward: Callable) -> Callable:
+        """A block's forward that reads the block where the model calls it without calling the block (SqueezeBERT)."""
+
+        @wraps(forward)
+        def called(*args: Any, **kwargs: Any) -> Any:
+            if self._asleep or path in self._here:
+                return forward(*args, **kwargs)
+            self._fetch(path, after)
+            try:
+                return forward(*args, **kwargs)
+            finally:
+                self._drop(path)
+
+        return called
 
     def _fetch(self, path: str, after: str) -> None:
         if self._asleep:
@@ -68,6 +91,7 @@ class BlockStream:
         self.skeleton.checkpoint.prefetch(self._names[path])  # waits for what was read ahead
         self.skeleton.checkpoint.read_ahead(self._names[after])
         self.skeleton.load(self._names[path])
+        self._here.add(path)
         for name, parameter in self.blocks[path].named_parameters(prefix=path):
             if parameter.is_meta:
                 raise SuperweightsError(
@@ -80,6 +104,7 @@ class BlockStream:
     def _drop(self, path: str) -> None:
         if self._asleep:
             return
+        self._here.discard(path)
         for name, module in self.blocks[path].named_modules(prefix=path):
             for leaf, parameter in module._parameters.items():
                 if parameter is not None and not parameter.is_meta and f"{name}.{leaf}" not in self._shared:

@@ -33,8 +33,12 @@ class Opened:
 
 
 @contextmanager
-def opening(model: Any) -> Iterator[Opened]:
-    """The model of a `Source`, a name, a path, or an open checkpoint (which stays open). Errors as `streaming`."""
+def opening(model: Any, *, may_be_shared: bool = False) -> Iterator[Opened]:
+    """The model of a `Source`, a name, a path, or an open checkpoint (which stays open). Errors as `streaming`.
+
+    `may_be_shared`: what is asked of the model can be asked of one that several processes share.
+    """
     source = Source.of(model)
-    with opened_checkpoint(source) as checkpoint, streaming(checkpoint, **source.loading) as loaded:
+    how = source.shared_loading if may_be_shared else source.loading
+    with opened_checkpoint(source) as checkpoint, streaming(checkpoint, **how) as loaded:
         yield Opened(checkpoint, loaded)

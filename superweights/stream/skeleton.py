@@ -74,6 +74,11 @@ class Skeleton:
         for group in self.shared:
             _share(self.model, group)
 
+    def refresh(self) -> None:
+        """See the model's parameters anew: they were replaced by slices."""
+        self._wanted = self.model.state_dict()
+        self.shared = _shared_parameters(self.model)
+
     def convert(self, target: str) -> dict[str, torch.Tensor]:
         """What the converter filed under `target` makes of the checkpoint, by parameter name."""
         made = [target, *(name for name, first in self.first_target.items() if first == target)]
@@ -210,13 +215,17 @@ class Skeleton:
 
 
 class _Lazy:
-    """A checkpoint tensor as transformers' loader wants it: read when sliced."""
+    """A checkpoint tensor as transformers' loader wants it: read when sliced, all of it or a process's share."""
 
     def __init__(self, checkpoint: Checkpoint, name: str):
         self._checkpoint, self._name = checkpoint, name
 
-    def __getitem__(self, everything) -> torch.Tensor:
-        return self._checkpoint.read(self._name)
+    def __getitem__(self, part) -> torch.Tensor:
+        return self._checkpoint.read(self._name)[part]
+
+    def get_shape(self) -> list[int]:
+        """Its shape, as safetensors' slices tell theirs."""
+        return list(self._checkpoint.tensors[self._name].shape)
 
 
 def _empty_model(checkpoint: Checkpoint, dtype: torch.dtype, opening: Opening) -> PreTrainedModel:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from superweights.errors import SuperweightsError
+
 
 @dataclass(frozen=True)
 class Source:
@@ -29,6 +31,13 @@ class Source:
     objective: str = "auto"
     """What is predicted: next-token, masked, embedding, seq2seq, image; auto: as the checkpoint's class says."""
 
+    tensor_parallel: bool = False
+    """Whether the processes that torchrun has started share the model, by transformers' tensor-parallel plan."""
+
+    device_map: Any = None
+    """Which blocks stay in memory and which wait on the disk: auto, a mapping of modules to devices as accelerate
+    writes it, or a JSON file of one; None: as `resident` says."""
+
     @classmethod
     def of(cls, model: Any) -> Source:
         """`model` as a source: itself, or what it names opened with the defaults."""
@@ -41,8 +50,24 @@ class Source:
 
     @property
     def loading(self) -> dict[str, Any]:
-        """What `streaming` wants to know beside the checkpoint."""
-        return {
+        """What `streaming` wants to know beside the checkpoint.
+
+        Raises `SuperweightsError` for a model that processes share: not everything can be asked of such.
+        """
+        if self.tensor_parallel:
+            raise SuperweightsError(
+                "Processes can share a model for find, score, ablate and scale only.",
+                hint="leave --tensor-parallel (tensor_parallel=True) out.",
+            )
+        return self.shared_loading
+
+    @property
+    def shared_loading(self) -> dict[str, Any]:
+        """The same, for what can be asked of a model that processes share, too."""
+        more: dict[str, Any] = {"tensor_parallel": True} if self.tensor_parallel else {}
+        if self.device_map is not None:
+            more["device_map"] = self.device_map
+        return more | {
             "dtype": self.dtype,
             "device": self.device,
             "resident": self.resident,

@@ -47,7 +47,7 @@ def find(
     read = text if isinstance(text, Text) or text is None else read_text(text)
     with opened_checkpoint(source) as checkpoint:
         return search_for(
-            checkpoint, search, text=read, token_ids=token_ids, progress=progress, **source.loading
+            checkpoint, search, text=read, token_ids=token_ids, progress=progress, **source.shared_loading
         )
 
 

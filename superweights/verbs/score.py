@@ -53,7 +53,7 @@ def score_rows(
     """The record of `command`: the model as it is and under each row of edits."""
     text = reading.read()
     progress("opening", 0, 1)
-    with opening(model) as opened:
+    with opening(model, may_be_shared=True) as opened:
         found = effects_of(
             opened.model,
             opened.tokenizer,
