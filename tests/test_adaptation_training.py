@@ -143,14 +143,14 @@ def test_the_loss_is_minus_the_rewarded_log_probability_plus_the_divergence(mode
     learner, task = Singular(model, factors, z), bandit("k")
     manner = Manner(steps=1, batch=2, kl=0.25, temperature=0.0)
     training = Training(model, reader, task, learner, lambda said, e: 0.5, manner)
-    loss, kl, mean = training._gradients(list(task.train[:2]), 0)
+    loss, kl, rewards = training._gradients(list(task.train[:2]), 0)
     asked = [reader.prompt(e.prompt) for e in task.train[:2]]
     with torch.no_grad():
         base = torch.stack([model(torch.tensor([ids])).logits[0, -1].log_softmax(-1) for ids in asked])
         with learner.on():
             ours = torch.stack([model(torch.tensor([ids])).logits[0, -1].log_softmax(-1) for ids in asked])
     wanted_kl = (ours.exp() * (ours - base)).sum(-1).mean().item()
-    assert mean == 0.5
+    assert rewards == [0.5, 0.5]
     assert math.isclose(kl, wanted_kl, rel_tol=1e-3)
     assert math.isclose(loss, -0.5 * ours.max(-1).values.mean().item() + 0.25 * wanted_kl, rel_tol=1e-4)
 
@@ -189,6 +189,59 @@ def test_a_run_that_finds_nothing_better_keeps_the_base(model, reader, factors):
     assert trained.steps[-1].step == 2
     assert all(bool((z == 1).all()) for z in trained.numbers.values())
     assert "better than the base" in trained.notes[0]
+    assert trained.ended.startswith("Stopped after step 2 of 3: the last 2 looks")
+
+
+def test_why_a_run_ended_is_told_and_steps_whose_rewards_were_all_the_same(model, reader, factors):
+    task = bandit("k")
+    manner = Manner(steps=2, batch=4, temperature=1.0)
+    trained = Training(model, reader, task, Singular(model, factors), lambda said, e: 1.0, manner).run()
+    assert trained.ended == "All 2 steps were made."
+    assert all(step.same for step in trained.steps)
+    assert any("in 2 of 2 steps every reward was the same" in note for note in trained.notes)
+    varied = Training(
+        *(model, reader, task, Singular(model, factors)),
+        lambda said, example: float(example.prompt[0] == "a"),
+        Manner(steps=2, batch=24),
+    ).run()
+    assert not any(step.same for step in varied.steps)
+    assert not any("same" in note for note in varied.notes)
+
+
+@pytest.mark.parametrize(
+    ("stopped_at", "told"), [(2, "nothing of this training is kept"), (6, "after step 4")]
+)
+def test_an_interrupt_says_which_step_the_same_training_goes_on_from(
+    model, reader, factors, tmp_path, stopped_at, told
+):
+    def interrupt(label: str, done: int, total: int) -> None:
+        if done == stopped_at:
+            raise KeyboardInterrupt
+
+    training = Training(
+        *(model, reader, bandit("k"), Singular(model, factors), reward_named("exact")),
+        Manner(method="supervised", steps=9, batch=4, every=4),
+        state=tmp_path / "state.pt",
+        progress=interrupt,
+    )
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        training.run()
+    (note,) = stopped.value.__notes__
+    assert told in note
+    assert (tmp_path / "state.pt").exists() == (stopped_at > 4)
+
+
+def test_randomized_factors_are_told_with_their_error(factors):
+    from dataclasses import replace
+
+    from superweights.verbs.adapt_train import _of_factors
+
+    assert _of_factors(factors) == []
+    path = next(iter(factors))
+    drawn = {**factors, path: replace(factors[path], method="randomized", error=3e-4, energy=0.987)}
+    (note,) = _of_factors(drawn)
+    assert "3.0e-04" in note
+    assert "98.7 %" in note
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,13 @@ from superweights.adaptation.bench import ExpertBench
 from superweights.adaptation.expert import random_like, shuffled
 from superweights.adaptation.factors import Factors
 from superweights.adaptation.learners import Learner, LowRank, Singular, Sparse, lora_like
+from superweights.adaptation.manner import Manner
 from superweights.adaptation.matrices import Matrix
 from superweights.adaptation.speaking import rewarded
 from superweights.adaptation.supports import support
 from superweights.adaptation.tasks import Reward, Task
-from superweights.adaptation.training import Manner, Trained, Training
+from superweights.adaptation.trained import Trained
+from superweights.adaptation.training import Training
 from superweights.address import Address
 from superweights.artefacts.disk import explained
 from superweights.artefacts.file import write_text

@@ -43,6 +43,8 @@ class ExpertTrained:
     """Each look at the validation split: the step and the mean reward there."""
     notes: list[str]
     """What the reader should know."""
+    ended: str = ""
+    """Why training ended, in a sentence."""
 
 
 @dataclass(frozen=True)

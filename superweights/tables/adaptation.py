@@ -78,6 +78,8 @@ def _mixed(found: Any) -> Parts:
 def _trained(found: Any) -> Parts:
     error = "" if found.rise_error is None else f" ±{found.rise_error:z.2f}"
     yield f"[bold]{plain(found.expert)}[/]: {found.parameters:,} numbers, chosen at step {found.best_step}"
+    if found.ended:
+        yield found.ended
     yield f"validation: mean reward {found.valid_reward_before:z.2f} before, {found.valid_reward:z.2f} at that step"
     yield (
         f"test ({counted(found.test, 'prompt')}): mean reward {found.test_before:z.2f} before, "

@@ -10,8 +10,8 @@ from typing import Any
 from superweights.adaptation.bench import benched
 from superweights.adaptation.comparing import Arms, compare, gains
 from superweights.adaptation.made_tasks import task_named
+from superweights.adaptation.manner import Manner
 from superweights.adaptation.tasks import Task, reward_named
-from superweights.adaptation.training import Manner
 from superweights.address import Address
 from superweights.findings.adaptation import Compared
 from superweights.index.choice import some_weights
