@@ -34,6 +34,7 @@ from superweights.adaptation import (
     write_psoft,
     write_supertuning,
 )
+from superweights.adaptation.made_tasks import task_named
 from superweights.adaptation.supports import largest_each
 from superweights.adaptation.tasks import Example, split_task
 from superweights.address import Address
@@ -347,34 +348,68 @@ def test_the_commands_go_from_a_task_to_a_merged_model(tmp_path, capsys):
     assert "under the expert" in capsys.readouterr().out
 
 
-def test_compare_keeps_its_results_and_runs_none_twice(folder, tmp_path, capsys):
-    task, kept = task_file(tmp_path / "letters.jsonl"), tmp_path / "kept.jsonl"
-    arms = "svf,lora,largest,random-z,shuffled-z"
-    command = [
-        "adapt",
-        "compare",
-        str(folder),
-        "--tasks",
-        str(task),
-        "--arms",
-        arms,
-        "--seeds",
-        "2",
-        "--steps",
-        "2",
-    ]
-    command += ["--reward", f"{tmp_path}/own.py:worth", "--kept", str(kept), "--count", "20", "--json"]
+@pytest.fixture
+def comparing(folder, tmp_path):
+    """The command of a comparison, all but its store."""
+    task = task_file(tmp_path / "letters.jsonl")
     (tmp_path / "own.py").write_text(
         "def worth(said, example):\n    return 1 if sum(map(ord, said)) % 2 else -1\n"
     )
+    arms = "svf,lora,largest,random-z,shuffled-z"
+    reward = f"{tmp_path}/own.py:worth"
+    command = ["adapt", "compare", str(folder), "--tasks", str(task), "--arms", arms, "--seeds", "2"]
+    return [*command, "--steps", "2", "--reward", reward, "--count", "20", "--json"]
+
+
+def found_by(command, capsys):
     assert run(command) == 0
-    first = capsys.readouterr().out
-    lines = kept.read_text()
-    assert len(lines.splitlines()) == 10
-    assert run(command) == 0
-    assert kept.read_text() == lines
-    assert json.loads(first)["findings"]["rows"] == json.loads(capsys.readouterr().out)["findings"]["rows"]
-    assert json.loads(first)["findings"]["rows"][0]["gain"]["n"] == 2
+    return json.loads(capsys.readouterr().out)["findings"]
+
+
+def test_compare_keeps_its_results_and_runs_none_twice(comparing, tmp_path, capsys, monkeypatch):
+    command = [*comparing, "--store", str(tmp_path / "runs.sqlite")]
+    first = found_by(command, capsys)
+    assert len(first["results"]) == 10
+    assert first["rows"][0]["gain"]["n"] == 2
+    assert [row["arm"] for row in first["rows"]] == comparing[6].split(",")
+    monkeypatch.setattr("superweights.adaptation.comparing.Training", None)  # nothing is trained again
+    assert found_by(command, capsys) == first
+    fewer = [*command[:6], "largest,svf", *command[7:]]
+    with pytest.raises(TypeError):  # without its controls it is another run
+        run(fewer)
+
+
+def test_a_comparison_by_two_processes_and_one_without_a_store_find_the_same(comparing, tmp_path, capsys):
+    alone = found_by(comparing, capsys)
+    shared = found_by([*comparing, "--store", str(tmp_path / "runs.sqlite"), "--workers", "2"], capsys)
+    assert [{**row, "base": 0, "reward": 0} for row in shared["results"]] == [
+        {**row, "base": 0, "reward": 0} for row in alone["results"]
+    ]
+    assert shared["rows"][0]["right"]["value"] == pytest.approx(alone["rows"][0]["right"]["value"], abs=0.2)
+
+
+def test_a_reward_that_was_changed_is_another_comparison(comparing, tmp_path, capsys, monkeypatch):
+    command = [*comparing[:6], "largest", *comparing[7:], "--store", str(tmp_path / "runs.sqlite")]
+    assert found_by(command, capsys)["results"][0]["reward"] <= 1
+    (tmp_path / "own.py").write_text(
+        "def worth(said, example):\n    return len(said) + ord(example.prompt[0])\n"
+    )
+    assert found_by(command, capsys)["results"][0]["reward"] > 1
+
+
+def test_a_run_that_cannot_be_made_is_told_and_the_others_stand(comparing, tmp_path, capsys):
+    (tmp_path / "own.py").write_text("def worth(said, example):\n    return 1\n")
+    assert run(comparing) == 1
+    assert "nothing to learn from" in capsys.readouterr().err
+    trained = [{e.prompt for e in task_named(comparing[4], seed=seed).train} for seed in (0, 1)]
+    wanted = sorted(trained[0] - trained[1])[0]
+    (tmp_path / "own.py").write_text(
+        f"def worth(said, example):\n    return float(example.prompt == {wanted!r})\n"
+    )
+    found = found_by(comparing, capsys)
+    assert {result["seed"] for result in found["results"]} == {0}
+    assert len(found["failed"]) == 3  # one for each arm that is trained
+    assert all("seed 1" in each and "nothing to learn from" in each for each in found["failed"])
 
 
 @pytest.mark.parametrize(

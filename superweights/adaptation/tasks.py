@@ -137,6 +137,14 @@ def reward_named(name: str) -> Reward:
     return _checked(_from_file(Path(file), function), name)
 
 
+def reward_digest(name: str) -> str:
+    """A hash of the file of a reward of one's own; empty for those that have a name."""
+    file = Path(name.rpartition(":")[0])
+    return (
+        hashlib.sha256(file.read_bytes()).hexdigest()[:16] if name not in REWARDS and file.is_file() else ""
+    )
+
+
 def exact(completion: str, example: Example) -> float:
     """1 where the completion is the answer, spaces at the ends and runs of them aside; else -1."""
     return 1.0 if " ".join(completion.split()) == " ".join(example.answer.split()) else -1.0

@@ -9,6 +9,17 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Base:
+    """What a model is rewarded before training."""
+
+    valid: float
+    """Mean reward on the validation split."""
+    seen: tuple[float, ...] = ()
+    """The different rewards of the first training prompts, in order, where training learns from such rewards: one
+    alone says that there is nothing to learn."""
+
+
+@dataclass(frozen=True)
 class Step:
     """One step: its number, the mean reward of its batch (nan for supervised), loss, and KL in nats per completion."""
 

@@ -31,7 +31,7 @@ from superweights.adaptation.speaking import (
     score,
 )
 from superweights.adaptation.tasks import Example, Reward, Task
-from superweights.adaptation.trained import Step, Trained
+from superweights.adaptation.trained import Base, Step, Trained
 from superweights.axes import Float
 from superweights.errors import SuperweightsError
 from superweights.progress import Progress, silent
@@ -66,6 +66,7 @@ class Training:
         reward: Reward,
         manner: Manner,
         *,
+        base: Base | None = None,
         state: Path | None = None,
         identity: str = "",
         progress: Progress = silent,
@@ -74,7 +75,7 @@ class Training:
         self.reward, self.manner, self.progress = reward, manner, progress
         self.parameters = list(learner.parameters.values())
         self.optimizer = torch.optim.AdamW(self.parameters, lr=manner.rate, weight_decay=0.0)
-        self.file = state
+        self.base, self.file = base, state
         self.identity = json.dumps([identity, asdict(manner), task.digest(), sorted(learner.parameters)])
 
     def run(self) -> Trained:
@@ -139,15 +140,14 @@ class Training:
         """The state before the first step, after a look at whether there is anything to learn."""
         state = _State(best_numbers=self._numbers())
         with self.learner.off():
-            state.base = state.best = self._mean_reward(self.task.valid)
-            if self.manner.method == "reinforce" and self.manner.temperature == 0:
-                seen = rewarded(self.model, self.reader, self.task, self.task.train[:_LOOKED_AT], self.reward)
-                if len(seen.unique()) == 1:
-                    raise SuperweightsError(
-                        f"Every reward of task {self.task.name} is {seen[0].item():g} before training: there is "
-                        "nothing to learn from.",
-                        hint="check the reward and the prompts, choose an easier or harder task, or train supervised.",
-                    )
+            base = self.base or base_of(self.model, self.reader, self.task, self.reward, self.manner)
+        state.base = state.best = base.valid
+        if len(base.seen) == 1:
+            raise SuperweightsError(
+                f"Every reward of task {self.task.name} is {base.seen[0]:g} before training: there is nothing to learn "
+                "from.",
+                hint="check the reward and the prompts, choose an easier or harder task, or train supervised.",
+            )
         state.checks.append((0, state.base))
         return state
 
@@ -288,6 +288,15 @@ class Training:
                 parameter.copy_(held["numbers"][name])
         self.optimizer.load_state_dict(held["optimizer"])
         return _State(**{**held["state"], "steps": [Step(**step) for step in held["state"]["steps"]]})
+
+
+def base_of(model: nn.Module, reader: Reader, task: Task, reward: Reward, manner: Manner) -> Base:
+    """What the model, as it is, is rewarded before a training in this manner: the same for all that is trained so."""
+    valid = rewarded(model, reader, task, task.valid, reward).mean().item()
+    if manner.method != "reinforce" or manner.temperature:
+        return Base(valid)
+    seen = rewarded(model, reader, task, task.train[:_LOOKED_AT], reward)
+    return Base(valid, tuple(sorted(set(seen.tolist()))))
 
 
 class _Asked:

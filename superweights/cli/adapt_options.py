@@ -13,6 +13,7 @@ TaskFile = Annotated[
     str, typer.Option(help="JSON lines with prompt and answer, or arithmetic, copying, classification.")
 ]
 Reward = Annotated[str, typer.Option(help="exact, starts, choice, number, or FILE.py:FUNCTION.")]
+Method = Annotated[str, typer.Option(help="reinforce, or supervised (next-token loss).")]
 Part = Annotated[str, typer.Option(help="Which matrices: mlp, attention or both.")]
 Layers = Annotated[str | None, typer.Option(help="Only these layers, such as 0,3 or 20-29.")]
 NewTokens = Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")]

@@ -40,6 +40,7 @@ def _compared(found: Any) -> Parts:
         cells = percent(each["right"]), percent(each["gain"]), str(each["gain"].n)
         rows.add_row(each["task"], each["arm"], numbers, *cells)
     yield rows
+    yield from map(plain, found.failed)
     yield "± is the standard error over seeds; for a 95 % interval of five, times 2.8."
 
 
