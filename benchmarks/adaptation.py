@@ -12,6 +12,7 @@ backward, down to the first adapted layer, with no adapter at all: no method can
 from __future__ import annotations
 
 import argparse
+import copy
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -70,16 +71,18 @@ def compare_steps(bench, factors, rows: int, rounds: int) -> str:
     learner = Singular(bench.model, factors)
     for parameter in bench.model.parameters():
         parameter.requires_grad_(False)
-    ours = best(lambda: step(bench.model, ids, learner), rounds)
-    own = best(lambda: plain_step(bench.model, ids, next(iter(factors))), rounds)
     settings = PsoftConfig(
         r=576, psoft_alpha=576, psoft_mag_b=False, target_modules=list(factors), task_type="CAUSAL_LM"
     )
-    adapted = get_peft_model(bench.model, settings)
+    adapted = get_peft_model(copy.deepcopy(bench.model), settings)
     for name, parameter in adapted.named_parameters():
         parameter.requires_grad_(name.endswith("vector_a"))
-    theirs = best(lambda: step(bench.model, ids, None, adapted), rounds)
-    adapted.unload()
+    ours, theirs, own = in_turns(
+        rounds,
+        lambda: step(bench.model, ids, learner),
+        lambda: step(adapted, ids, None, adapted),
+        lambda: plain_step(bench.model, ids, next(iter(factors))),
+    )
     return (
         f"step of {ids.numel()} tokens: SVF {ours:.2f} s, PSOFT {theirs:.2f} s, the model's own share {own:.2f} s; "
         f"ratio {theirs / ours:.2f} (aim 1.5; at most {theirs / own:.2f} is possible)"
@@ -136,6 +139,14 @@ def compare_passes(bench, factors, rounds: int) -> str:
     one = best(lambda: experts.answer(prompt, new_tokens=32, expert=name), rounds)
     two = best(lambda: experts.answer(prompt, new_tokens=32), rounds)
     return f"two passes, 200 tokens and 32 new ones: {two / one:.2f} of one pass (aim 1.3)"
+
+
+def in_turns(rounds: int, *works: Callable[[], object]) -> list[float]:
+    """The CPU time of the fastest round of each, one after the other in every round, after one to warm up."""
+    for work in works:
+        work()
+    taken = [[seconds(work) for work in works] for _ in range(rounds)]
+    return [min(each) for each in zip(*taken, strict=True)]
 
 
 def best(work: Callable[[], object], rounds: int) -> float:
