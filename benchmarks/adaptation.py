@@ -22,6 +22,7 @@ import torch
 from peft import PsoftConfig, get_peft_model
 
 from superweights.adaptation import Expert, Experts, Singular, benched, decompositions, turned
+from superweights.adaptation.applying import standing_in
 from superweights.subject.layers import layers_of
 
 PAGE = Path(__file__).parent.parent / "docs" / "adapt.md"
@@ -120,11 +121,17 @@ def compare_forward(bench, factors, rounds: int) -> str:
     """A forward pass of the base and with an expert on."""
     ids = torch.randint(49152, (4, 64))
     z = {path: 1 + 0.1 * torch.randn(len(each)) for path, each in factors.items()}
+
+    def merged() -> object:
+        with standing_in(bench.model, composed):
+            return plain()
+
+    plain = lambda: bench.model(input_ids=ids, use_cache=False)  # noqa: E731
     with torch.no_grad():
-        base = best(lambda: bench.model(input_ids=ids, use_cache=False), rounds + 2)
-        with turned(bench.model, factors, z):
-            merged = best(lambda: bench.model(input_ids=ids, use_cache=False), rounds + 2)
-    return f"forward of {ids.numel()} tokens with z merged: {merged / base:.2f} of the base's time (aim 1)"
+        with turned(bench.model, factors, z) as composed:
+            pass
+        base, turned_ = in_turns(rounds + 2, plain, merged)
+    return f"forward of {ids.numel()} tokens with z merged: {turned_ / base:.2f} of the base's time (aim 1)"
 
 
 def compare_passes(bench, factors, rounds: int) -> str:
@@ -136,8 +143,11 @@ def compare_passes(bench, factors, rounds: int) -> str:
         bench.reader.prompt("The story of a small town and its many people. " * 30)[:200]
     )
     name = experts.choose(prompt).expert
-    one = best(lambda: experts.answer(prompt, new_tokens=32, expert=name), rounds)
-    two = best(lambda: experts.answer(prompt, new_tokens=32), rounds)
+    one, two = in_turns(
+        rounds + 2,
+        lambda: experts.answer(prompt, new_tokens=32, expert=name),
+        lambda: experts.answer(prompt, new_tokens=32),
+    )
     return f"two passes, 200 tokens and 32 new ones: {two / one:.2f} of one pass (aim 1.3)"
 
 
@@ -147,12 +157,6 @@ def in_turns(rounds: int, *works: Callable[[], object]) -> list[float]:
         work()
     taken = [[seconds(work) for work in works] for _ in range(rounds)]
     return [min(each) for each in zip(*taken, strict=True)]
-
-
-def best(work: Callable[[], object], rounds: int) -> float:
-    """The CPU time of the fastest of so many rounds, after one to warm up."""
-    work()
-    return min(seconds(work) for _ in range(rounds))
 
 
 def seconds(work: Callable[[], object]) -> float:

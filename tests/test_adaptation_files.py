@@ -296,6 +296,23 @@ def test_drift_tells_what_moved_and_what_became_of_a_weight(folder, tmp_path):
     assert not found.same
 
 
+def test_find_against_a_base_is_the_record_of_drift_and_refuses_what_only_a_search_answers(
+    folder, tmp_path, capsys
+):
+    with benched(str(folder)) as bench:
+        expert = expert_of(bench)
+        merge(bench.checkpoint, expert, bench.factors_of(expert), bench.matrices_by([expert]), tmp_path / "m")
+    assert run(["find", str(tmp_path / "m"), "--against", str(folder), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert run(["adapt", "drift", str(tmp_path / "m"), "--against", str(folder), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["findings"] == told["findings"]
+    assert found["command"] == "drift"
+    for option, value in (("--prompt", "a"), ("--mode", "reference"), ("--explain", str(PLANTED))):
+        assert run(["find", str(tmp_path / "m"), "--against", str(folder), option, value]) == 1
+        assert f"{option} is about a search" in capsys.readouterr().err
+
+
 def test_two_models_of_nothing_in_common_do_not_drift(folder, tmp_path):
     other = saved_speaker(tmp_path / "other", hidden_size=32, vocab_size=95, intermediate_size=48)
     with open_checkpoint(str(other)) as tuned, open_checkpoint(str(folder)) as base:

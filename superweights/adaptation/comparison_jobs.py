@@ -58,6 +58,7 @@ class Comparison:
     addresses: tuple[str, ...]
     """The super weights, for arms of single weights."""
     reward: str
+    """The reward's name."""
     reward_code: str
     """A hash of the reward's own file, if it has one."""
     manner: dict[str, Any]
@@ -96,6 +97,7 @@ class Gained:
     """What a job found: the result of its arm, and of each of its controls."""
 
     results: list[Result]
+    """One for each."""
 
 
 COMPARISON = Kind("comparison", Comparison, Gained)
