@@ -455,6 +455,49 @@ def test_bad_input_is_a_sentence_and_leaves_nothing(folder, tmp_path, capsys, ar
     assert not list((tmp_path / "to").iterdir())
 
 
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        ("another base", "was made for"),
+        ("a missing field", "line 2 has no 'answer'"),
+        ("equal rewards", "nothing to learn from"),
+        ("nan in the model", "nan or infinity"),
+        ("a matrix of zeros", "no singular value above noise"),
+    ],
+)
+def test_what_cannot_be_adapted_is_a_sentence_with_a_hint_and_leaves_no_expert(
+    folder, tmp_path, capsys, what, told
+):
+    task, to = task_file(tmp_path / "task.jsonl"), tmp_path / "to" / "e"
+    command = ["adapt", "train", str(folder), "--task", str(task), "--new-tokens", "1", "--to", str(to)]
+    if what == "another base":
+        other = saved_speaker(tmp_path / "other", initializer_range=0.3)
+        with benched(str(other)) as bench:
+            save_expert(expert_of(bench), tmp_path / "experts" / "e")
+        command = ["adapt", "answer", str(folder), "--experts", str(tmp_path / "experts"), "--prompt", "a"]
+    elif what == "a missing field":
+        first, _, *rest = task.read_text().splitlines()
+        task.write_text("\n".join([first, json.dumps({"prompt": "a?"}), *rest]))
+    elif what == "equal rewards":
+        (tmp_path / "own.py").write_text("def worth(said, example):\n    return 0.5\n")
+        command += ["--reward", f"{tmp_path / 'own.py'}:worth"]
+    else:
+        model = loaded(folder)
+        if what == "nan in the model":
+            model.model.norm.weight.data.fill_(float("nan"))
+            command += ["--method", "supervised"]
+        else:
+            model.model.layers[0].mlp.up_proj.weight.data.zero_()
+        model.save_pretrained(tmp_path / "other")
+        letters().save_pretrained(tmp_path / "other")
+        command[2] = str(tmp_path / "other")
+    assert run(command) == 1
+    error = capsys.readouterr().err
+    assert told in error
+    assert "hint:" in error
+    assert not to.exists()
+
+
 def test_an_expert_is_saved_at_once_or_not_at_all(folder, tmp_path, monkeypatch):
     with benched(str(folder)) as bench:
         expert = expert_of(bench)

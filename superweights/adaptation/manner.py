@@ -10,6 +10,10 @@ from superweights.errors import SuperweightsError
 METHODS, DIRECTIONS = ("reinforce", "supervised"), ("paper", "code")
 
 
+# Beyond this AdamW itself leaves what numbers can hold.
+_FASTEST = 1e6
+
+
 @dataclass(frozen=True)
 class Manner:
     """How an expert is trained. The defaults are the paper's, but for `batch` (256 there) and `steps` (not told).
@@ -44,9 +48,12 @@ class Manner:
                 hint=f"methods: {', '.join(METHODS)}; directions: {', '.join(DIRECTIONS)}.",
             )
         numbers = (self.rate, self.clip, self.kl, self.temperature)
-        fine = all(math.isfinite(x) and x >= 0 for x in numbers) and self.rate > 0 and self.clip > 0
+        fine = (
+            all(math.isfinite(x) and x >= 0 for x in numbers) and 0 < self.rate <= _FASTEST and self.clip > 0
+        )
         if not fine or min(self.steps, self.batch, self.every, self.patience) < 1:
             raise SuperweightsError(
-                "Steps, batch, every and patience are 1 or more, rate and clip above 0, kl and temperature 0 or more.",
+                "Steps, batch, every and patience are 1 or more, kl and temperature 0 or more, rate and clip above 0 "
+                "(the rate up to a million).",
                 hint="leave an option out to have the paper's value.",
             )
