@@ -247,7 +247,15 @@ def test_randomized_factors_are_told_with_their_error(factors):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"method": "guess"}, {"kl_direction": "up"}, {"rate": 0}, {"rate": 1e38}, {"steps": 0}, {"kl": math.nan}]
+    "wrong",
+    [
+        {"method": "guess"},
+        {"kl_direction": "up"},
+        {"rate": 0},
+        {"rate": 1e38},
+        {"steps": 0},
+        {"kl": math.nan},
+    ],
 )
 def test_manners_that_cannot_be_are_refused(wrong):
     with pytest.raises(SuperweightsError):
