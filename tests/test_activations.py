@@ -431,3 +431,34 @@ def test_the_super_activation_of_the_embedded_model_decides_per_tensor_rounding(
         held = perplexity(model, rows).value
     assert held < 1.1 * own < 1.2 * own < plain
     assert 0 < rounding.held_share < 0.01
+
+
+def test_a_grown_tokenformer_is_rounded_as_the_same_products_added_in_one(tmp_path):
+    """Its slots are added generation by generation; transformers' linear layers of the same weights say the same."""
+    from superweights.lab.tokenformer.config import TokenFormerConfig
+    from superweights.lab.tokenformer.growth import grown
+    from superweights.lab.tokenformer.model import TokenFormerForCausalLM
+
+    torch.manual_seed(0)
+    small = TokenFormerForCausalLM(TokenFormerConfig(vocab_size=64, hidden_size=32)).eval()
+    larger = grown(small, 8)
+    names = {linear.name for linear in linears_of(larger)}
+    assert names == {linear.name for linear in linears_of(small)}
+    ids = torch.randint(64, (2, 12))
+    scheme = ActivationScheme()
+    with rounding_activations(small, scheme), torch.no_grad():
+        before = small(ids).logits
+    with rounding_activations(larger, scheme), torch.no_grad():
+        after = larger(ids).logits
+    assert torch.allclose(before, after, atol=2e-3)  # the new slots are silent
+    assert not torch.equal(after, larger(ids).logits)
+
+
+def test_a_layer_that_does_more_than_multiply_is_still_refused():
+    class Doubled(nn.Linear):
+        def forward(self, input):
+            return 1.01 * super().forward(input)
+
+    model = nn.Sequential(nn.Linear(8, 8), Doubled(8, 8, bias=False))
+    with pytest.raises(SuperweightsError, match="quantized or wrapped already"):
+        linears_of(model)

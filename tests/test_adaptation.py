@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from superweights.adaptation import (
     shuffled,
     turned,
 )
+from superweights.adaptation.applying import is_whole
 from superweights.adaptation.cache import cache_folder, remembered
 from superweights.adaptation.learners import worth_composing
 from superweights.adaptation.matrices import weight_of
@@ -91,9 +93,16 @@ def test_the_base_is_back_bit_for_bit_even_when_the_body_raises(model, factors):
     assert pointers == {name: p.data_ptr() for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("tokens", [1, 10**9], ids=["beside", "composed"])
-def test_the_gradient_of_z_is_sigma_u_g_v(model, factors, tokens):
-    learner = Singular(model, factors, drawn(factors))
+@pytest.fixture(params=["beside", "in its place", "composed"])
+def way(request, monkeypatch):
+    """Each way of learning, as the number of tokens that leads to it."""
+    if request.param == "beside":
+        monkeypatch.setattr("superweights.adaptation.learners.is_whole", lambda module, factors: False)
+    return 10**9 if request.param == "composed" else 1
+
+
+def test_the_gradient_of_z_is_sigma_u_g_v(model, factors, way):
+    learner, tokens = Singular(model, factors, drawn(factors)), way
     with turned(model, factors, {path: z.detach() for path, z in learner.parameters.items()}):
         model.zero_grad(set_to_none=True)
         model(IDS).logits.square().mean().backward()
@@ -110,31 +119,43 @@ def test_the_gradient_of_z_is_sigma_u_g_v(model, factors, tokens):
         assert torch.allclose(learner.parameters[path].grad.double(), wanted, rtol=1e-3, atol=1e-6), path
 
 
-def test_learning_leaves_the_model_and_its_gradients_as_they_were(model, factors):
+def test_learning_leaves_the_model_and_its_gradients_as_they_were(model, factors, way):
     parameter = model.get_submodule("model.layers.0.mlp.up_proj").weight
     parameter.grad = torch.full_like(parameter, 2.0)
     before, base = parameter.detach().clone(), model(IDS).logits
-    with Singular(model, factors, drawn(factors)).learning(10**9):
+    with Singular(model, factors, drawn(factors)).learning(way):
         assert not torch.equal(model(IDS).logits, base)
     assert torch.equal(parameter, before)
+    assert torch.equal(model(IDS).logits, base)
+    assert not any("forward" in vars(module) for module in model.modules())
     assert bool((parameter.grad == 2.0).all())
     assert parameter.requires_grad
     parameter.grad = None
 
 
-def test_beside_and_composed_are_one_function(model, factors):
-    learner, found = Singular(model, factors, drawn(factors)), []
-    for tokens in (1, 10**9):
-        with learner.learning(tokens):
-            found.append(model(IDS).logits.detach())
-    assert (found[0] - found[1]).abs().max() < 2e-6
+def test_every_way_of_learning_is_the_function_of_the_turned_weights(model, factors, way):
+    learner = Singular(model, factors, drawn(factors))
+    with learner.on(), torch.no_grad():
+        turned_logits = model(IDS).logits
+    with learner.learning(way):
+        assert (model(IDS).logits - turned_logits).abs().max() < 2e-6
 
 
-def test_composing_is_worth_it_from_the_token_on_where_the_counts_cross(factors):
+def test_factors_that_leave_something_out_are_never_put_in_the_layer_s_place(model, factors):
+    path = next(iter(factors))
+    module, held = model.get_submodule(path), factors[path]
+    assert is_whole(module, held)
+    assert not is_whole(module, decompose(module.weight, rank=len(held) - 1))
+    assert not is_whole(copy.deepcopy(module).to(torch.bfloat16), held)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_composing_is_worth_it_from_the_token_on_where_the_counts_cross(factors, whole):
     held = factors["model.layers.0.mlp.down_proj"]
     k, m, n = len(held), *weight_shape(held)
-    t = worth_composing(held)
-    assert math.isclose(2 * k * m * n + m * n * t, 2 * k * (m + n) * t)
+    t = worth_composing(held, whole)
+    saved = m * n if whole else 0
+    assert math.isclose(2 * k * m * n + m * n * t, 2 * (k * (m + n) - saved) * t)
 
 
 def weight_shape(held):

@@ -34,6 +34,7 @@ from superweights.adaptation import (
     write_psoft,
     write_supertuning,
 )
+from superweights.adaptation.made_tasks import task_named
 from superweights.adaptation.supports import largest_each
 from superweights.adaptation.tasks import Example, split_task
 from superweights.address import Address
@@ -295,6 +296,23 @@ def test_drift_tells_what_moved_and_what_became_of_a_weight(folder, tmp_path):
     assert not found.same
 
 
+def test_find_against_a_base_is_the_record_of_drift_and_refuses_what_only_a_search_answers(
+    folder, tmp_path, capsys
+):
+    with benched(str(folder)) as bench:
+        expert = expert_of(bench)
+        merge(bench.checkpoint, expert, bench.factors_of(expert), bench.matrices_by([expert]), tmp_path / "m")
+    assert run(["find", str(tmp_path / "m"), "--against", str(folder), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert run(["adapt", "drift", str(tmp_path / "m"), "--against", str(folder), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["findings"] == told["findings"]
+    assert found["command"] == "drift"
+    for option, value in (("--prompt", "a"), ("--mode", "reference"), ("--explain", str(PLANTED))):
+        assert run(["find", str(tmp_path / "m"), "--against", str(folder), option, value]) == 1
+        assert f"{option} is about a search" in capsys.readouterr().err
+
+
 def test_two_models_of_nothing_in_common_do_not_drift(folder, tmp_path):
     other = saved_speaker(tmp_path / "other", hidden_size=32, vocab_size=95, intermediate_size=48)
     with open_checkpoint(str(other)) as tuned, open_checkpoint(str(folder)) as base:
@@ -347,34 +365,68 @@ def test_the_commands_go_from_a_task_to_a_merged_model(tmp_path, capsys):
     assert "under the expert" in capsys.readouterr().out
 
 
-def test_compare_keeps_its_results_and_runs_none_twice(folder, tmp_path, capsys):
-    task, kept = task_file(tmp_path / "letters.jsonl"), tmp_path / "kept.jsonl"
-    arms = "svf,lora,largest,random-z,shuffled-z"
-    command = [
-        "adapt",
-        "compare",
-        str(folder),
-        "--tasks",
-        str(task),
-        "--arms",
-        arms,
-        "--seeds",
-        "2",
-        "--steps",
-        "2",
-    ]
-    command += ["--reward", f"{tmp_path}/own.py:worth", "--kept", str(kept), "--count", "20", "--json"]
+@pytest.fixture
+def comparing(folder, tmp_path):
+    """The command of a comparison, all but its store."""
+    task = task_file(tmp_path / "letters.jsonl")
     (tmp_path / "own.py").write_text(
         "def worth(said, example):\n    return 1 if sum(map(ord, said)) % 2 else -1\n"
     )
+    arms = "svf,lora,largest,random-z,shuffled-z"
+    reward = f"{tmp_path}/own.py:worth"
+    command = ["adapt", "compare", str(folder), "--tasks", str(task), "--arms", arms, "--seeds", "2"]
+    return [*command, "--steps", "2", "--reward", reward, "--count", "20", "--json"]
+
+
+def found_by(command, capsys):
     assert run(command) == 0
-    first = capsys.readouterr().out
-    lines = kept.read_text()
-    assert len(lines.splitlines()) == 10
-    assert run(command) == 0
-    assert kept.read_text() == lines
-    assert json.loads(first)["findings"]["rows"] == json.loads(capsys.readouterr().out)["findings"]["rows"]
-    assert json.loads(first)["findings"]["rows"][0]["gain"]["n"] == 2
+    return json.loads(capsys.readouterr().out)["findings"]
+
+
+def test_compare_keeps_its_results_and_runs_none_twice(comparing, tmp_path, capsys, monkeypatch):
+    command = [*comparing, "--store", str(tmp_path / "runs.sqlite")]
+    first = found_by(command, capsys)
+    assert len(first["results"]) == 10
+    assert first["rows"][0]["gain"]["n"] == 2
+    assert [row["arm"] for row in first["rows"]] == comparing[6].split(",")
+    monkeypatch.setattr("superweights.adaptation.comparing.Training", None)  # nothing is trained again
+    assert found_by(command, capsys) == first
+    fewer = [*command[:6], "largest,svf", *command[7:]]
+    with pytest.raises(TypeError):  # without its controls it is another run
+        run(fewer)
+
+
+def test_a_comparison_by_two_processes_and_one_without_a_store_find_the_same(comparing, tmp_path, capsys):
+    alone = found_by(comparing, capsys)
+    shared = found_by([*comparing, "--store", str(tmp_path / "runs.sqlite"), "--workers", "2"], capsys)
+    assert [{**row, "base": 0, "reward": 0} for row in shared["results"]] == [
+        {**row, "base": 0, "reward": 0} for row in alone["results"]
+    ]
+    assert shared["rows"][0]["right"]["value"] == pytest.approx(alone["rows"][0]["right"]["value"], abs=0.2)
+
+
+def test_a_reward_that_was_changed_is_another_comparison(comparing, tmp_path, capsys, monkeypatch):
+    command = [*comparing[:6], "largest", *comparing[7:], "--store", str(tmp_path / "runs.sqlite")]
+    assert found_by(command, capsys)["results"][0]["reward"] <= 1
+    (tmp_path / "own.py").write_text(
+        "def worth(said, example):\n    return len(said) + ord(example.prompt[0])\n"
+    )
+    assert found_by(command, capsys)["results"][0]["reward"] > 1
+
+
+def test_a_run_that_cannot_be_made_is_told_and_the_others_stand(comparing, tmp_path, capsys):
+    (tmp_path / "own.py").write_text("def worth(said, example):\n    return 1\n")
+    assert run(comparing) == 1
+    assert "nothing to learn from" in capsys.readouterr().err
+    trained = [{e.prompt for e in task_named(comparing[4], seed=seed).train} for seed in (0, 1)]
+    wanted = sorted(trained[0] - trained[1])[0]
+    (tmp_path / "own.py").write_text(
+        f"def worth(said, example):\n    return float(example.prompt == {wanted!r})\n"
+    )
+    found = found_by(comparing, capsys)
+    assert {result["seed"] for result in found["results"]} == {0}
+    assert len(found["failed"]) == 3  # one for each arm that is trained
+    assert all("seed 1" in each and "nothing to learn from" in each for each in found["failed"])
 
 
 @pytest.mark.parametrize(
@@ -401,6 +453,49 @@ def test_bad_input_is_a_sentence_and_leaves_nothing(folder, tmp_path, capsys, ar
     assert told in error
     assert "hint:" in error
     assert not list((tmp_path / "to").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        ("another base", "was made for"),
+        ("a missing field", "line 2 has no 'answer'"),
+        ("equal rewards", "nothing to learn from"),
+        ("nan in the model", "nan or infinity"),
+        ("a matrix of zeros", "no singular value above noise"),
+    ],
+)
+def test_what_cannot_be_adapted_is_a_sentence_with_a_hint_and_leaves_no_expert(
+    folder, tmp_path, capsys, what, told
+):
+    task, to = task_file(tmp_path / "task.jsonl"), tmp_path / "to" / "e"
+    command = ["adapt", "train", str(folder), "--task", str(task), "--new-tokens", "1", "--to", str(to)]
+    if what == "another base":
+        other = saved_speaker(tmp_path / "other", initializer_range=0.3)
+        with benched(str(other)) as bench:
+            save_expert(expert_of(bench), tmp_path / "experts" / "e")
+        command = ["adapt", "answer", str(folder), "--experts", str(tmp_path / "experts"), "--prompt", "a"]
+    elif what == "a missing field":
+        first, _, *rest = task.read_text().splitlines()
+        task.write_text("\n".join([first, json.dumps({"prompt": "a?"}), *rest]))
+    elif what == "equal rewards":
+        (tmp_path / "own.py").write_text("def worth(said, example):\n    return 0.5\n")
+        command += ["--reward", f"{tmp_path / 'own.py'}:worth"]
+    else:
+        model = loaded(folder)
+        if what == "nan in the model":
+            model.model.norm.weight.data.fill_(float("nan"))
+            command += ["--method", "supervised"]
+        else:
+            model.model.layers[0].mlp.up_proj.weight.data.zero_()
+        model.save_pretrained(tmp_path / "other")
+        letters().save_pretrained(tmp_path / "other")
+        command[2] = str(tmp_path / "other")
+    assert run(command) == 1
+    error = capsys.readouterr().err
+    assert told in error
+    assert "hint:" in error
+    assert not to.exists()
 
 
 def test_an_expert_is_saved_at_once_or_not_at_all(folder, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import datasets
 import pytest
 import torch
 from letters import letters, speaking_llama
@@ -31,11 +32,12 @@ from superweights.adaptation import (
 from superweights.adaptation.evolving import Search
 from superweights.adaptation.expert import Expert
 from superweights.adaptation.made_tasks import MADE, made_task, task_named
-from superweights.adaptation.speaking import complete, mean_log_likelihood, score
+from superweights.adaptation.speaking import complete, continued, mean_log_likelihood, score
 from superweights.adaptation.tasks import SPLITS, choice, exact, number, split_task, starts
 from superweights.adaptation.training import kl_of
 from superweights.address import Address
 from superweights.errors import SuperweightsError
+from superweights.interpretability.relations.prompts import read_relations
 
 pytestmark = pytest.mark.tiny
 
@@ -143,14 +145,14 @@ def test_the_loss_is_minus_the_rewarded_log_probability_plus_the_divergence(mode
     learner, task = Singular(model, factors, z), bandit("k")
     manner = Manner(steps=1, batch=2, kl=0.25, temperature=0.0)
     training = Training(model, reader, task, learner, lambda said, e: 0.5, manner)
-    loss, kl, mean = training._gradients(list(task.train[:2]), 0)
+    loss, kl, rewards = training._gradients(list(task.train[:2]), 0)
     asked = [reader.prompt(e.prompt) for e in task.train[:2]]
     with torch.no_grad():
         base = torch.stack([model(torch.tensor([ids])).logits[0, -1].log_softmax(-1) for ids in asked])
         with learner.on():
             ours = torch.stack([model(torch.tensor([ids])).logits[0, -1].log_softmax(-1) for ids in asked])
     wanted_kl = (ours.exp() * (ours - base)).sum(-1).mean().item()
-    assert mean == 0.5
+    assert rewards == [0.5, 0.5]
     assert math.isclose(kl, wanted_kl, rel_tol=1e-3)
     assert math.isclose(loss, -0.5 * ours.max(-1).values.mean().item() + 0.25 * wanted_kl, rel_tol=1e-4)
 
@@ -189,10 +191,71 @@ def test_a_run_that_finds_nothing_better_keeps_the_base(model, reader, factors):
     assert trained.steps[-1].step == 2
     assert all(bool((z == 1).all()) for z in trained.numbers.values())
     assert "better than the base" in trained.notes[0]
+    assert trained.ended.startswith("Stopped after step 2 of 3: the last 2 looks")
+
+
+def test_why_a_run_ended_is_told_and_steps_whose_rewards_were_all_the_same(model, reader, factors):
+    task = bandit("k")
+    manner = Manner(steps=2, batch=4, temperature=1.0)
+    trained = Training(model, reader, task, Singular(model, factors), lambda said, e: 1.0, manner).run()
+    assert trained.ended == "All 2 steps were made."
+    assert all(step.same for step in trained.steps)
+    assert any("in 2 of 2 steps every reward was the same" in note for note in trained.notes)
+    varied = Training(
+        *(model, reader, task, Singular(model, factors)),
+        lambda said, example: float(example.prompt[0] == "a"),
+        Manner(steps=2, batch=24),
+    ).run()
+    assert not any(step.same for step in varied.steps)
+    assert not any("same" in note for note in varied.notes)
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"method": "guess"}, {"kl_direction": "up"}, {"rate": 0}, {"steps": 0}, {"kl": math.nan}]
+    ("stopped_at", "told"), [(2, "nothing of this training is kept"), (6, "after step 4")]
+)
+def test_an_interrupt_says_which_step_the_same_training_goes_on_from(
+    model, reader, factors, tmp_path, stopped_at, told
+):
+    def interrupt(label: str, done: int, total: int) -> None:
+        if done == stopped_at:
+            raise KeyboardInterrupt
+
+    training = Training(
+        *(model, reader, bandit("k"), Singular(model, factors), reward_named("exact")),
+        Manner(method="supervised", steps=9, batch=4, every=4),
+        state=tmp_path / "state.pt",
+        progress=interrupt,
+    )
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        training.run()
+    (note,) = stopped.value.__notes__
+    assert told in note
+    assert (tmp_path / "state.pt").exists() == (stopped_at > 4)
+
+
+def test_randomized_factors_are_told_with_their_error(factors):
+    from dataclasses import replace
+
+    from superweights.verbs.adapt_train import _of_factors
+
+    assert _of_factors(factors) == []
+    path = next(iter(factors))
+    drawn = {**factors, path: replace(factors[path], method="randomized", error=3e-4, energy=0.987)}
+    (note,) = _of_factors(drawn)
+    assert "3.0e-04" in note
+    assert "98.7 %" in note
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"method": "guess"},
+        {"kl_direction": "up"},
+        {"rate": 0},
+        {"rate": 1e38},
+        {"steps": 0},
+        {"kl": math.nan},
+    ],
 )
 def test_manners_that_cannot_be_are_refused(wrong):
     with pytest.raises(SuperweightsError):
@@ -344,8 +407,62 @@ def test_made_tasks_are_right_and_the_same_for_a_seed():
         assert int(a) + int(b) == int(e.answer)
     for e in made_task("copying").train:
         assert e.prompt.splitlines()[-1].split()[1] == e.answer.strip()
+    capitals = [e for e in made_task("relations").train if "capital of" in e.prompt]
+    known = dict(next(r for r in read_relations() if r.name == "capital").pairs)
+    for e in capitals:
+        asked = e.prompt.splitlines()[-1].removeprefix("The capital of ").removesuffix(" is")
+        assert known[asked] == e.answer.strip()
+        assert f"of {asked} is {known[asked]}" not in e.prompt
+    assert capitals
     with pytest.raises(SuperweightsError, match="no task of that name"):
         task_named("no such")
+
+
+def hub_of(monkeypatch, **splits):
+    """The Hub as it would answer: `datasets`' own types, made here."""
+    asked = []
+
+    def load(name, config):
+        asked.append((name, config))
+        return datasets.DatasetDict({k: datasets.Dataset.from_list(rows) for k, rows in splits.items()})
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    return asked
+
+
+def test_a_data_set_of_the_hub_is_a_task_in_its_own_splits(monkeypatch):
+    rows = [{"question": f"{n} and 1?", "answer": f"Add them. #### {n + 1}"} for n in range(20)]
+    asked = hub_of(monkeypatch, train=rows[:12], test=rows[8:])
+    task = task_named("hub:openai/gsm8k:main")
+    assert asked == [("openai/gsm8k", "main")]
+    assert {e.prompt for e in task.test} == {row["question"] for row in rows[8:]}  # what is in both judges
+    assert (len(task.train), len(task.valid)) == (7, 1)
+    assert number("It is 9.", next(e for e in task.test if e.prompt.startswith("8"))) == 1
+
+
+@pytest.mark.parametrize("answer", [1, "B", "dog"])
+def test_choices_of_the_hub_are_known_by_place_label_or_text(monkeypatch, answer):
+    held = {"text": ["cat", "dog"], "label": ["A", "B"]}
+    hub_of(
+        monkeypatch,
+        train=[{"question": f"Who barks, {n}?", "answer": answer, "choices": held} for n in range(9)],
+    )
+    task = task_named("hub:somebody/animals")
+    assert {e.answer for e in (*task.train, *task.valid, *task.test)} == {"dog"}
+    assert task.train[0].choices == ("cat", "dog")
+
+
+def test_data_sets_that_cannot_be_asked_are_told(monkeypatch):
+    hub_of(monkeypatch, train=[{"text": "Once upon a time"}])
+    with pytest.raises(SuperweightsError, match="row 0 of train of hub:a/b has no text and answer"):
+        task_named("hub:a/b")
+
+    def away(*_):
+        raise ConnectionError("no way to the Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", away)
+    with pytest.raises(SuperweightsError, match="no way to the Hub"):
+        task_named("hub:a/b")
 
 
 def test_the_cross_entropy_method_finds_the_optimum_of_a_quadratic():
@@ -377,6 +494,17 @@ def test_mixing_chooses_the_expert_that_answers_and_refuses_test_prompts(model, 
         mix_by_shots(model, reader, factors, [good, bad], task, task.test[:2], exact, search)
     with pytest.raises(SuperweightsError, match="no shots"):
         mix_by_shots(model, reader, factors, [good, bad], task, (), exact, search)
+
+
+def test_continuations_of_one_prompt_are_scored_from_its_cache_as_each_by_itself(model, reader):
+    prompt, after = reader.prompt("abc def?"), [reader.answer(text) for text in ("k", "klm", "no")]
+    shared = continued(model, prompt, after)
+    assert shared is not None
+    for found, tokens in zip(shared, after, strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([[*prompt, *tokens]])).logits[0].log_softmax(-1)
+        wanted = torch.stack([logits[len(prompt) - 1 + n, t] for n, t in enumerate(tokens)])
+        assert torch.allclose(found, wanted, atol=1e-5)
 
 
 def test_the_log_likelihood_is_of_whole_answers(model, reader):

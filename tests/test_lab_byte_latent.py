@@ -122,6 +122,15 @@ def test_a_low_threshold_gives_bytes_and_a_high_one_a_single_patch():
     assert where(Patching("entropy", math.inf).starts(TEN, E)) == [[0, 1], [0, 1]]
 
 
+def test_a_threshold_that_makes_one_patch_of_everything_is_told_before_training():
+    model, ids = built(mode="entropy", patching_threshold=99.0, patch_in_forward=True), rows(2, 40)
+    assert bool(torch.isfinite(model.eval()(ids).logits).all())  # reading does no harm
+    with pytest.raises(SuperweightsError, match="One patch holds all but the first of 40 bytes") as told:
+        model.train()(ids, labels=ids)
+    assert "threshold_for" in told.value.hint
+    model(ids[:, :20], labels=ids[:, :20])  # a word
+
+
 def test_long_patches_are_cut_from_the_left():
     assert where(Patching("entropy", math.inf, longest=4).starts(TEN, E))[0] == [0, 1, 5, 9]
 

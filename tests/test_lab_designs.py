@@ -65,6 +65,21 @@ def results(tmp_path_factory, rows):
     return folder
 
 
+def test_what_a_stack_has_not_stays_not_applicable_up_to_the_page(tmp_path):
+    stack = {"stack": "bytes read patches", "first": "none", "queries": 0, "sink": None, "uniform": None,
+             "argmax_share": None, "peak": None, "peak_others": None, "why": "no such place"}  # fmt: skip
+    run = {"design": "BLT, space", "seed": 0, "parameters": 9, "multiplications": 9.0, "bits": 1.0, "bits_int4": 1.0,
+           "sink": None, "massive": None, "super_weights": None, "verdict": None, "why": "told one by one"}  # fmt: skip
+    keep(tmp_path, "beside", [{**run, "stacks": [stack]}], Schedule(1), 1.0)
+    page = designs_page(tmp_path)
+    assert "Stack by stack" in page
+    row = page[page.index("bytes read patches") :].split("</tr>")[0]
+    assert row.count(">n/a</td>") == 5
+    assert "no such place" in row
+    keep(tmp_path, "beside", [run], Schedule(1), 1.0)  # of a version that knew no stacks
+    assert "Stack by stack" not in designs_page(tmp_path)
+
+
 def test_growth_begins_exactly_at_the_small_model(results):
     losses = kept(results, "growth")["runs"][0]["losses"]
     assert losses["zero keys, tau kept"]["0"] == losses["not grown"]["0"]

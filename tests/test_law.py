@@ -99,6 +99,8 @@ LAW: dict[str, set[str]] = {
     "adaptation": {
         *("taps", "checkpoint", "editing", "scoring", "subject", "record", "progress"),
         *("stream", "formats", "address", "artefacts"),
+        # Arms, tasks and seeds are many runs (jobs); the task of relations is anatomy's own prompt set.
+        *("jobs", "interpretability"),
     },
     # Causal questions take super weights out (editing), or sub-layers (pruning), and say what that costs (scoring).
     "interpretability": {

@@ -24,13 +24,15 @@ from superweights.adaptation.expert import (
 )
 from superweights.adaptation.factors import Factors, decompose
 from superweights.adaptation.learners import LowRank, Singular, Sparse, lora_like
+from superweights.adaptation.manner import Manner
 from superweights.adaptation.matrices import Matrix, matrices_of
 from superweights.adaptation.merging import merge
 from superweights.adaptation.peft_files import write_lora, write_psoft, write_supertuning
 from superweights.adaptation.speaking import Reader, complete, rewarded
 from superweights.adaptation.supports import support
 from superweights.adaptation.tasks import Example, Task, read_task, reward_named
-from superweights.adaptation.training import Manner, Trained, Training
+from superweights.adaptation.trained import Trained
+from superweights.adaptation.training import Training
 
 __all__ = [
     "OTHER",

@@ -95,3 +95,33 @@ def beside(module: nn.Module, factors: Factors, z: Tensor) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def in_place_of(module: nn.Module, factors: Factors, z: Tensor) -> Iterator[None]:
+    """A dense layer that computes `U diag(sigma z) Vh x` instead of `W x` inside the `with`; z may need a gradient.
+
+    For factors that are whole (see `is_whole`): the same function as `beside`, rounded as float32 rounds, and the
+    product with W is saved, forth and back.
+    """
+    bias: Tensor | None = getattr(module, "bias", None)
+
+    def forward(x: Tensor) -> Tensor:
+        inner = nn.functional.linear(x, Vh) * (sigma * z.to(x.device))
+        return nn.functional.linear(inner, U, bias)
+
+    held = factors.to(dense_parameter(module, "the layer").device)
+    U, sigma, Vh = held.U, held.sigma, held.Vh
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+
+
+def is_whole(module: nn.Module, factors: Factors) -> bool:
+    """Whether the factors are all of the layer's weight, in the type it computes in: float32, nothing left out."""
+    if is_packed(module) or factors.method != "full":
+        return False
+    weight = dense_parameter(module, "the layer")
+    return weight.dtype == torch.float32 and len(factors) == min(weight.shape)

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,26 +14,22 @@ from superweights.adaptation.bench import ExpertBench
 from superweights.adaptation.expert import random_like, shuffled
 from superweights.adaptation.factors import Factors
 from superweights.adaptation.learners import Learner, LowRank, Singular, Sparse, lora_like
-from superweights.adaptation.matrices import Matrix
+from superweights.adaptation.manner import Manner
 from superweights.adaptation.speaking import rewarded
 from superweights.adaptation.supports import support
 from superweights.adaptation.tasks import Reward, Task
-from superweights.adaptation.training import Manner, Trained, Training
+from superweights.adaptation.trained import Base, Trained
+from superweights.adaptation.training import Training, base_of
 from superweights.address import Address
-from superweights.artefacts.disk import explained
-from superweights.artefacts.file import write_text
-from superweights.artefacts.reading import parse_json, read_text
-from superweights.artefacts.shape import shaped
 from superweights.errors import SuperweightsError
 from superweights.record import Score
 
 # The paper's LoRA has 6.8 million numbers where its SVF has 0.58 (Transformer², table 2).
 _PAPER_RATIO = 6.8 / 0.58
-TRAINED = ("svf", "lora", "lora-paper", "super", "largest", "smallest", "random")
+# Arms of few weights, each of which may move by itself.
+SINGLE = ("super", "largest", "smallest", "random")
+TRAINED = ("svf", "lora", "lora-paper", *SINGLE)
 CONTROLS = ("random-z", "shuffled-z")
-_WITH_SVF = ("svf", *CONTROLS)
-# How a line of kept results begins.
-_BEGIN = '{"task": "'
 
 
 @dataclass(frozen=True)
@@ -76,7 +68,6 @@ class Result:
     """One arm on one task with one seed: mean rewards on the test split of the base and of the arm.
 
     `parameters` is how many numbers were free, `best_step` the step that the validation split chose (0: the base).
-    `under` is a hash of all that it was made under: model, manner, matrices, rates.
     """
 
     task: str
@@ -88,7 +79,6 @@ class Result:
     """Mean reward of the arm."""
     parameters: int
     best_step: int
-    under: str = ""
 
     @property
     def gain(self) -> float:
@@ -96,67 +86,36 @@ class Result:
         return (self.reward - self.base) / 2
 
 
-def compare(
-    bench: ExpertBench,
-    tasks: Callable[[str, int], Task],
-    names: Sequence[str],
-    seeds: Sequence[int],
-    arms: Arms,
-    reward: Reward,
-    manner: Manner,
-    kept: Path | None = None,
-) -> list[Result]:
-    """The result of every arm on every task with every seed: 5 seeds of a task are 5 splits of it.
-
-    Each result is appended to the file `kept` as it is there, and those that it holds already, made under the same
-    circumstances, are not run again.
-    """
-    under = _circumstances(bench, arms, manner)
-    matrices = bench.matrices(arms.part, arms.layers)
-    factors = bench.factors(matrices)
-    found = [result for result in _held(kept) if result.under == under and result.arm in arms.arms]
-    found = [result for result in found if result.task in names and result.seed in seeds]
-    known = {(r.task, r.arm, r.seed) for r in found}
-    runs = [(name, seed) for name in names for seed in seeds]
-    for done, (name, seed) in enumerate(runs):
-        bench.progress(name, done, len(runs))
-        if all((name, arm, seed) in known for arm in arms.arms):
-            continue
-        one = _Run(
-            bench, name, tasks(name, seed), seed, arms, matrices, factors, reward, replace(manner, seed=seed)
-        )
-        for result in one.results():
-            if (name, result.arm, seed) not in known:
-                found.append(replace(result, under=under))
-                _keep(kept, found[-1])
-    return found
-
-
-class _Run:
-    """All arms on one task with one seed."""
+class Run:
+    """Arms on one task with one seed. `known` is what the base is rewarded there, before training and on the test."""
 
     def __init__(
         self,
         bench: ExpertBench,
-        name: str,
         task: Task,
         seed: int,
         arms: Arms,
-        matrices: Sequence[Matrix],
-        factors: dict[str, Factors],
-        reward: Reward,
+        judged: tuple[str, Reward],
         manner: Manner,
     ):
-        self.bench, self.name, self.task, self.seed, self.arms = bench, name, task, seed, arms
-        self.matrices, self.factors, self.reward, self.manner = matrices, factors, reward, manner
+        self.bench, self.task, self.seed, self.arms = bench, task, seed, arms
+        self.name, self.reward = judged
+        self.manner = replace(manner, seed=seed)
+        self.matrices = bench.matrices(arms.part, arms.layers)
 
-    def results(self) -> Iterator[Result]:
-        base = self._test()
+    def known(self) -> tuple[Base, float]:
+        """What every arm starts from."""
+        bench = self.bench
+        return base_of(bench.model, bench.reader, self.task, self.reward, self.manner), self._test()
+
+    def results(self, known: tuple[Base, float]) -> Iterator[Result]:
+        """The result of each arm, the controls of SVF after it."""
+        start, base = known
         for arm in self.arms.arms:
             if arm in CONTROLS:
                 continue
             with self._learner(arm) as (learner, rate):
-                trained = self._trained(learner, rate)
+                trained = self._trained(learner, rate, start)
                 with learner.on():
                     reward = self._test()
             yield self._result(
@@ -169,13 +128,17 @@ class _Run:
         """Numbers as far from 1 as the trained ones at their last step, in no or another order."""
         for arm, made in (("random-z", random_like), ("shuffled-z", shuffled)):
             if arm in self.arms.arms:
-                learner = Singular(self.bench.model, self.factors, made(trained.numbers, self.seed))
+                learner = Singular(self.bench.model, self._factors(), made(trained.numbers, self.seed))
                 with learner.on():
                     yield self._result(arm, base, self._test(), 0, None)
 
-    def _trained(self, learner: Learner, rate: float) -> Trained:
+    def _factors(self) -> dict[str, Factors]:
+        return self.bench.factors(self.matrices)
+
+    def _trained(self, learner: Learner, rate: float, start: Base) -> Trained:
         bench, manner = self.bench, replace(self.manner, rate=rate)
-        trained = Training(bench.model, bench.reader, self.task, learner, self.reward, manner).run()
+        training = Training(bench.model, bench.reader, self.task, learner, self.reward, manner, base=start)
+        trained = training.run()
         with torch.no_grad():
             for name, parameter in learner.parameters.items():
                 parameter.copy_(trained.numbers[name])
@@ -185,9 +148,9 @@ class _Run:
     def _learner(self, arm: str) -> Iterator[tuple[Learner, float]]:
         model, arms = self.bench.model, self.arms
         if arm == "svf":
-            yield Singular(model, self.factors), arms.rate
+            yield Singular(model, self._factors()), arms.rate
         elif arm in ("lora", "lora-paper"):
-            numbers = sum(map(len, self.factors.values())) * (_PAPER_RATIO if arm == "lora-paper" else 1)
+            numbers = sum(map(len, self._factors().values())) * (_PAPER_RATIO if arm == "lora-paper" else 1)
             paths, rank = lora_like(self.matrices, round(numbers))
             low = LowRank(model, paths, rank, seed=self.seed)
             try:
@@ -231,35 +194,3 @@ def over_seeds(name: str, values: Sequence[float]) -> Score:
         return Score(name, mean, "of answers", len(values))
     variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
     return Score(name, mean, "of answers", len(values), math.sqrt(variance / len(values)))
-
-
-def _circumstances(bench: ExpertBench, arms: Arms, manner: Manner) -> str:
-    """A hash of what every result of a comparison depends on but its task, arm and seed."""
-    told = {**asdict(arms), "arms": None, "addresses": [str(address) for address in arms.addresses]}
-    held = json.dumps([bench.checkpoint.fingerprint(), told, asdict(replace(manner, seed=0))], sort_keys=True)
-    return hashlib.sha256(held.encode()).hexdigest()[:12]
-
-
-def _held(kept: Path | None) -> list[Result]:
-    """The results that a file holds; a last line that a kill has cut short is taken off it."""
-    if kept is None or not kept.is_file():
-        return []
-    hint = "give another file, or delete it: it holds no results of a comparison."
-    text = read_text(kept, hint=hint)
-    whole, cut = text[: text.rfind("\n") + 1], text[text.rfind("\n") + 1 :]
-    if cut and not cut.startswith(_BEGIN[: len(cut)]):
-        whole, cut = text, ""
-    found = []
-    for number, line in enumerate(whole.splitlines(), 1):
-        where = f"{kept}, line {number}"
-        found += [shaped(Result, parse_json(line, where, hint=hint), where, hint)] if line else []
-    if cut:
-        write_text(kept, whole)
-    return found
-
-
-def _keep(kept: Path | None, result: Result) -> None:
-    if kept is not None:
-        told: dict[str, Any] = asdict(result)
-        with explained(kept), open(kept, "a", encoding="utf-8") as file:
-            file.write(json.dumps(told) + "\n")

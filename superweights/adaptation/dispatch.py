@@ -15,7 +15,7 @@ from superweights.adaptation.applying import composed_weight, standing_in, turne
 from superweights.adaptation.expert import Expert
 from superweights.adaptation.factors import Factors
 from superweights.adaptation.matrices import is_packed
-from superweights.adaptation.speaking import Reader, complete, score
+from superweights.adaptation.speaking import Reader, complete, continued, score
 from superweights.adaptation.tasks import Example
 from superweights.errors import SuperweightsError
 
@@ -107,9 +107,9 @@ class Experts:
         began = perf_counter()
         first = turned(self.model, self.factors, self.classifier.z) if self.classifier else nullcontext()
         asked = self.reader.prompt(classifying_prompt(prompt, self._labels))
-        pairs = [(asked, self.reader.answer(f" {label}")) for label in self._labels]
+        labels = [self.reader.answer(f" {label}") for label in self._labels]
         with torch.no_grad(), first:
-            means = _label_scores(self.model, pairs)
+            means = _label_scores(self.model, asked, labels)
         chances = dict(zip(self._labels, means.softmax(0).tolist(), strict=True))
         strategy = "classifier expert" if self.classifier else "prompt"
         return Choice(max(chances, key=lambda name: chances[name]), strategy, chances, perf_counter() - began)
@@ -159,12 +159,19 @@ def classification_examples(
     ]
 
 
-def _label_scores(model: nn.Module, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Tensor:
-    """The mean log-probability per token of each label `[labels]`; one row where each is a single token."""
-    if all(len(label) == 1 for _, label in pairs):
-        log_p = score(model, [(pairs[0][0], [0])]).log_p[0]
-        return log_p[torch.tensor([label[0] for _, label in pairs])].cpu()
-    scored = score(model, pairs)
+def _label_scores(model: nn.Module, asked: Sequence[int], labels: Sequence[Sequence[int]]) -> Tensor:
+    """The mean log-probability per token of each label after the question, `[labels]`.
+
+    One pass over the question. Labels of several tokens go on from its cache, all together; where the model has none
+    that can be shared, each goes through with the question.
+    """
+    if all(len(label) == 1 for label in labels):
+        log_p = score(model, [(asked, [0])]).log_p[0]
+        return log_p[torch.tensor([label[0] for label in labels])].cpu()
+    shared = continued(model, asked, labels)
+    if shared is not None:
+        return torch.stack([each.mean() for each in shared])
+    scored = score(model, [(asked, label) for label in labels])
     each = scored.of_tokens().cpu()
-    sizes = torch.tensor([len(label) for _, label in pairs])
-    return torch.zeros(len(pairs)).index_add_(0, scored.row.cpu(), each) / sizes
+    sizes = torch.tensor([len(label) for label in labels])
+    return torch.zeros(len(labels)).index_add_(0, scored.row.cpu(), each) / sizes

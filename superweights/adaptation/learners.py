@@ -14,7 +14,14 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from superweights.adaptation.applying import beside, composed_weight, standing_in, turned
+from superweights.adaptation.applying import (
+    beside,
+    composed_weight,
+    in_place_of,
+    is_whole,
+    standing_in,
+    turned,
+)
 from superweights.adaptation.factors import Factors
 from superweights.adaptation.matrices import Matrix, dense_parameter, is_packed
 from superweights.errors import SuperweightsError
@@ -41,9 +48,10 @@ class Learner(Protocol):
 class Singular:
     """SVF: one multiplier z per singular value of each matrix, 1 at the start.
 
-    Where many tokens go through in a step, the weights are composed once and the gradient of z is pulled back from
-    that of the weight (`sigma_i u_i^T G v_i`), as the published code does; where few do, or the layer is packed, the
-    term is added beside the layer, and nothing of the matrix's size is made. Both are the same function.
+    Learning has three ways to the same function, of which the one with fewest multiplications is taken. Where many
+    tokens go through in a step, the weights are composed once and the gradient of z is pulled back from that of the
+    weight (`sigma_i u_i^T G v_i`), as the published code does. Else the layer computes with the factors alone where
+    they are whole (float32: equal to rounding), and where they are not, or it is packed, the term is added beside it.
     """
 
     def __init__(
@@ -65,8 +73,9 @@ class Singular:
             composed = {}
             for path, z in self.parameters.items():
                 module, held = self.model.get_submodule(path), self.factors[path]
-                if is_packed(module) or tokens < worth_composing(held):
-                    stack.enter_context(beside(module, held, z))
+                whole = is_whole(module, held)
+                if is_packed(module) or tokens < worth_composing(held, whole):
+                    stack.enter_context((in_place_of if whole else beside)(module, held, z))
                 else:
                     composed[path] = composed_weight(module, path, held, z.detach())
             stack.enter_context(_pulling(self.model, composed, self._pull))
@@ -78,14 +87,14 @@ class Singular:
         z.grad = found if z.grad is None else z.grad + found
 
 
-def worth_composing(factors: Factors) -> float:
-    """From how many tokens on it takes fewer multiplications to compose the weight than to compute beside the layer.
+def worth_composing(factors: Factors, whole: bool = False) -> float:
+    """From how many tokens on it takes fewer multiplications to compose the weight than to compute with the factors.
 
-    Composing and pulling back cost `2 k m n` and `m n` per token (the weight's gradient); beside costs
-    `2 k (m + n)` per token, forth and back.
+    Composing and pulling back cost `2 k m n` and `m n` per token (the weight's gradient) over what the layer costs
+    anyway; factors beside it cost `2 k (m + n)` per token, forth and back, and in its place (`whole`) `2 m n` less.
     """
     k, m, n = len(factors), len(factors.U), factors.Vh.shape[1]
-    saved = 2 * k * (m + n) - m * n
+    saved = 2 * k * (m + n) - (3 if whole else 1) * m * n
     return 2 * k * m * n / saved if saved > 0 else float("inf")
 
 

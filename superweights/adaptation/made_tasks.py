@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
+from superweights.adaptation.hub_tasks import PREFIX, hub_task
 from superweights.adaptation.tasks import Example, Task, read_task, split_task
 from superweights.errors import SuperweightsError
 
@@ -26,17 +27,21 @@ def made_task(name: str, *, seed: int = 0, size: int = 130) -> Task:
     drawn = random.Random(f"{name} {seed}")
     examples = MADE[name](drawn)
     drawn.shuffle(examples)
-    return split_task(name, [(e, None) for e in examples[:size]], new_tokens=1, stop=None, seed=seed)
+    new_tokens, stop = _FORMS.get(name, (1, None))
+    return split_task(name, [(e, None) for e in examples[:size]], new_tokens=new_tokens, stop=stop, seed=seed)
 
 
 def task_named(name: str, *, new_tokens: int = 8, stop: str | None = "\n", seed: int = 0) -> Task:
-    """The made task of this name, or the task in the file of this name (which `new_tokens` and `stop` are about)."""
+    """The made task of this name, or the task in the file or data set (`hub:`) of this name, which `new_tokens` and
+    `stop` are about."""
     if name in MADE:
         return made_task(name, seed=seed)
+    if name.startswith(PREFIX):
+        return hub_task(name, new_tokens=new_tokens, stop=stop, seed=seed)
     if not Path(name).exists():
         raise SuperweightsError(
             f"There is no file {name}, and no task of that name.",
-            hint=f"the made tasks are {', '.join(MADE)}.",
+            hint=f"the made tasks are {', '.join(MADE)}; hub:OWNER/NAME:CONFIG is a data set of the Hub.",
         )
     return read_task(Path(name), new_tokens=new_tokens, stop=stop, seed=seed)
 
@@ -76,22 +81,26 @@ def classification(drawn: random.Random) -> list[Example]:
     ]
 
 
-def relation_task(relations: Iterable[tuple[str, Iterable[tuple[str, str]]]], *, seed: int = 0) -> Task:
-    """The task of giving the first token of what a subject is related to: (template, pairs) of each relation.
+def relations(drawn: random.Random) -> list[Example]:
+    """Capitals, languages and opposites of the prompt set in this package, each asked after another of its kind."""
+    from superweights.interpretability.relations.prompts import read_relations
 
-    Answers of several tokens count as right only where the completion has all of them: raise `new_tokens` for those.
-    """
-    examples = [
-        Example(template.format(subject), f" {answer}")
-        for template, pairs in relations
-        for subject, answer in pairs
-    ]
-    random.Random(seed).shuffle(examples)
-    return split_task("relations", [(e, None) for e in examples], new_tokens=1, stop=None, seed=seed)
+    found = []
+    for relation in read_relations():
+        (subject, answer), *asked = drawn.sample(relation.pairs, len(relation.pairs))
+        shown = f"{relation.template.format(subject)} {answer}"
+        found += [
+            Example(f"{shown}\n{relation.template.format(subject)}", f" {answer}")
+            for subject, answer in asked
+        ]
+    return found
 
 
 MADE: dict[str, Callable[[random.Random], list[Example]]] = {
     "arithmetic": arithmetic,
     "copying": copying,
     "classification": classification,
+    "relations": relations,
 }
+# How long an answer may be and where it ends, for those whose answers are more than one token.
+_FORMS: dict[str, tuple[int, str | None]] = {"relations": (5, "\n")}

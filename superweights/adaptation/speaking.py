@@ -141,6 +141,35 @@ def score(model: nn.Module, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
     return Scored(functional.log_softmax(chosen, -1), following, row.to(device))
 
 
+@torch.no_grad()
+def continued(model: Any, prompt: Sequence[int], after: Sequence[Sequence[int]]) -> list[Tensor] | None:
+    """The log-probability of each token of each continuation of one prompt, which goes through the model once.
+
+    None where the model gives no cache whose rows can be repeated (recurrent ones), and then nothing but the prompt
+    has been read.
+    """
+    device = device_of(model)
+    keep = {"logits_to_keep": 1} if _keeps(model) else {}
+    read = model(input_ids=torch.tensor([prompt]).to(device), use_cache=True, **keep)
+    cache: Any = getattr(read, "past_key_values", None)
+    if not callable(getattr(cache, "batch_repeat_interleave", None)):
+        return None
+    longest = max(map(len, after)) - 1
+    ids = torch.zeros(len(after), longest, dtype=torch.long)
+    mask = torch.ones(len(after), len(prompt) + longest, dtype=torch.long)
+    for n, tokens in enumerate(after):
+        ids[n, : len(tokens) - 1] = torch.tensor(tokens[:-1], dtype=torch.long)
+        mask[n, len(prompt) + len(tokens) - 1 :] = 0
+    first = read.logits[:, -1:].expand(len(after), 1, -1)
+    logits = first
+    if longest:
+        cache.batch_repeat_interleave(len(after))
+        more = model(input_ids=ids.to(device), attention_mask=mask.to(device), past_key_values=cache).logits
+        logits = torch.cat([first, more], 1)
+    log_p = functional.log_softmax(logits.float(), -1).cpu()
+    return [log_p[n, range(len(t)), list(t)] for n, t in enumerate(after)]
+
+
 def mean_log_likelihood(model: nn.Module, reader: Reader, examples: Sequence[Example]) -> float:
     """The mean over examples of the log-probability of their whole answers, nats."""
     total = 0.0

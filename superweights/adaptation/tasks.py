@@ -137,6 +137,14 @@ def reward_named(name: str) -> Reward:
     return _checked(_from_file(Path(file), function), name)
 
 
+def reward_digest(name: str) -> str:
+    """A hash of the file of a reward of one's own; empty for those that have a name."""
+    file = Path(name.rpartition(":")[0])
+    return (
+        hashlib.sha256(file.read_bytes()).hexdigest()[:16] if name not in REWARDS and file.is_file() else ""
+    )
+
+
 def exact(completion: str, example: Example) -> float:
     """1 where the completion is the answer, spaces at the ends and runs of them aside; else -1."""
     return 1.0 if " ".join(completion.split()) == " ".join(example.answer.split()) else -1.0
@@ -157,15 +165,17 @@ def choice(completion: str, example: Example) -> float:
 
 
 def number(completion: str, example: Example) -> float:
-    """1 where the last number of the completion equals the answer; else -1. Commas in numbers are passed over."""
-    found = _NUMBER.findall(completion)
-    try:
-        wanted = float(example.answer.replace(",", ""))
-    except ValueError as error:
+    """1 where the last number of the completion equals the last one of the answer; else -1. Commas are passed over."""
+    said, wanted = (_NUMBER.findall(text) for text in (completion, example.answer))
+    if not wanted:
         raise SuperweightsError(
             f"The answer {example.answer!r} is no number.", hint="use another reward for this task."
-        ) from error
-    return 1.0 if found and math.isclose(float(found[-1].replace(",", "")), wanted) else -1.0
+        )
+    return 1.0 if said and math.isclose(_value(said[-1]), _value(wanted[-1])) else -1.0
+
+
+def _value(written: str) -> float:
+    return float(written.replace(",", ""))
 
 
 REWARDS: dict[str, Reward] = {"exact": exact, "starts": starts, "choice": choice, "number": number}

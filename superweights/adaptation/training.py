@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from superweights.adaptation.kept_state import keep_state, kept_state
 from superweights.adaptation.learners import Learner
+from superweights.adaptation.manner import Manner
 from superweights.adaptation.speaking import (
     Completion,
     Reader,
@@ -31,96 +31,14 @@ from superweights.adaptation.speaking import (
     score,
 )
 from superweights.adaptation.tasks import Example, Reward, Task
+from superweights.adaptation.trained import Base, Step, Trained
 from superweights.axes import Float
 from superweights.errors import SuperweightsError
 from superweights.progress import Progress, silent
+from superweights.wording import counted
 
-METHODS, DIRECTIONS = ("reinforce", "supervised"), ("paper", "code")
 # As many training prompts are answered before the first step, to see whether there is anything to learn.
 _LOOKED_AT = 64
-
-
-@dataclass(frozen=True)
-class Manner:
-    """How an expert is trained. The defaults are the paper's, but for `batch` (256 there) and `steps` (not told).
-
-    `method`: `reinforce` (rewards of the model's own completions) or `supervised` (next-token loss of the answers).
-    `rate` is AdamW's learning rate, going down as a cosine to 0 after `steps`; `clip` bounds the gradient's norm.
-    `kl` weighs the divergence between the expert's and the base's next-token distributions on the completions, in
-    nats summed over their tokens: KL(expert || base) for `kl_direction` `paper` (equation 1), KL(base || expert) for
-    `code` (the published code). `temperature` 0 completes greedily, as the paper does. Every `every` steps the
-    validation split is answered; after `patience` of them without a better mean reward the run stops. There is no
-    weight decay: it would pull z to 0, not to 1.
-    """
-
-    method: str = "reinforce"
-    steps: int = 100
-    batch: int = 32
-    """Prompts of an update."""
-    rate: float = 2e-3
-    clip: float = 1e-3
-    kl: float = 0.0
-    kl_direction: str = "paper"
-    temperature: float = 0.0
-    every: int = 5
-    patience: int = 5
-    seed: int = 0
-    """Of the order of prompts, and of what is sampled."""
-
-    def __post_init__(self) -> None:
-        if self.method not in METHODS or self.kl_direction not in DIRECTIONS:
-            raise SuperweightsError(
-                f"There is no method {self.method!r} with KL direction {self.kl_direction!r}.",
-                hint=f"methods: {', '.join(METHODS)}; directions: {', '.join(DIRECTIONS)}.",
-            )
-        numbers = (self.rate, self.clip, self.kl, self.temperature)
-        fine = all(math.isfinite(x) and x >= 0 for x in numbers) and self.rate > 0 and self.clip > 0
-        if not fine or min(self.steps, self.batch, self.every, self.patience) < 1:
-            raise SuperweightsError(
-                "Steps, batch, every and patience are 1 or more, rate and clip above 0, kl and temperature 0 or more.",
-                hint="leave an option out to have the paper's value.",
-            )
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step: its number, the mean reward of its batch (nan for supervised), loss, and KL in nats per completion."""
-
-    step: int
-    reward: float
-    loss: float
-    kl: float
-    """KL from the base; 0 where it has no weight."""
-
-
-@dataclass(frozen=True, eq=False)
-class Trained:
-    """What training found: the best numbers by the validation split, and the way there.
-
-    `base` and `best` are mean rewards on the validation split before training and at `best_step` (0: nothing was
-    better than the base, and `numbers` are the ones training started from). `checks` holds (step, mean reward).
-    """
-
-    numbers: dict[str, Tensor]
-    base: float
-    best: float
-    best_step: int
-    steps: tuple[Step, ...]
-    """What each update saw."""
-    checks: tuple[tuple[int, float], ...]
-    notes: tuple[str, ...] = ()
-    """What the reader should know."""
-
-    def to_json(self) -> dict[str, Any]:
-        """All but the numbers, as JSON values."""
-        return {
-            "valid_reward_before": self.base,
-            "valid_reward": self.best,
-            "best_step": self.best_step,
-            "steps": [asdict(step) for step in self.steps],
-            "checks": [list(check) for check in self.checks],
-            "notes": list(self.notes),
-        }
 
 
 @dataclass(eq=False)
@@ -148,6 +66,7 @@ class Training:
         reward: Reward,
         manner: Manner,
         *,
+        base: Base | None = None,
         state: Path | None = None,
         identity: str = "",
         progress: Progress = silent,
@@ -156,21 +75,27 @@ class Training:
         self.reward, self.manner, self.progress = reward, manner, progress
         self.parameters = list(learner.parameters.values())
         self.optimizer = torch.optim.AdamW(self.parameters, lr=manner.rate, weight_decay=0.0)
-        self.file = state
+        self.base, self.file = base, state
         self.identity = json.dumps([identity, asdict(manner), task.digest(), sorted(learner.parameters)])
 
     def run(self) -> Trained:
-        """The result. Raises `SuperweightsError` where every reward is the same before training, and for nan."""
+        """The result. Raises `SuperweightsError` where every reward is the same before training, and for nan.
+
+        An interrupt says in a note which step the same training goes on from.
+        """
         with _frozen(self.model, self.parameters):
             state = self._resumed() or self._started()
-            while state.step < self.manner.steps and not self._waited_enough(state):
-                state.steps.append(self._step(state.step))
-                state.step += 1
-                if state.step % self.manner.every == 0 or state.step == self.manner.steps:
-                    self._check(state)
-                    self._save(state)
-                self.progress("training", state.step, self.manner.steps)
-        notes = () if state.best_step else ("no step was better than the base on the validation split.",)
+            try:
+                while state.step < self.manner.steps and not self._waited_enough(state):
+                    state.steps.append(self._step(state.step))
+                    state.step += 1
+                    if state.step % self.manner.every == 0 or state.step == self.manner.steps:
+                        self._check(state)
+                        self._save(state)
+                    self.progress("training", state.step, self.manner.steps)
+            except KeyboardInterrupt as stopped:
+                stopped.add_note(self._kept(state))
+                raise
         return Trained(
             state.best_numbers,
             state.base,
@@ -178,22 +103,51 @@ class Training:
             state.best_step,
             tuple(state.steps),
             tuple(state.checks),
-            notes,
+            self._ending(state),
+            tuple(self._notes(state)),
+        )
+
+    def _ending(self, state: _State) -> str:
+        """Why no further step was made."""
+        if state.step == self.manner.steps:
+            return f"All {counted(state.step, 'step')} were made."
+        return (
+            f"Stopped after step {state.step} of {self.manner.steps}: the last {self._looks_in_vain(state)} looks at "
+            "the validation split were no better than the best before."
+        )
+
+    def _notes(self, state: _State) -> Iterator[str]:
+        if not state.best_step:
+            yield "no step was better than the base on the validation split."
+        same = sum(step.same for step in state.steps)
+        if same:
+            yield (
+                f"in {same} of {counted(len(state.steps), 'step')} every reward was the same: nothing told a right "
+                "answer from a wrong one."
+            )
+
+    def _kept(self, state: _State) -> str:
+        """What an interrupt leaves, in a sentence."""
+        last = state.checks[-1][0]
+        if self.file is None or not last:
+            return f"Interrupted at step {state.step + 1} of {self.manner.steps}; nothing of this training is kept."
+        return (
+            f"Interrupted at step {state.step + 1} of {self.manner.steps}: the same command goes on after step {last}, "
+            f"from {self.file.parent}."
         )
 
     def _started(self) -> _State:
         """The state before the first step, after a look at whether there is anything to learn."""
         state = _State(best_numbers=self._numbers())
         with self.learner.off():
-            state.base = state.best = self._mean_reward(self.task.valid)
-            if self.manner.method == "reinforce" and self.manner.temperature == 0:
-                seen = rewarded(self.model, self.reader, self.task, self.task.train[:_LOOKED_AT], self.reward)
-                if len(seen.unique()) == 1:
-                    raise SuperweightsError(
-                        f"Every reward of task {self.task.name} is {seen[0].item():g} before training: there is "
-                        "nothing to learn from.",
-                        hint="check the reward and the prompts, choose an easier or harder task, or train supervised.",
-                    )
+            base = self.base or base_of(self.model, self.reader, self.task, self.reward, self.manner)
+        state.base = state.best = base.valid
+        if len(base.seen) == 1:
+            raise SuperweightsError(
+                f"Every reward of task {self.task.name} is {base.seen[0]:g} before training: there is nothing to learn "
+                "from.",
+                hint="check the reward and the prompts, choose an easier or harder task, or train supervised.",
+            )
         state.checks.append((0, state.base))
         return state
 
@@ -208,7 +162,11 @@ class Training:
             state.best, state.best_step, state.best_numbers = here, state.step, self._numbers()
 
     def _waited_enough(self, state: _State) -> bool:
-        return sum(step > state.best_step for step, _ in state.checks) >= self.manner.patience
+        return self._looks_in_vain(state) >= self.manner.patience
+
+    def _looks_in_vain(self, state: _State) -> int:
+        """How many looks at the validation split came after the best one."""
+        return sum(step > state.best_step for step, _ in state.checks)
 
     def _step(self, number: int) -> Step:
         """One update."""
@@ -217,6 +175,7 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         examples = self._batch(number)
         loss, kl, rewards = self._gradients(examples, number)
+        worth = sum(rewards) / len(rewards) if rewards else math.nan
         if not math.isfinite(loss) or any(
             p.grad is not None and not p.grad.isfinite().all() for p in self.parameters
         ):
@@ -226,7 +185,7 @@ class Training:
             )
         torch.nn.utils.clip_grad_norm_(self.parameters, self.manner.clip)
         self.optimizer.step()
-        return Step(number + 1, rewards, loss, kl)
+        return Step(number + 1, worth, loss, kl, len(rewards) > 1 and len(set(rewards)) == 1)
 
     def _batch(self, number: int) -> list[Example]:
         """The examples of a step: all of the training split in a new seeded order each time through."""
@@ -239,8 +198,8 @@ class Training:
             found.append(train[orders[turn][place % len(train)]])
         return found
 
-    def _gradients(self, examples: list[Example], number: int) -> tuple[float, float, float]:
-        """The loss, KL and mean reward of a batch, its gradients left on the parameters."""
+    def _gradients(self, examples: list[Example], number: int) -> tuple[float, float, list[float]]:
+        """The loss, KL and rewards of a batch (none where supervised), its gradients left on the parameters."""
         asked = self._asked(examples, number)
         parts = list(in_parts(asked.pairs))
         references = [self._reference(part) for part in parts]
@@ -260,8 +219,7 @@ class Training:
                     part_loss, kl = part_loss + self.manner.kl * apart, kl + apart.item()
                 part_loss.backward()
                 loss += part_loss.item()
-        supervised = self.manner.method == "supervised"
-        return loss, kl, math.nan if supervised else sum(rewards) / len(rewards)
+        return loss, kl, [] if self.manner.method == "supervised" else rewards
 
     @torch.no_grad()
     def _reference(self, part: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Tensor | None:
@@ -330,6 +288,15 @@ class Training:
                 parameter.copy_(held["numbers"][name])
         self.optimizer.load_state_dict(held["optimizer"])
         return _State(**{**held["state"], "steps": [Step(**step) for step in held["state"]["steps"]]})
+
+
+def base_of(model: nn.Module, reader: Reader, task: Task, reward: Reward, manner: Manner) -> Base:
+    """What the model, as it is, is rewarded before a training in this manner: the same for all that is trained so."""
+    valid = rewarded(model, reader, task, task.valid, reward).mean().item()
+    if manner.method != "reinforce" or manner.temperature:
+        return Base(valid)
+    seen = rewarded(model, reader, task, task.train[:_LOOKED_AT], reward)
+    return Base(valid, tuple(sorted(set(seen.tolist()))))
 
 
 class _Asked:

@@ -21,7 +21,9 @@ Rate = Annotated[float, typer.Option(help="Learning rate of SVF.")]
 LoraRate = Annotated[float, typer.Option(help="Learning rate of LoRA.")]
 WeightRate = Annotated[float, typer.Option(help="Learning rate of single weights.")]
 Count = Annotated[int | None, typer.Option(min=1, help="Single weights that may move.")]
-Kept = Annotated[Path | None, options.in_output(help="Results so far, as JSON lines; a stopped run goes on.")]
+StoreFile = Annotated[Path | None, typer.Option(help="Results are kept in this file; a stopped run goes on.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes that share the runs.")]
+OnRay = Annotated[bool, typer.Option("--ray", help="Workers on a Ray cluster.")]
 
 
 @grouped
@@ -41,18 +43,22 @@ def compare(
     steps: own.Steps = 100,
     batch: own.Batch = 32,
     every: own.Every = 5,
+    method: own.Method = "reinforce",
+    store: StoreFile = None,
+    workers: Workers = 1,
+    ray: OnRay = False,
     opened: Placed = Placed(),
-    kept: Kept = None,
     output: Output = Output(),
 ) -> None:
     """Compare SVF with LoRA, single weights and controls on tasks, over seeds, with standard errors.
 
-    Example: superweights adapt compare embedded --tasks arithmetic --layers 20-29 --rate 0.01 --kept runs.jsonl
+    Example: superweights adapt compare embedded --tasks arithmetic --layers 20-29 --rate 0.01 --store runs.sqlite
     """
     from superweights.verbs.adapt_compare import Manner, adapt_compare, arms_of
 
     chosen = arms_of(arms, part, layers, rate, lora_rate, weight_rate, weights or (), count)
-    how = {"seeds": seeds, "reward": reward, "manner": Manner(steps=steps, batch=batch, every=every)}
+    manner = Manner(method, steps=steps, batch=batch, every=every)
+    how = {"seeds": seeds, "reward": reward, "manner": manner, "store": store, "workers": workers, "ray": ray}
     with console.progress() as bar:
-        record = adapt_compare(opened.source(model), tasks.split(","), chosen, kept=kept, progress=bar, **how)
+        record = adapt_compare(opened.source(model), tasks.split(","), chosen, progress=bar, **how)
     output.finish(record)

@@ -11,7 +11,6 @@ from superweights.cli import console, options
 from superweights.cli.groups import Opened, Output, grouped
 
 About = Annotated[str, typer.Option(help="What the expert is for, in a few words; dispatch shows it.")]
-Method = Annotated[str, typer.Option(help="reinforce, or supervised (next-token loss).")]
 Rank = Annotated[int | None, typer.Option(min=1, help="Only the largest singular values.")]
 Rate = Annotated[float, typer.Option(help="Learning rate of AdamW (cosine).")]
 Clip = Annotated[float, typer.Option(help="Largest norm of the gradient.")]
@@ -28,7 +27,7 @@ def train(
     to: options.NewFolder,
     reward: own.Reward = "exact",
     about: About = "",
-    method: Method = "reinforce",
+    method: own.Method = "reinforce",
     part: own.Part = "mlp",
     layers: own.Layers = None,
     rank: Rank = None,

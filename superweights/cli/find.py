@@ -46,6 +46,10 @@ Inputs = Annotated[
     ),
 ]
 Mode = Annotated[str, typer.Option(help="'default', or 'reference': the published script's procedure.")]
+Against = Annotated[
+    str | None,
+    typer.Option(help="Compare with the base that MODEL was made from, tensor by tensor; nothing runs."),
+]
 Threshold = Annotated[float, typer.Option(help="Spike threshold of --mode reference.")]
 
 
@@ -61,6 +65,7 @@ def find(
     threshold: Threshold = 50.0,
     seed: options.Seed = 0,
     tower: options.Tower = None,
+    against: Against = None,
     inputs: Inputs = None,
     text: Text = None,
     windows: FirstWindows = None,
@@ -78,11 +83,12 @@ def find(
     from superweights.tables.found import published
     from superweights.verbs.find import explained, search_of, searched
 
-    story = explained(explain)
+    story = explained(explain, against)
     asked = {"budget": budget, "bos": bos, "rounds": rounds, "greedy": greedy, "seed": seed, "tower": tower}
     search = search_of(quick, prompt, windows=windows, length=length, **asked)
     with console.progress() as bar:
-        made = searched(opened.source(model), mode, threshold, search, text=text, inputs=inputs, progress=bar)
+        how: Any = {"text": text, "inputs": inputs, "against": against, "progress": bar}
+        made = searched(opened.source(model), mode, threshold, search, **how)
     if isinstance(made, list):
         console.show_rows(made, output.as_json, lambda: published(made))
     else:
@@ -94,6 +100,8 @@ def _finish(record: Record, output: Lines, everything: bool, story: Any) -> None
     from superweights.tables.found import parts
 
     output.keep(record)
+    if record.command != "find":  # beside its base
+        return console.show_record(record, output.as_json)
     if output.as_json:
         console.show_record(record, True)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from superweights.record import Score
@@ -43,6 +43,8 @@ class ExpertTrained:
     """Each look at the validation split: the step and the mean reward there."""
     notes: list[str]
     """What the reader should know."""
+    ended: str = ""
+    """Why training ended, in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,8 @@ class Compared:
     rows: list[dict[str, Any]]
     """A row for each task and arm: `task`, `arm`, `right`, `gain` (scores over seeds) and `parameters`."""
     results: list[dict[str, Any]]
+    failed: list[str] = field(default_factory=list)
+    """A sentence for each run that could not be made."""
 
 
 @dataclass(frozen=True)

@@ -63,12 +63,38 @@ def linears_of(model: nn.Module, scheme: ActivationScheme | None = None) -> tupl
             hint="the scheme skips all of them, or the model keeps its weights in fused experts.",
         )
     for linear in found:
-        if type(linear.module).__name__ != "Conv1D" and type(linear.module).forward is not nn.Linear.forward:
+        if not _is_plain(linear.module):
             raise SuperweightsError(
                 f"{linear.name} is a {type(linear.module).__name__}: it is quantized or wrapped already.",
                 hint="open the original checkpoint, without a quantization config or adapters.",
             )
     return tuple(found)
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether the layer multiplies by its weight and adds its bias, and does nothing else.
+
+    A class with a forward pass of its own is asked for a product (the slots of a grown TokenFormer are added in
+    another order, and are one); what is packed, wrapped or not in memory is none.
+    """
+    if type(module).__name__ == "Conv1D" or type(module).forward is nn.Linear.forward:
+        return True
+    weight = getattr(module, "weight", None)
+    if (
+        not isinstance(weight, Tensor)
+        or weight.is_meta
+        or not weight.is_floating_point()
+        or weight.dim() != 2
+    ):
+        return False
+    probe = (
+        torch.linspace(-1, 1, 2 * weight.shape[1], device=weight.device).cos().view(2, -1).to(weight.dtype)
+    )
+    bias = getattr(module, "bias", None)
+    with torch.no_grad():
+        wanted, given = nn.functional.linear(probe, weight, bias), module(probe)
+    error = 1e-4 if weight.dtype == torch.float32 else 2e-2
+    return given.shape == wanted.shape and bool((given - wanted).norm() <= error * wanted.norm())
 
 
 def places_in(module: str, scheme: ActivationScheme) -> tuple[HeldPlace, ...]:

@@ -40,6 +40,7 @@ def _compared(found: Any) -> Parts:
         cells = percent(each["right"]), percent(each["gain"]), str(each["gain"].n)
         rows.add_row(each["task"], each["arm"], numbers, *cells)
     yield rows
+    yield from map(plain, found.failed)
     yield "± is the standard error over seeds; for a 95 % interval of five, times 2.8."
 
 
@@ -78,6 +79,8 @@ def _mixed(found: Any) -> Parts:
 def _trained(found: Any) -> Parts:
     error = "" if found.rise_error is None else f" ±{found.rise_error:z.2f}"
     yield f"[bold]{plain(found.expert)}[/]: {found.parameters:,} numbers, chosen at step {found.best_step}"
+    if found.ended:
+        yield found.ended
     yield f"validation: mean reward {found.valid_reward_before:z.2f} before, {found.valid_reward:z.2f} at that step"
     yield (
         f"test ({counted(found.test, 'prompt')}): mean reward {found.test_before:z.2f} before, "

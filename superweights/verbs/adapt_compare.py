@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from superweights.adaptation.bench import benched
-from superweights.adaptation.comparing import Arms, compare, gains
-from superweights.adaptation.made_tasks import task_named
-from superweights.adaptation.tasks import Task, reward_named
-from superweights.adaptation.training import Manner
+from superweights.adaptation.comparing import SINGLE, Arms, gains
+from superweights.adaptation.comparison_jobs import compare
+from superweights.adaptation.manner import Manner
 from superweights.address import Address
+from superweights.checkpoint import opened_checkpoint
+from superweights.checkpoint.loaded import is_loaded
+from superweights.errors import SuperweightsError
 from superweights.findings.adaptation import Compared
 from superweights.index.choice import some_weights
 from superweights.progress import Progress, silent
 from superweights.record import Record
+from superweights.stopping import kept_in
+from superweights.subject import Source
 from superweights.subject.layers import layers_of
 
 # With what its arguments are made of.
@@ -31,18 +35,31 @@ def adapt_compare(
     seeds: int = 5,
     reward: str = "exact",
     manner: Manner = Manner(),  # noqa: B008 - frozen
-    kept: Path | None = None,
-    draw: Callable[[str, int], Task] = lambda name, seed: task_named(name, seed=seed),
+    store: Path | str | None = None,
+    workers: int = 1,
+    ray: bool = False,
     progress: Progress = silent,
 ) -> Record:
-    """A record of `findings.Compared`. `draw(name, seed)` makes each task; a seed is a split of it and a run.
+    """A record of `findings.Compared`. `tasks` are names of made ones or files; a seed is a split of each and a run.
 
-    Results are kept in the file `kept` as they come, and a stopped comparison goes on from there.
+    Results are kept in the file `store` as they come, and a comparison that was ended at any moment goes on from there
+    when it is called again. `workers` processes, or with `ray` actors of a Ray cluster, share the runs. A run that
+    cannot be made is told in `failed`, and costs the others nothing.
     """
-    with benched(model, progress=progress) as bench:
-        if "super" in arms.arms:
-            arms = replace(arms, addresses=some_weights(bench.checkpoint, arms.addresses).addresses)
-        results = compare(bench, draw, tasks, range(seeds), arms, reward_named(reward), manner, kept)
+    source = Source.of(model)
+    if (workers > 1 or ray) and is_loaded(source.name):
+        raise SuperweightsError(
+            "Several workers open the model again, and a loaded model has no name to open it by.",
+            hint="save it with save_pretrained and give the folder.",
+        )
+    kept = None if store is None else Path(store)
+    with opened_checkpoint(source) as checkpoint:
+        if set(arms.arms) & set(SINGLE) and (not arms.count or "super" in arms.arms):
+            arms = replace(arms, addresses=some_weights(checkpoint, arms.addresses).addresses)
+        how: dict[str, Any] = {"store": kept, "workers": workers, "ray": ray, "progress": progress}
+        subject = source, checkpoint.name, checkpoint.fingerprint()
+        with kept_in(kept) if kept is not None else nullcontext():
+            results, failed = compare(*subject, tasks, range(seeds), arms, reward, manner, **how)
         rows = [
             {
                 "task": task,
@@ -53,8 +70,8 @@ def adapt_compare(
             }
             for task, arm, right, gain in gains(results)
         ]
-        found = Compared(rows, [asdict(result) for result in results])
-        return Record.of("adapt compare", bench.checkpoint, seed=manner.seed, findings=found)
+        found = Compared(rows, [asdict(result) for result in results], failed)
+        return Record.of("adapt compare", checkpoint, seed=manner.seed, findings=found)
 
 
 def arms_of(

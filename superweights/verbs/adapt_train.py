@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from superweights.adaptation.bench import ExpertBench, benched
 from superweights.adaptation.expert import Expert, save_expert
+from superweights.adaptation.factors import Factors
 from superweights.adaptation.kept_state import begin_expert, unfinished
 from superweights.adaptation.learners import Singular
 from superweights.adaptation.made_tasks import task_named
+from superweights.adaptation.manner import Manner
 from superweights.adaptation.speaking import rewarded
 from superweights.adaptation.tasks import Reward, Task, reward_named
-from superweights.adaptation.training import Manner, Trained, Training
+from superweights.adaptation.trained import Trained
+from superweights.adaptation.training import Training
 from superweights.findings.adaptation import ExpertTrained
 from superweights.progress import Progress, silent
 from superweights.record import Record
@@ -84,7 +87,7 @@ def _found(
     before = rewarded(bench.model, bench.reader, task, task.test, judge)
     with learner.on():
         after = rewarded(bench.model, bench.reader, task, task.test, judge)
-    rise = after - before
+    rise, told = after - before, trained.to_json()
     return ExpertTrained(
         expert=name,
         task=task.name,
@@ -94,5 +97,17 @@ def _found(
         test_after=after.mean().item(),
         rise=rise.mean().item(),
         rise_error=mean_error(rise),
-        **trained.to_json(),
+        **{**told, "notes": [*told["notes"], *_of_factors(learner.factors)]},
     )
+
+
+def _of_factors(factors: Mapping[str, Factors]) -> list[str]:
+    """What randomized decompositions miss; nothing where all are whole."""
+    drawn = [each for each in factors.values() if each.method != "full"]
+    if not drawn:
+        return []
+    error, energy = max(each.error for each in drawn), min(each.energy for each in drawn)
+    return [
+        f"{len(drawn)} of {len(factors)} matrices were decomposed by random projections: singular ones to "
+        f"{error:.1e} of the largest, {100 * energy:.1f} % or more of each matrix's squares."
+    ]

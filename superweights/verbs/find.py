@@ -18,6 +18,7 @@ from superweights.progress import Progress, silent
 from superweights.record import Record, SuperWeight
 from superweights.subject import Source, Text, read_text
 from superweights.subject.given import read_inputs
+from superweights.verbs.drift import drift
 
 __all__ = [
     "Expert", "Findings", "Group", "Search", "explained", "find", "find_published", "found_record", "search_of",
@@ -76,13 +77,20 @@ def searched(
     *,
     text: Text | Path | str | None = None,
     inputs: Path | str | None = None,
+    against: Any = None,
     progress: Progress = silent,
 ) -> Record | list[SuperWeight]:
-    """The record of a search; for `mode` reference what the published procedure gives.
+    """The record of a search; for `mode` reference what the published procedure gives; where `against` names the base
+    that the model was made from, the record of `superweights.drift`, without a search.
 
     `inputs` is a .safetensors file of the model's own arguments. Raises `SuperweightsError` for another mode than
-    default and reference.
+    default and reference, and for what only a search answers beside `against`.
     """
+    if against is not None:
+        asked = {"--text": text, "--inputs": inputs, "--prompt": search.prompts, "--mode": mode != "default"}
+        for option in (name for name, given in asked.items() if given):
+            raise _only_a_search(option)
+        return drift(model, against, progress=progress)
     if mode == "reference":
         return find_published(model, threshold)
     if mode != "default":
@@ -91,9 +99,19 @@ def searched(
     return found_record(find(model, search, text=text, token_ids=given, progress=progress))
 
 
-def explained(written: str | None) -> Address | None:
-    """The weight whose story is asked for, None for none. Raises `SuperweightsError` for what is no address."""
+def explained(written: str | None, against: Any = None) -> Address | None:
+    """The weight whose story is asked for, None for none. Raises `SuperweightsError` for what is no address, and beside
+    `against`, which tells no stories."""
+    if written is not None and against is not None:
+        raise _only_a_search("--explain")
     return None if written is None else Address.parse(written)
+
+
+def _only_a_search(option: str) -> SuperweightsError:
+    return SuperweightsError(
+        f"{option} is about a search, and --against compares two checkpoints without one.",
+        hint="leave one of them out.",
+    )
 
 
 def found_record(findings: Findings) -> Record:

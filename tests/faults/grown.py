@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -218,7 +219,6 @@ def _adaptation(folder: Path, tensor: str) -> list[Row]:
 
     from superweights.adaptation import Example
     from superweights.adaptation.cache import remembered
-    from superweights.adaptation.comparing import Result, _held, _keep
     from superweights.adaptation.expert import FILE, TOLD, Expert, load_expert, save_expert
     from superweights.adaptation.tasks import read_task, split_task
 
@@ -260,24 +260,51 @@ def _adaptation(folder: Path, tensor: str) -> list[Row]:
     state = folder / "state.pt"
     resumed, first_run = (_training(model, reader, task, made_of, 1, state) for _ in range(2))
     first_run.run()
-    for number in range(3):
-        _keep(folder / "kept.jsonl", Result("t", "svf", number, -1.0, 0.5, 24, 3, "0" * 12))
     lines = [json.dumps({"prompt": f"{n}+1=", "answer": str(n + 1)}) for n in range(10)]
     (folder / "task.jsonl").write_text("\n".join(lines) + "\n")
-    one = json.dumps({"task": "t", "arm": "svf", "seed": 0, "base": -1.0, "reward": 0.5, "parameters": 24,
-                      "best_step": 3, "under": "0" * 12})  # fmt: skip
-    (folder / "one.jsonl").write_text(one + "\n")
     read: list[tuple[str, Path, Callable[[], Any], bool]] = [
         ("expert, without its manifest", folder / "bare" / FILE, of(folder / "bare"), False),
         ("expert, in its folder", folder / "whole" / FILE, of(folder / "whole"), False),
         ("expert, what is told of it", folder / "whole" / TOLD, of(folder / "whole"), True),
         ("training of an expert, its state", state, lambda: vars(resumed._resumed())["step"], False),
-        ("comparison, its results", folder / "one.jsonl", lambda: _held(folder / "one.jsonl"), True),
-        ("comparison, several results", folder / "kept.jsonl", lambda: _held(folder / "kept.jsonl"), False),
         ("task of one's own", folder / "task.jsonl", lambda: read_task(folder / "task.jsonl"), False),
     ]
     return [
         *((name, *_file(path, look, look()), is_json) for name, path, look, is_json in read),
         ("expert, its header", header.encode(), headed, True),
         ("factors kept on disk", factors.read_bytes(), cached, False),
+        ("comparison, its store", *_comparison(folder), False),
     ]
+
+
+def _comparison(folder: Path) -> tuple[bytes, Callable[[bytes], str]]:
+    """A store of a comparison as bytes, and how it is read again from changed ones."""
+    from superweights.adaptation.comparing import Result
+    from superweights.adaptation.comparison_jobs import COMPARISON, Comparison, Gained
+    from superweights.jobs import Store
+
+    models = {"f" * 32: "a model"}
+    jobs = [
+        Comparison("f" * 32, "t", "d", seed, "svf", (), "mlp", (0, 1), 0.01, 0, (), "exact", "", {"steps": 4})
+        for seed in range(12)
+    ]
+    keys = [job.key for job in jobs]
+    results = {k: Gained([Result("t", "svf", n, -1.0, n / 9, 24, 3)]) for n, k in enumerate(keys)}
+    path = folder / "whole.sqlite"
+    with Store(path, models, COMPARISON) as store:
+        store.add(jobs)
+        store.finish(results)
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    db.close()
+
+    def read(made: bytes) -> str:
+        for old in folder.glob("store.sqlite*"):
+            old.unlink()
+        (folder / "store.sqlite").write_bytes(made)
+        with Store(folder / "store.sqlite", models, COMPARISON) as store:
+            held = store.read(keys)
+        other = [k for k, e in held.items() if e.result is not None and e.result != results[k]]
+        return "wrong: other numbers" if other else "same"
+
+    return path.read_bytes(), read

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 
 import pytest
 import torch
 
 from superweights.adaptation import load_experts, save_expert
 from superweights.adaptation.cache import remembered
-from superweights.adaptation.comparing import Result, _held, _keep
+from superweights.adaptation.comparing import Result
+from superweights.adaptation.comparison_jobs import COMPARISON, Comparison, Gained
 from superweights.adaptation.expert import FILE, Expert
 from superweights.adaptation.kept_state import keep_state, kept_state
 from superweights.artefacts.folder import seal
 from superweights.artefacts.manifest import Work
 from superweights.artefacts.place import partial_of
 from superweights.errors import SuperweightsError
+from superweights.jobs import Store
 from superweights.lab.frames import load_frames
 from superweights.lab.training import _checked
 
@@ -42,19 +45,18 @@ def test_an_expert_of_which_a_byte_is_another_is_refused(tmp_path):
         load_experts(tmp_path)
 
 
-def test_a_line_of_a_comparison_that_was_cut_short_is_taken_off_and_the_next_one_is_whole(tmp_path):
-    kept, one = tmp_path / "kept.jsonl", Result("t", "svf", 0, -1.0, 0.5, 24, 3)
-    _keep(kept, one)
-    whole = kept.read_text()
-    for cut in (1, 9, len(whole) - 1):
-        kept.write_text(whole + whole[:cut])
-        assert _held(kept) == [one]
-        _keep(kept, one)
-        assert _held(kept) == [one, one]
-    kept.write_text("a letter to somebody")
-    with pytest.raises(SuperweightsError, match="line 1 is not JSON"):
-        _held(kept)
-    assert kept.read_text() == "a letter to somebody"
+def test_a_number_that_was_changed_in_the_store_of_a_comparison_is_refused(tmp_path):
+    job = Comparison("f" * 32, "t", "d", 0, "svf", (), "mlp", None, 0.01, 0, (), "exact", "", {"steps": 4})
+    path, models = tmp_path / "runs.sqlite", {"f" * 32: "a model"}
+    with Store(path, models, COMPARISON) as store:
+        store.add([job])
+        store.finish({job.key: Gained([Result("t", "svf", 0, -1.0, 0.5, 24, 3)])})
+        assert store.read([job.key])[job.key].result.results[0].gain == 0.75
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE cell SET numbers = replace(numbers, '0.5', '0.7')")
+    db.close()
+    with Store(path, models, COMPARISON) as store, pytest.raises(SuperweightsError, match=r"runs\.sqlite"):
+        store.read([job.key])
 
 
 def test_factors_that_were_changed_on_disk_are_made_anew(tmp_path):

@@ -28,7 +28,7 @@ from superweights.lab.byte_latent.layers import (
     turns,
 )
 from superweights.lab.byte_latent.norming import Norm
-from superweights.lab.byte_latent.patching import Patches, from_lengths
+from superweights.lab.byte_latent.patching import Patches, check_patches, from_lengths
 
 
 class Stack(nn.Module):
@@ -206,6 +206,8 @@ class ByteLatentModel(ByteLatentPreTrainedModel):
         if starts is None:
             given = None if patch_lengths is None else from_lengths(patch_lengths, input_ids.shape[1])
             starts = self.starts(input_ids) if given is None else given
+        if self.training:
+            check_patches(starts)
         patches = Patches.of(starts)
         x = self.embedded(input_ids)
         x, held = self.local_encoder(x, patches)

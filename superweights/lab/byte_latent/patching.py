@@ -24,6 +24,8 @@ Rule = Literal["entropy", "monotonic", "both", "space", "static", "byte"]
 RULES: tuple[Rule, ...] = ("entropy", "monotonic", "both", "space", "static", "byte")
 BY_ENTROPY = ("entropy", "monotonic", "both")
 
+# Rows of fewer bytes may well be one word.
+_LONG = 32
 # Letters, digits and the continuation bytes of UTF-8; every other byte is space-like.
 _WORD = torch.zeros(256, dtype=torch.bool)
 for _first, _last in (b"09", b"AZ", b"az", bytes([0x80, 0xBF])):
@@ -136,6 +138,16 @@ class Patches:
         inside = starts[:, :-1].long().cumsum(1) - 1
         read = starts[:, 1:].long().cumsum(1) - 1
         return cls(inside, read, lengths(starts, following=False))
+
+
+def check_patches(starts: Tensor) -> None:
+    """Raise `SuperweightsError` where rows of 32 bytes or more `[B, N + 1]` all have one patch after byte 0: the rule
+    cuts nothing, and a model learns nothing from its patches."""
+    if starts.shape[1] > _LONG and not bool(starts[:, 2:-1].any()):
+        raise SuperweightsError(
+            f"One patch holds all but the first of {starts.shape[1] - 1} bytes, in every row.",
+            hint="lower the threshold: threshold_for(entropies, size) finds one for patches of a size.",
+        )
 
 
 def threshold_for(entropies: Tensor, size: float) -> float:

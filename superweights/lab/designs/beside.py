@@ -26,6 +26,7 @@ from superweights.lab.byte_latent.experiment import (
 )
 from superweights.lab.byte_latent.measuring import bits_per_byte, multiplications_per_byte
 from superweights.lab.byte_latent.model import ByteLatentForCausalLM
+from superweights.lab.byte_latent.stacks import StackProfile, stack_profiles
 from superweights.lab.designs.fitting import Schedule, fit
 from superweights.lab.designs.rows import ByteRows
 from superweights.lab.profile import profile_of
@@ -71,6 +72,8 @@ class Beside:
     verdict: str | None
     super_weights: int | None
     why: str
+    stacks: tuple[StackProfile, ...] = ()
+    """For a model of several stacks, what each of them shows; `sink` and `massive` are then of none of them."""
 
 
 def beside_run(
@@ -141,11 +144,16 @@ def _measured(name: str, seed: int, model: Any, cost: float, held: Tensor, place
 
     sink = massive = None
     why = []
-    try:
-        profile = profile_of(model, held)
-        sink, massive = profile.argmax_share, profile.massive
-    except SuperweightsError as error:
-        why.append(f"sinks: {error.message}")
+    stacks: tuple[StackProfile, ...] = ()
+    if isinstance(model, ByteLatentForCausalLM):
+        stacks = tuple(stack_profiles(model, held))
+        why.append("sinks: its stacks have other widths and lengths, and are told one by one")
+    else:
+        try:
+            profile = profile_of(model, held)
+            sink, massive = profile.argmax_share, profile.massive
+        except SuperweightsError as error:
+            why.append(f"sinks: {error.message}")
     verdict = count = None
     try:
         findings = find(str(place), Search(windows=0))
@@ -164,6 +172,7 @@ def _measured(name: str, seed: int, model: Any, cost: float, held: Tensor, place
         verdict,
         count,
         "; ".join(why),
+        stacks,
     )
 
 

@@ -62,7 +62,25 @@ def _beside(held: dict[str, Any]) -> Section:
     table = Table("Held-out text", (*columns, "super weights", "why n/a"), tuple(rows))
     says = "Llamas of as many parameters, and of as many multiplications for each byte, read the same bytes."
     concepts = "A concept model gives vectors, no probability of text: it has no place in this table (n/a)."
-    return Section("Each design beside a Llama", (Paragraph(says), table, Paragraph(concepts)))
+    return Section(
+        "Each design beside a Llama", (Paragraph(says), table, *_stacks(held), Paragraph(concepts))
+    )
+
+
+def _stacks(held: dict[str, Any]) -> tuple[Table, ...]:
+    """What each stack of a design of several shows; n/a stays n/a, with its reason."""
+    columns = ("design", "seed", "stack", "first place", "queries", "sink", "if uniform", "looks there most")
+    rows = tuple(
+        (
+            *(run["design"], str(run["seed"]), each["stack"], each["first"], f"{each['queries']:,}"),
+            *(_or_none(each[name]) for name in ("sink", "uniform", "argmax_share", "peak", "peak_others")),
+            each["why"],
+        )
+        for run in held["runs"]
+        for each in run.get("stacks", ())
+    )
+    more = ("peak of the first place over the median", "peak of others", "why n/a")
+    return (Table("Stack by stack", (*columns, *more), rows),) if rows else ()
 
 
 def _growth(held: dict[str, Any]) -> Section:
