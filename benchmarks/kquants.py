@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -92,20 +91,20 @@ def table(
         f"`python benchmarks/kquants.py {asked.text.name} --windows {asked.windows}`, torch {torch.__version__}, "
         f"{asked.sequences} texts of its own:",
         "",
-        "| matrices | bits | perplexity | rise, nats | CPU s |",
-        "|---|--:|--:|--:|--:|",
-        f"| as they are | 32 | {_told(perplexity_of(base), '.2f')} | | |",
+        "| matrices | bits | perplexity | rise, nats |",
+        "|---|--:|--:|--:|",
+        f"| as they are | 32 | {_told(perplexity_of(base), '.2f')} | |",
     )
     for label, rounded in ways(checkpoint, own):
-        start, held, number = time.process_time(), 0.0, 0
+        held, number = 0.0, 0
         with streaming(checkpoint, dtype="float32", resident=True) as model:
             for name in linear_tensors(checkpoint):
                 weight, bits = rounded(name, checkpoint.read(name).float())
                 model.get_parameter(name).data = weight
                 held, number = held + bits, number + weight.numel()
-            seconds, losses = time.process_time() - start, loss_per_window(model, ids)
+            losses = loss_per_window(model, ids)
         score, rise = _told(perplexity_of(losses), ".2f"), _told(loss_change(base, losses), "+.4f")
-        yield from said(f"| {label} | {held / number:.3f} | {score} | {rise} | {seconds:.0f} |")
+        yield from said(f"| {label} | {held / number:.3f} | {score} | {rise} |")
 
 
 def _told(score: Score, form: str) -> str:
