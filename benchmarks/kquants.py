@@ -148,7 +148,7 @@ def by_plan(plan: Plan) -> Rounded:
 def by_ggml(name: str, weight: Tensor) -> tuple[Tensor, float]:
     """Through ggml's quantizer and back."""
     kind = gguf.GGMLQuantizationType[q4_k_m(name, weight.shape[1])]
-    held = ggml.quantize(weight.numpy(), kind)
+    held = ggml.quantize(weight.numpy(), kind, alike=False)
     return torch.from_numpy(ggml.dequantize(held, kind)), 8 * held.nbytes
 
 

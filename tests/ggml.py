@@ -40,15 +40,27 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def quantize(weight: np.ndarray, kind: gguf.GGMLQuantizationType) -> np.ndarray:
-    """float32 `[rows, columns]` as ggml's reference quantizer stores it, bytes `[rows, bytes of a row]`."""
+def quantize(weight: np.ndarray, kind: gguf.GGMLQuantizationType, *, alike: bool = True) -> np.ndarray:
+    """float32 `[rows, columns]` as ggml's own quantizer stores it, bytes `[rows, bytes of a row]`.
+
+    `alike`: it is told that all inputs are equally important; False: nothing, as by `llama-quantize` without a matrix.
+    """
     rows, columns = weight.shape
     per_block, size = gguf.GGML_QUANT_SIZES[kind]
     weight = np.ascontiguousarray(weight, np.float32)
     stored = np.zeros((rows, columns // per_block * size), np.uint8)
-    importance = np.ones(columns, np.float32)  # some types will not do without one
+    # some types will not do without importances
+    importance = np.ones(columns, np.float32)
     written = _library().ggml_quantize_chunk(
-        *(kind.value, weight.ctypes.data, stored.ctypes.data, 0, rows, columns, importance.ctypes.data)
+        *(
+            kind.value,
+            weight.ctypes.data,
+            stored.ctypes.data,
+            0,
+            rows,
+            columns,
+            importance.ctypes.data if alike else None,
+        )
     )
     assert written == stored.nbytes
     return stored
