@@ -273,6 +273,36 @@ def test_static_limits_are_the_largest_inputs_of_the_text():
 
 
 @pytest.mark.tiny
+@pytest.mark.parametrize(("rule", "passes"), [(Hold("deviations", 2), 1), (Hold("top", 3), 2)])
+def test_what_static_limits_leave_out_is_every_input_that_is_held(rule, passes):
+    """By hand from the inputs of all layers; deviations need no second pass over the text."""
+    model, seen = llama(), {}
+    watched = [(name, module) for name, module in model.named_modules() if name.endswith("_proj")]
+    scheme = ActivationScheme(scale="static", hold=rule)
+    hooks = [
+        module.register_forward_pre_hook(
+            lambda _, given, name=name: seen.setdefault(name, []).append(given[0])
+        )
+        for name, module in watched
+    ]
+    found = calibrate(model, ids(), scheme, batch_size=1)
+    for hook in hooks:
+        hook.remove()
+    for name, calls in seen.items():
+        assert len(calls) == passes * len(ids())
+        limits = found.limits[name]
+        sizes = [x.flatten(0, -2).abs() for x in calls[: len(ids())]]
+        if rule.rule == "deviations":
+            rest = [size[size <= limits.threshold] for size in sizes]
+        else:
+            rest = [
+                size.sort(1).values[:, :-3] if rule.per == "token" else size.flatten().sort().values[:-3]
+                for size in sizes
+            ]
+        assert limits.largest == float(torch.cat([part.flatten() for part in rest]).max())
+
+
+@pytest.mark.tiny
 def test_static_rounding_saturates_or_holds_what_calibration_had_not_seen():
     model, scheme = llama(), ActivationScheme(scale="static", hold=Hold("deviations", 3), weights=None)
     calibration = calibrate(model, ids(), scheme)

@@ -18,6 +18,7 @@ from superweights.progress import Progress, labelled, silent
 from superweights.quantization.activation_scheme import ActivationScheme, Hold
 from superweights.quantization.activations import Limits, held_out
 from superweights.quantization.linears import (
+    LatestInput,
     Linear,
     largest_along,
     linears_of,
@@ -81,7 +82,7 @@ def calibrate_all(
     progress: Progress | None = None,
 ) -> list[Calibration]:
     """What each of `schemes` needs to know of `model`, from token ids `windows [n, length]`: in one pass for all of
-    them, and a second where static limits leave out what is held.
+    them, and a second where static limits leave out what is held by another rule than deviations, or smoothed.
 
     The model runs as it is, unrounded. Any text of the model's language will do: embedded prose, or what the
     model writes itself. Source of static limits: the largest |x| seen; of thresholds: the root mean square of all
@@ -90,8 +91,10 @@ def calibrate_all(
     linears = {scheme: linears_of(model, scheme) for scheme in schemes}
     static = [scheme for scheme in linears if scheme.scale == "static"]
     holding = [scheme for scheme in static if scheme.hold.rule != "none"]
-    passes = any(scheme.calibrated for scheme in linears) + bool(holding)
+    once = [scheme for scheme in holding if scheme.hold.rule == "deviations" and scheme.smooth is None]
+    passes = any(scheme.calibrated for scheme in linears) + (len(once) < len(holding))
     looked = _Passes(model, windows, batch_size, passes, progress or silent)
+    tails = _Tails(min((scheme.hold.amount or 0.0 for scheme in once), default=0.0))
     inputs, seen = InputMoments(), {}
     with ExitStack() as stack:
         for scheme in linears:
@@ -100,11 +103,19 @@ def calibrate_all(
                 seen[scheme.smooth, scheme.skip] = stack.enter_context(seeing)
         every = {linear.name: linear for scheme in static for linear in linears[scheme]}
         stack.enter_context(observed(tuple(every.values()), inputs.look))
+        stack.enter_context(
+            observed(tuple({n.name: n for s in once for n in linears[s]}.values()), tails.look)
+        )
         if passes:
             looked.run()
     none, scales = Smoothing(), {key: each.smoothing() for key, each in seen.items()}
     smoothing = {scheme: scales.get((scheme.smooth, scheme.skip), none) for scheme in linears}
     limits = {scheme: inputs.limits(linears[scheme], scheme, smoothing[scheme]) for scheme in static}
+    for scheme in once:
+        told = tails.limits(limits[scheme])
+        if told is not None:
+            limits[scheme] = told
+            holding.remove(scheme)
     if holding:
         rests = {scheme: _Rests(scheme, smoothing[scheme], limits[scheme]) for scheme in holding}
         with ExitStack() as stack:
@@ -125,6 +136,7 @@ class _Passes:
     def run(self) -> None:
         """One more pass."""
         self._done += 1
+        self._passes = max(self._passes, self._done)
         label = f"calibrating, pass {self._done} of {self._passes}"
         run_windows(self._model, self._windows, self._size, labelled(self._progress, label))
 
@@ -136,15 +148,14 @@ class InputMoments:
         self._squares: dict[str, Tensor] = {}
         self._largest: dict[str, Tensor] = {}
         self._tokens: dict[str, int] = {}
-        # Layers that read the same input come one after the other.
-        self._last: Tensor | None = None
+        self._latest = LatestInput()
         self._found: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))
 
     def look(self, linear: Linear, x: Tensor) -> None:
         """Take in one input of a layer."""
-        if x is not self._last:
+        if self._latest.is_new(x):
             rows, _ = tokens_of(x)
-            self._last, self._found = x, (_squares(rows), largest_along(rows, 0))
+            self._found = _squares(rows), largest_along(rows, 0)
         squares, largest = self._found
         if linear.name in self._squares:
             squares = squares + self._squares[linear.name]
@@ -184,6 +195,43 @@ def _squares(rows: Tensor) -> Tensor:
     """The sum of squares of each channel, `[channels]` float64. A few rows at a time: what is made on the way is freed
     in between small results that stay, and with large pieces the heap would keep most of what it ever held."""
     return torch.stack([some.square().sum(0, dtype=torch.float64) for some in rows.split(_ROWS)]).sum(0)
+
+
+class _Tails:
+    """The large inputs of each layer, so that the largest one below a threshold is known without another look when the
+    threshold, a multiple of the root mean square of everything, is known at the end.
+
+    Of each batch all |x| beyond half of `amount` times its own root mean square are kept.
+    """
+
+    def __init__(self, amount: float):
+        self._amount = amount
+        self._kept: dict[str, list[Tensor]] = {}
+        self._floors: dict[str, float] = {}
+        self._latest = LatestInput()
+        self._found: tuple[float, Tensor] = (0.0, torch.empty(0))
+
+    def look(self, linear: Linear, x: Tensor) -> None:
+        """Take in one input of a layer."""
+        if self._latest.is_new(x):
+            rows, _ = tokens_of(x)
+            floor = 0.5 * self._amount * float(torch.linalg.vector_norm(rows)) / rows.numel() ** 0.5
+            kept = [size[size > floor] for size in (some.abs() for some in rows.split(_ROWS))]
+            self._found = floor, torch.cat(kept)
+        floor, values = self._found
+        self._kept.setdefault(linear.name, []).append(values)
+        self._floors[linear.name] = max(floor, self._floors.get(linear.name, 0.0))
+
+    def limits(self, limits: dict[str, Limits]) -> dict[str, Limits] | None:
+        """The limits with what is beyond their thresholds left out; None where what was kept does not tell."""
+        found = {}
+        for name, limit in limits.items():
+            values, floor = torch.cat(self._kept[name]), self._floors[name]
+            rest = values[values <= (limit.threshold or 0.0)]
+            if not len(rest) or float(rest.max()) < floor:
+                return None
+            found[name] = replace(limit, largest=float(rest.max()))
+        return found
 
 
 class _Rests:

@@ -148,6 +148,23 @@ def tokens_of(x: Float[Tensor, "... channels"]) -> tuple[Float[Tensor, "tokens c
     return x.detach().float().reshape(-1, x.shape[-1]), x.shape[0] if x.dim() > 2 else 1
 
 
+class LatestInput:
+    """Whether an input is the very one that was looked at last: readers of one tensor come one after the other."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[Tensor, int | None] | None = None
+
+    def is_new(self, x: Tensor) -> bool:
+        """Whether `x` is another tensor than at the last call, or the same with something written into it since."""
+        before, self._seen = self._seen, (x, version_of(x))
+        return before is None or before[0] is not x or before[1] != self._seen[1]
+
+
+def version_of(x: Tensor) -> int | None:
+    """A number that changes whenever `x` is written to; None under `torch.inference_mode`, which counts none."""
+    return None if x.is_inference() else x._version
+
+
 def largest_along(x: Tensor, dim: int, keepdim: bool = False) -> Tensor:
     """The largest |x| along `dim`, with no copy of |x| made (ten times as fast as `aminmax` along the last one)."""
     return torch.maximum(x.amax(dim, keepdim), -x.amin(dim, keepdim))

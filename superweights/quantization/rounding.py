@@ -19,7 +19,7 @@ from superweights.quantization.activations import (
     round_weight,
 )
 from superweights.quantization.calibration import Calibration
-from superweights.quantization.linears import Linear, linears_of, places_in, replaced, tokens_of
+from superweights.quantization.linears import Linear, linears_of, places_in, replaced, tokens_of, version_of
 from superweights.quantization.smooth import Smoothing
 from superweights.subject import is_streamed
 
@@ -100,7 +100,7 @@ class Rounding:
     def rounded(self, linear: Linear, x: Tensor) -> RoundedInput:
         """`x` rounded as this layer reads it; what the layer before read of the same tensor is used again."""
         limits = self._limits.get(linear.name)
-        key = (limits, self._places[linear.name], id(self._smoothing.scales.get(linear.name)), _version(x))
+        key = (limits, self._places[linear.name], id(self._smoothing.scales.get(linear.name)), version_of(x))
         if self._last is not None and self._last[0] is x and self._last[1] == key:
             return self._last[2]
         rows, sequences = tokens_of(x)
@@ -128,7 +128,3 @@ class Rounding:
         if self._keep:
             self._weights[linear.name] = weight
         return weight
-
-
-def _version(x: Tensor) -> int | None:
-    return None if x.is_inference() else x._version
