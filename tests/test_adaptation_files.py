@@ -308,9 +308,12 @@ def test_find_against_a_base_is_the_record_of_drift_and_refuses_what_only_a_sear
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["findings"] == told["findings"]
     assert found["command"] == "drift"
-    for option, value in (("--prompt", "a"), ("--mode", "reference"), ("--explain", str(PLANTED))):
-        assert run(["find", str(tmp_path / "m"), "--against", str(folder), option, value]) == 1
-        assert f"{option} is about a search" in capsys.readouterr().err
+    given = (
+        "--prompt a,--mode reference,--quick,--windows 2,--tower x,--device-map auto,--tensor-parallel,--all"
+    )
+    for asked in (*(each.split() for each in given.split(",")), ["--explain", str(PLANTED)]):
+        assert run(["find", str(tmp_path / "m"), "--against", str(folder), *asked]) == 1
+        assert f"{asked[0]} is about a search, and --against" in capsys.readouterr().err
 
 
 def test_two_models_of_nothing_in_common_do_not_drift(folder, tmp_path):
@@ -443,6 +446,8 @@ def test_a_run_that_cannot_be_made_is_told_and_the_others_stand(comparing, tmp_p
         (["merge", "{model}", "{to}", "--to", "{to}/m"], "holds no expert.safetensors"),
         (["compare", "{model}", "--arms", "svd"], "no arm called"),
         (["compare", "{model}", "--arms", "random-z"], "controls of svf"),
+        (["compare", "{model}", "--arms", "svf,lora,svf"], "The arm svf is named twice"),
+        (["compare", "{model}", "--tasks", "copying,copying"], "The task copying is named twice"),
     ],
 )
 def test_bad_input_is_a_sentence_and_leaves_nothing(folder, tmp_path, capsys, arguments, told):
