@@ -40,9 +40,10 @@ def type_of(name: str, scheme: Scheme, shape: tuple[int, ...], out_axis: int) ->
     if kind is None or len(shape) != 2 or shape[1] % whole or out_axis or scheme.paper_compat:
         raise SuperweightsError(
             f"{name}: no type of llama.cpp's holds {scheme} on {list(shape)}.",
-            hint="int8 symmetric (Q8_0), int4 and int5 symmetric with a signed anchor (Q4_0, Q5_0) or with a float zero "
-            'point (Q4_1, Q5_1), iq4_nl and mxfp4, in groups of 32, are held number by number; with scales of "super", in multiples of 256 '
-            "inputs, int3 (Q3_K), int4 (Q4_K), int5 (Q5_K), int6 (Q6_K) and iq4_nl (IQ4_XS).",
+            hint="int8 symmetric (Q8_0), int4 and int5 symmetric with a signed anchor (Q4_0, Q5_0) or with a float "
+            "zero point (Q4_1, Q5_1), iq4_nl and mxfp4, in groups of 32, are held number by number; with scales of "
+            '"super", in multiples of 256 inputs, int3 (Q3_K), int4 (Q4_K), int5 (Q5_K), int6 (Q6_K) and iq4_nl '
+            "(IQ4_XS).",
         )
     return kind
 

@@ -1,10 +1,10 @@
 """A GGUF file with a type for each tensor, for llama.cpp.
 
 Twelve of llama.cpp's types hold a rounded matrix of ours number by number, so that any fit may be used: Q8_0, Q4_0,
-Q4_1, Q5_0, Q5_1, IQ4_NL and MXFP4 in blocks of 32 inputs, Q3_K, Q4_K, Q5_K, Q6_K and IQ4_XS in super-blocks of 256. Metadata and
-tokenizer are those of a GGUF file, copied, or made of a transformers folder where llama.cpp calls its architecture
-`llama` (`superweights.formats.gguf_folder`). A matrix with a weight to keep, and every tensor that the plan does not
-round, stays as the source has it.
+Q4_1, Q5_0, Q5_1, IQ4_NL and MXFP4 in blocks of 32 inputs, Q3_K, Q4_K, Q5_K, Q6_K and IQ4_XS in super-blocks of 256.
+Metadata and tokenizer are those of a GGUF file, copied, or made of a transformers folder where llama.cpp calls its
+architecture `llama` (`superweights.formats.gguf_folder`). A matrix with a weight to keep, and every tensor that the
+plan does not round, stays as the source has it.
 """
 
 from __future__ import annotations
