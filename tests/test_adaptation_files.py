@@ -316,6 +316,13 @@ def test_find_against_a_base_is_the_record_of_drift_and_refuses_what_only_a_sear
         assert f"{asked[0]} is about a search, and --against" in capsys.readouterr().err
 
 
+def test_a_model_against_itself_is_told_in_one_line(folder, capsys):
+    assert run(["find", str(folder), "--against", str(folder)]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("0 of ")
+    assert line.endswith("tensors changed.")
+
+
 def test_two_models_of_nothing_in_common_do_not_drift(folder, tmp_path):
     other = saved_speaker(tmp_path / "other", hidden_size=32, vocab_size=95, intermediate_size=48)
     with open_checkpoint(str(other)) as tuned, open_checkpoint(str(folder)) as base:
