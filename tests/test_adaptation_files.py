@@ -510,6 +510,14 @@ def test_what_cannot_be_adapted_is_a_sentence_with_a_hint_and_leaves_no_expert(
     assert not to.exists()
 
 
+def test_a_comparison_names_no_option_that_it_does_not_have(folder, capsys):
+    assert run(["adapt", "compare", str(folder), "--arms", "super"]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "No super weight of" in said
+    assert "superweights find MODEL finds them" in said
+    assert "--from" not in said
+
+
 def test_an_expert_is_saved_at_once_or_not_at_all(folder, tmp_path, monkeypatch):
     with benched(str(folder)) as bench:
         expert = expert_of(bench)
