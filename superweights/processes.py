@@ -22,20 +22,22 @@ _GONE = ("gloo", "nccl", "closed by peer", "connection reset", "broken pipe")
 
 def number() -> int:
     """Which of the processes this one is, from 0; 0 where it is alone."""
-    found = os.environ.get("RANK", "0")
-    return int(found) if found.isdigit() else 0
+    return _told("RANK", 0)
 
 
 def local_number() -> int:
     """Which of the processes on this machine this one is."""
-    found = os.environ.get("LOCAL_RANK", "0")
-    return int(found) if found.isdigit() else 0
+    return _told("LOCAL_RANK", 0)
 
 
 def count() -> int:
     """How many processes there are."""
-    found = os.environ.get("WORLD_SIZE", "1")
-    return max(1, int(found)) if found.isdigit() else 1
+    return max(1, _told("WORLD_SIZE", 1))
+
+
+def local_count() -> int:
+    """How many of them are on this machine; 1 where torchrun has not told."""
+    return max(1, _told("LOCAL_WORLD_SIZE", 1))
 
 
 def is_first() -> bool:
@@ -138,6 +140,12 @@ def _store() -> Any:
         return opened.TCPStore(host, int(port), is_master=False, timeout=_LAST_WORD)
     except (RuntimeError, ValueError, dist.DistError):
         return None
+
+
+def _told(variable: str, otherwise: int) -> int:
+    """A number that torchrun tells its processes."""
+    found = os.environ.get(variable, "")
+    return int(found) if found.isdigit() else otherwise
 
 
 def _is_of_others(error: BaseException | None) -> bool:

@@ -308,9 +308,19 @@ def test_find_against_a_base_is_the_record_of_drift_and_refuses_what_only_a_sear
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["findings"] == told["findings"]
     assert found["command"] == "drift"
-    for option, value in (("--prompt", "a"), ("--mode", "reference"), ("--explain", str(PLANTED))):
-        assert run(["find", str(tmp_path / "m"), "--against", str(folder), option, value]) == 1
-        assert f"{option} is about a search" in capsys.readouterr().err
+    given = (
+        "--prompt a,--mode reference,--quick,--windows 2,--tower x,--device-map auto,--tensor-parallel,--all"
+    )
+    for asked in (*(each.split() for each in given.split(",")), ["--explain", str(PLANTED)]):
+        assert run(["find", str(tmp_path / "m"), "--against", str(folder), *asked]) == 1
+        assert f"{asked[0]} is about a search, and --against" in capsys.readouterr().err
+
+
+def test_a_model_against_itself_is_told_in_one_line(folder, capsys):
+    assert run(["find", str(folder), "--against", str(folder)]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("0 of ")
+    assert line.endswith("tensors changed.")
 
 
 def test_two_models_of_nothing_in_common_do_not_drift(folder, tmp_path):
@@ -443,6 +453,8 @@ def test_a_run_that_cannot_be_made_is_told_and_the_others_stand(comparing, tmp_p
         (["merge", "{model}", "{to}", "--to", "{to}/m"], "holds no expert.safetensors"),
         (["compare", "{model}", "--arms", "svd"], "no arm called"),
         (["compare", "{model}", "--arms", "random-z"], "controls of svf"),
+        (["compare", "{model}", "--arms", "svf,lora,svf"], "The arm svf is named twice"),
+        (["compare", "{model}", "--tasks", "copying,copying"], "The task copying is named twice"),
     ],
 )
 def test_bad_input_is_a_sentence_and_leaves_nothing(folder, tmp_path, capsys, arguments, told):
@@ -496,6 +508,14 @@ def test_what_cannot_be_adapted_is_a_sentence_with_a_hint_and_leaves_no_expert(
     assert told in error
     assert "hint:" in error
     assert not to.exists()
+
+
+def test_a_comparison_names_no_option_that_it_does_not_have(folder, capsys):
+    assert run(["adapt", "compare", str(folder), "--arms", "super"]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "No super weight of" in said
+    assert "superweights find MODEL finds them" in said
+    assert "--from" not in said
 
 
 def test_an_expert_is_saved_at_once_or_not_at_all(folder, tmp_path, monkeypatch):

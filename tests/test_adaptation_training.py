@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import datasets
@@ -463,6 +464,42 @@ def test_data_sets_that_cannot_be_asked_are_told(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", away)
     with pytest.raises(SuperweightsError, match="no way to the Hub"):
         task_named("hub:a/b")
+
+
+@pytest.mark.parametrize(
+    "choices", [5, {"text": None}, {"text": ["a", "b"], "label": 3}, {"label": ["A"]}, "a or b"], ids=repr
+)
+def test_choices_of_the_hub_that_are_no_list_are_told(monkeypatch, choices):
+    hub_of(monkeypatch, train=[{"question": f"{n}?", "answer": "A", "choices": choices} for n in range(9)])
+    with pytest.raises(SuperweightsError, match="row 0 of train of hub:a/b has choices that are no list"):
+        task_named("hub:a/b")
+
+
+def test_a_data_set_without_a_name_and_one_that_cannot_be_made_are_told(tmp_path):
+    with pytest.raises(SuperweightsError, match="names no data set"):
+        task_named("hub:")
+    (tmp_path / "train.jsonl").write_text('{"question": "a", "answer": "b"}\nnonsense\n')
+    with pytest.raises(SuperweightsError, match="cannot be read: JSON parse error"):
+        task_named(f"hub:{tmp_path}")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Dataset scripts are no longer supported"), OSError()])
+def test_what_datasets_raises_over_a_data_set_is_told(monkeypatch, error):
+    def refuse(*_):
+        raise error
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(
+        SuperweightsError, match=r"The data set a/b cannot be read: (Dataset scripts|OSError)"
+    ):
+        task_named("hub:a/b")
+
+
+@pytest.mark.parametrize("choices", [5, "b", {"b": 1}], ids=repr)
+def test_choices_of_a_file_that_are_no_list_are_told_with_the_line(tmp_path, choices):
+    (tmp_path / "task.jsonl").write_text(json.dumps({"prompt": "a", "answer": "b", "choices": choices}))
+    with pytest.raises(SuperweightsError, match="line 1 has choices that are no list"):
+        task_named(str(tmp_path / "task.jsonl"))
 
 
 def test_the_cross_entropy_method_finds_the_optimum_of_a_quadratic():

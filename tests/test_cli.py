@@ -498,6 +498,16 @@ def test_a_prompt_longer_than_the_context_is_cut_to_it(capsys, tmp_path):
     assert "traceback" not in capsys.readouterr().err.lower()
 
 
+@pytest.mark.parametrize(
+    "option", ["--out {tmp}/a", "--all", "--device-map auto", "--tensor-parallel", "--budget 2"]
+)
+def test_the_published_procedure_passes_no_option_over(planted, capsys, tmp_path, option):
+    error, _ = refused(
+        capsys, "find", str(planted[0]), "--mode", "reference", *option.format(tmp=tmp_path).split()
+    )
+    assert f"{option.split()[0]} is about a search, and --mode reference" in error
+
+
 def test_the_published_procedure_says_what_it_needs(planted, capsys):
     error, hint = refused(capsys, "find", str(planted[0]), "--mode", "reference")
     assert "no tokenizer" in error

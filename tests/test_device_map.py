@@ -66,6 +66,7 @@ def test_edits_fall_on_both_kinds_of_blocks(tmp_path):
         ({"": "cpu", "model.layers.1": "cuda:1"}, "computed on cpu"),
         ({"": "cpu", "model.layers.1": "tape"}, "no device 'tape'"),
         ({}, "gives each path"),
+        ({"": True}, "gives each path"),
     ],
 )
 def test_a_map_that_cannot_work_is_refused_by_name(triggered, asked, said):

@@ -89,6 +89,12 @@ def test_every_job_has_its_result_or_its_sentence(tmp_path, workers):
     assert all(entries[job.key].payload == job for job in JOBS)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_job_that_is_asked_for_twice_is_done_once_and_waited_for_no_longer(tmp_path, workers):
+    twice = Arithmetic((*TASK.keys, *TASK.keys))
+    assert len(run_jobs([twice], [*JOBS, *JOBS], tmp_path / "jobs.sqlite", workers=workers)) == len(JOBS)
+
+
 def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
     first = run_jobs([TASK], JOBS, tmp_path / "jobs.sqlite")
     monkeypatch.setattr(Calculator, "do", lambda *_: pytest.fail("done again"))

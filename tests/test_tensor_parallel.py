@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import sharing
@@ -17,7 +18,7 @@ from trigger import prompts, trigger_llama
 from superweights import Reading, Source, SuperweightsError, anatomy, score
 from superweights.checkpoint import open_checkpoint
 from superweights.cli import run
-from superweights.stream.sharing import _check_plan
+from superweights.stream.sharing import _check_heads, _check_plan, shared_device
 from superweights.stream.skeleton import Skeleton
 
 pytestmark = pytest.mark.tiny
@@ -128,7 +129,7 @@ find(Source({model!r}, tensor_parallel=True), token_ids=read_inputs({str(ids)!r}
 
 
 def test_heads_that_do_not_divide_are_refused(tmp_path):
-    """Six heads among four processes: said by the first alone, and which numbers would do."""
+    """Three heads among two processes: said by the first alone, and which numbers would do."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     sizes = {"vocab_size": 96, "hidden_size": 96, "intermediate_size": 96, "num_hidden_layers": 2}
@@ -140,6 +141,24 @@ def test_heads_that_do_not_divide_are_refused(tmp_path):
     assert "2 processes cannot share the 3 heads" in ended[0].stderr
     assert "hint: start 3 processes" in ended[0].stderr
     assert not ended[1].stderr.strip()
+
+
+def test_the_numbers_that_would_do_divide_both_kinds_of_heads(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")  # four heads, two key-value heads
+    with open_checkpoint(str(saved_llama(tmp_path / "model", {}))) as checkpoint:
+        skeleton = Skeleton(checkpoint, torch.float32, torch.device("cpu"))
+        with pytest.raises(SuperweightsError, match="3 processes cannot share the 4 heads") as error:
+            _check_heads(checkpoint, skeleton.model)
+    assert error.value.hint == "start 2 processes."
+
+
+def test_fewer_accelerators_than_processes_are_refused_before_they_meet(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    room = sys.modules[shared_device.__module__]
+    monkeypatch.setattr(room, "choose_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(SuperweightsError, match="1 accelerator for 2 processes"):
+        shared_device("cuda")
 
 
 def test_a_process_that_was_started_alone_is_told_how(tmp_path, capsys):

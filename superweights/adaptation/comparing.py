@@ -59,8 +59,16 @@ class Arms:
                 f"There is no arm called {(wrong or ['(none)'])[0]!r}.",
                 hint=f"arms: {', '.join(TRAINED + CONTROLS)}.",
             )
+        refuse_twice("The arm", self.arms)
         if set(self.arms) & set(CONTROLS) and "svf" not in self.arms:
             raise SuperweightsError("Random and shuffled z are controls of svf.", hint="add svf to the arms.")
+
+
+def refuse_twice(what: str, names: Sequence[str]) -> None:
+    """Raise `SuperweightsError` where a name stands twice among `names`."""
+    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if twice is not None:
+        raise SuperweightsError(f"{what} {twice} is named twice.", hint="name each one once.")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from superweights.adaptation.bench import ExpertBench, benched
-from superweights.adaptation.comparing import CONTROLS, Arms, Result, Run
+from superweights.adaptation.comparing import CONTROLS, Arms, Result, Run, refuse_twice
 from superweights.adaptation.made_tasks import task_named
 from superweights.adaptation.manner import Manner
 from superweights.adaptation.tasks import reward_digest, reward_named
@@ -186,8 +186,13 @@ def compare(
     """The results of every arm on every task with every seed, and a sentence for each run that cannot be made.
 
     Five seeds of a task are five splits of it. What the file `store` holds already is not run again (None: nothing is
-    kept). Raises `SuperweightsError` where no run can be made.
+    kept). Raises `SuperweightsError` where no run is asked for, for a task named twice, and where no run can be made.
     """
+    if not tasks or not seeds:
+        raise SuperweightsError(
+            "Nothing is compared without a task and a seed.", hint="give 1 or more of each."
+        )
+    refuse_twice("The task", tasks)
     reward_named(reward)
     jobs = [
         _job(fingerprint, task, seed, arm, arms, reward, manner)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from superweights.adaptation.tasks import SPLITS, Example, Task, split_task
+from superweights.checkpoint.complaints import COMPLAINTS, first_line
 from superweights.errors import SuperweightsError
 
 PREFIX = "hub:"
@@ -44,15 +45,22 @@ def _rows(name: str, config: str) -> Mapping[str, Sequence[Mapping[str, Any]]]:
     """The rows of each split that learns, stops or judges; of the first one where none is called so."""
     try:
         import datasets
+        from datasets.exceptions import DatasetGenerationError, DatasetsError
     except ModuleNotFoundError as error:
         raise SuperweightsError(
             "Tasks of the Hub need datasets.", hint="pip install 'superweights[eval]'"
         ) from error
+    if not name:
+        raise SuperweightsError(
+            f"{PREFIX} names no data set.", hint="give hub:OWNER/NAME or hub:OWNER/NAME:CONFIG."
+        )
     try:
         held: Any = datasets.load_dataset(name, config or None)
-    except (OSError, ValueError) as error:
+    except (*COMPLAINTS, DatasetsError) as error:
+        # A generation error says only that there was one; what it was is its cause.
+        told = error.__cause__ if isinstance(error, DatasetGenerationError) else None
         raise SuperweightsError(
-            f"The data set {name} cannot be read: {str(error).splitlines()[0]}",
+            f"The data set {name} cannot be read: {first_line(told or error)}",
             hint="give hub:OWNER/NAME:CONFIG and a way to the Hub, or a file of JSON lines.",
         ) from error
     known = {split: held[split] for split in held if split in _CALLED}
@@ -67,7 +75,7 @@ def _example(row: Mapping[str, Any], where: str) -> Example:
     choices = row.get("choices") or ()
     if not choices:
         return Example(prompt, str(answer))
-    texts, labels = _choices(choices)
+    texts, labels = _choices(choices, where)
     known = dict(zip(labels, texts, strict=False)) | {text: text for text in texts}
     found = texts[answer] if type(answer) is int and 0 <= answer < len(texts) else known.get(str(answer))
     if found is None:
@@ -75,9 +83,10 @@ def _example(row: Mapping[str, Any], where: str) -> Example:
     return Example(prompt, found, tuple(texts))
 
 
-def _choices(held: Any) -> tuple[list[str], list[str]]:
+def _choices(held: Any, where: str) -> tuple[list[str], list[str]]:
     """Texts and labels of choices: a list of texts, or an object with both."""
-    if isinstance(held, Mapping):
-        texts = list(map(str, held.get("text", ())))
-        return texts, list(map(str, held.get("label", texts)))
-    return list(map(str, held)), list(map(str, held))
+    texts, labels = (held.get("text"), held.get("label")) if isinstance(held, Mapping) else (held, None)
+    labels = texts if labels is None else labels
+    if not isinstance(texts, list) or not isinstance(labels, list):
+        raise SuperweightsError(f"{where} has choices that are no list: {held!r}.", hint=_HINT)
+    return list(map(str, texts)), list(map(str, labels))

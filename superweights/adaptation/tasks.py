@@ -116,6 +116,8 @@ def _example(line: str, where: str) -> tuple[Example, str | None]:
         raise SuperweightsError(
             f"{where} has the split {split!r}.", hint=f"write one of {', '.join(SPLITS)}."
         )
+    if not isinstance(choices, list | tuple):
+        raise SuperweightsError(f"{where} has choices that are no list: {choices!r}.", hint=_HINT)
     if choices and str(answer) not in map(str, choices):
         raise SuperweightsError(f"{where}: the answer {answer!r} is none of its choices.", hint=_HINT)
     return Example(prompt, str(answer), tuple(map(str, choices))), split

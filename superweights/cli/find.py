@@ -83,11 +83,12 @@ def find(
     from superweights.tables.found import published
     from superweights.verbs.find import explained, search_of, searched
 
-    story = explained(explain, against)
+    story, shown = explained(explain), {"--explain": explain, "--all": everything}
     asked = {"budget": budget, "bos": bos, "rounds": rounds, "greedy": greedy, "seed": seed, "tower": tower}
     search = search_of(quick, prompt, windows=windows, length=length, **asked)
     with console.progress() as bar:
-        how: Any = {"text": text, "inputs": inputs, "against": against, "progress": bar}
+        how: Any = {"text": text, "inputs": inputs, "against": against, "progress": bar, "shown": shown}
+        how |= {"out": output.out}
         made = searched(opened.source(model), mode, threshold, search, **how)
     if isinstance(made, list):
         console.show_rows(made, output.as_json, lambda: published(made))

@@ -106,8 +106,8 @@ def choose_weights(
     return Choice((), None, names)
 
 
-def some_weights(checkpoint: Any, *how: Any, **further: Any) -> Choice:
-    """As `choose_weights`. Raises `SuperweightsError` where there are none."""
+def some_weights(checkpoint: Any, *how: Any, by_record: bool = True, **further: Any) -> Choice:
+    """As `choose_weights`. Raises `SuperweightsError` where there are none; `by_record`: a record may name them."""
     choice = choose_weights(checkpoint, *how, **further)
     if not choice.addresses and choice.policy == "record":
         raise SuperweightsError(
@@ -119,7 +119,9 @@ def some_weights(checkpoint: Any, *how: Any, **further: Any) -> Choice:
         raise SuperweightsError(
             f"No super weight of {checkpoint.name} is known.",
             hint="name some with --weights 'TENSOR[i, j]', or search with superweights find MODEL --out FILE "
-            "and give --from FILE.",
+            "and give --from FILE."
+            if by_record
+            else "name some with --weights 'TENSOR[i, j]'; superweights find MODEL finds them.",
         )
     return choice
 

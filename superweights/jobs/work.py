@@ -53,7 +53,7 @@ def names_of(tasks: Sequence[Task]) -> dict[str, str]:
 def report(store: Store, tasks: Sequence[Task], progress: Progress | None) -> tuple[int, int]:
     """How many cells of all tasks are settled, and how many there are; told to `progress`."""
     counts = [store.count(task.keys) for task in tasks]
-    total = sum(len(task.keys) for task in tasks)
+    total = sum(len(set(task.keys)) for task in tasks)  # a job that is asked for twice is done once
     done = sum(count["done"] + count["failed"] for count in counts)
     if progress is not None:
         progress("cells", done, total)

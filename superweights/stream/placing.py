@@ -79,7 +79,7 @@ def _read(asked: DeviceMap) -> dict[str, str]:
                 f"{asked} is no device map: {str(error).splitlines()[0]}",
                 hint='give auto, or a JSON file such as {"": "cpu", "model.layers.3": "disk"}.',
             ) from error
-    good = isinstance(asked, Mapping) and asked and all(isinstance(v, str | int) for v in asked.values())
+    good = isinstance(asked, Mapping) and asked and all(type(v) in (str, int) for v in asked.values())
     if not isinstance(asked, Mapping) or not good:
         raise SuperweightsError(
             "A device map gives each path of a module a device.",

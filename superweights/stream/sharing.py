@@ -19,6 +19,7 @@ from superweights.checkpoint.complaints import complaints
 from superweights.errors import SuperweightsError
 from superweights.stream.device import choose_device
 from superweights.stream.skeleton import Skeleton
+from superweights.wording import counted
 
 # The ways of the plan that our own looking and editing knows: matrices in slices, of which each process has one.
 _KNOWN = {
@@ -30,17 +31,24 @@ _KNOWN = {
 def shared_device(name: str) -> torch.device:
     """The device of this process: of several accelerators the one of its own number. Meets the other processes.
 
-    Raises `SuperweightsError` for a process that was started alone.
+    Raises `SuperweightsError` for a process that was started alone, and where there are fewer accelerators than
+    processes.
     """
     device = choose_device(name)
     if device.type not in ("cpu", "cuda"):
         raise SuperweightsError(
             f"Processes cannot share a model on {device.type}.", hint="use --device cpu or --device cuda."
         )
+    if device.type == "cuda" and processes.local_count() > torch.cuda.device_count():
+        raise SuperweightsError(
+            f"This machine has {counted(torch.cuda.device_count(), 'accelerator')} for {processes.local_count()} "
+            "processes, and each needs one of its own.",
+            hint="start fewer processes, or use --device cpu.",
+        )
     processes.join(device.type)
     if device.type == "cpu":
         return device
-    local = torch.device("cuda", processes.local_number() % torch.cuda.device_count())
+    local = torch.device("cuda", processes.local_number())
     torch.cuda.set_device(local)
     return local
 
@@ -120,10 +128,14 @@ def _check_plan(skeleton: Skeleton) -> None:
 def _check_heads(checkpoint: Checkpoint, model: Any) -> None:
     """Raise unless the heads of attention go evenly into the processes."""
     size, config = processes.count(), model.config.get_text_config()
-    for field, word in (("num_attention_heads", "heads"), ("num_key_value_heads", "key-value heads")):
-        heads = getattr(config, field, None)
-        if isinstance(heads, int) and heads % size:
-            fitting = [n for n in range(2, heads + 1) if heads % n == 0]
+    held = {
+        word: heads
+        for field, word in (("num_attention_heads", "heads"), ("num_key_value_heads", "key-value heads"))
+        if isinstance(heads := getattr(config, field, None), int)
+    }
+    for word, heads in held.items():
+        if heads % size:
+            fitting = [n for n in range(2, heads + 1) if not any(each % n for each in held.values())]
             raise SuperweightsError(
                 f"{size} processes cannot share the {heads} {word} of {checkpoint.name} evenly.",
                 hint=f"start {', '.join(map(str, fitting))} processes."

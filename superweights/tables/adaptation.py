@@ -104,7 +104,8 @@ def _drifted(findings: Any) -> Parts:
     for each in moved[:_SHOWN]:
         cells = f"{each['changed']:.2e}", f"{each['share']:z.3f}", f"{each['typical']:.2e}"
         rows.add_row(plain(each["tensor"]), *cells)
-    yield rows
+    if moved:
+        yield rows
     for title, key in (("super weights", "weights"), ("moved most for their tensor", "most")):
         rows = table(title, "base", "here", "larger ones", "here", "moved")
         for each in found[key]:

@@ -55,7 +55,8 @@ def adapt_compare(
     kept = None if store is None else Path(store)
     with opened_checkpoint(source) as checkpoint:
         if set(arms.arms) & set(SINGLE) and (not arms.count or "super" in arms.arms):
-            arms = replace(arms, addresses=some_weights(checkpoint, arms.addresses).addresses)
+            chosen = some_weights(checkpoint, arms.addresses, by_record=False)
+            arms = replace(arms, addresses=chosen.addresses)
         how: dict[str, Any] = {"store": kept, "workers": workers, "ray": ray, "progress": progress}
         subject = source, checkpoint.name, checkpoint.fingerprint()
         with kept_in(kept) if kept is not None else nullcontext():

@@ -25,6 +25,17 @@ __all__ = [
     "searched",
 ]  # fmt: skip
 
+# Settings that have an option of their own; `--quick` is seen by how many windows it takes at most.
+_OPTIONS = {
+    "most_windows": "--quick",
+    "prompts": "--prompt",
+    **{
+        name: f"--{name}"
+        for name in ("windows", "length", "budget", "bos", "rounds", "greedy", "seed", "tower")
+    },
+}
+_PUBLISHED = "--mode reference runs the published procedure on its own prompt"
+
 
 def find(
     model: Any = None,
@@ -53,8 +64,12 @@ def find(
 
 
 def find_published(model: Any = None, threshold: float = 50.0) -> list[SuperWeight]:
-    """What the published script's procedure gives: coordinates without proof. See `discovery.published`."""
+    """What the published script's procedure gives: coordinates without proof. See `discovery.published`.
+
+    Raises `SuperweightsError` for a model that is to be divided: the procedure has it whole in memory.
+    """
     source = Source.of(model)
+    _refuse(_divided(source), _PUBLISHED)
     with opened_checkpoint(source) as checkpoint:
         return find_as_published(checkpoint, threshold, dtype=source.dtype, device=source.device)
 
@@ -78,40 +93,61 @@ def searched(
     text: Text | Path | str | None = None,
     inputs: Path | str | None = None,
     against: Any = None,
+    shown: Mapping[str, Any] | None = None,
+    out: Path | None = None,
     progress: Progress = silent,
 ) -> Record | list[SuperWeight]:
     """The record of a search; for `mode` reference what the published procedure gives; where `against` names the base
     that the model was made from, the record of `superweights.drift`, without a search.
 
-    `inputs` is a .safetensors file of the model's own arguments. Raises `SuperweightsError` for another mode than
-    default and reference, and for what only a search answers beside `against`.
+    `inputs` is a .safetensors file of the model's own arguments. `shown` are the options, by name, that say what of a
+    search is told, and `out` where its record will be written. Raises `SuperweightsError` for another mode than default
+    and reference, and for what only a search answers beside `against` and that mode.
     """
+    if mode not in ("default", "reference"):
+        raise SuperweightsError(f"There is no mode {mode!r}.", hint="use --mode default or --mode reference.")
+    asked = {
+        **_divided(Source.of(model)),
+        "--text": text,
+        "--inputs": inputs,
+        **_set(search),
+        **(shown or {}),
+    }
     if against is not None:
-        asked = {"--text": text, "--inputs": inputs, "--prompt": search.prompts, "--mode": mode != "default"}
-        for option in (name for name, given in asked.items() if given):
-            raise _only_a_search(option)
+        _refuse({**asked, "--mode": mode != "default"}, "--against compares two checkpoints without one")
         return drift(model, against, progress=progress)
     if mode == "reference":
+        _refuse({**asked, "--out": out}, _PUBLISHED)
         return find_published(model, threshold)
-    if mode != "default":
-        raise SuperweightsError(f"There is no mode {mode!r}.", hint="use --mode default or --mode reference.")
     given = None if inputs is None else read_inputs(inputs)
     return found_record(find(model, search, text=text, token_ids=given, progress=progress))
 
 
-def explained(written: str | None, against: Any = None) -> Address | None:
-    """The weight whose story is asked for, None for none. Raises `SuperweightsError` for what is no address, and beside
-    `against`, which tells no stories."""
-    if written is not None and against is not None:
-        raise _only_a_search("--explain")
+def explained(written: str | None) -> Address | None:
+    """The weight whose story is asked for, None for none. Raises `SuperweightsError` for what is no address."""
     return None if written is None else Address.parse(written)
 
 
-def _only_a_search(option: str) -> SuperweightsError:
-    return SuperweightsError(
-        f"{option} is about a search, and --against compares two checkpoints without one.",
-        hint="leave one of them out.",
-    )
+def _divided(source: Source) -> dict[str, Any]:
+    """How the model is to be divided, by the names of the options."""
+    return {"--tensor-parallel": source.tensor_parallel, "--device-map": source.device_map}
+
+
+def _set(search: Search) -> dict[str, bool]:
+    """Which settings of a search are not its defaults, by the names of their options."""
+    usual, found = Search(), {}
+    for name, option in _OPTIONS.items():
+        found[option] = getattr(search, name) != getattr(usual, name)
+    return found
+
+
+def _refuse(asked: Mapping[str, Any], what: str) -> None:
+    """Raise for the first option that was given and that only a search answers."""
+    for option in (name for name, given in asked.items() if given):
+        raise SuperweightsError(
+            f"{option} is about a search, and {what}.",
+            hint="leave one of them out.",
+        )
 
 
 def found_record(findings: Findings) -> Record:
