@@ -364,6 +364,10 @@ def test_a_user_s_function_rewards_and_what_is_no_number_is_refused(tmp_path):
     assert reward("abc", Example("?", "!")) == 3.0
     with pytest.raises(SuperweightsError, match="gave None"):
         reward("", Example("?", "!"))
+    (tmp_path / "own.py").write_text("def broken(said, example):\n    return said.worth\n")
+    with pytest.raises(SuperweightsError, match="AttributeError") as failed:
+        reward_named(f"{tmp_path}/own.py:broken")("abc", Example("?", "!"))
+    assert "line 2 of" in failed.value.hint
     for wrong in ("none", f"{tmp_path}/own.py:short", f"{tmp_path}/other.py:long"):
         with pytest.raises(SuperweightsError):
             reward_named(wrong)

@@ -7,6 +7,7 @@ import importlib.util
 import math
 import random
 import re
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,10 +197,19 @@ def _from_file(file: Path, function: str) -> Reward:
 
 
 def _checked(reward: Reward, name: str) -> Reward:
-    """The reward, which is refused where it gives no finite number."""
+    """The reward, which is refused where it gives no finite number or ends in an error of its own."""
 
     def checked(completion: str, example: Example) -> float:
-        given = reward(completion, example)
+        try:
+            given = reward(completion, example)
+        except SuperweightsError:
+            raise
+        except Exception as error:  # it is a person's own code
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            raise SuperweightsError(
+                f"{name} failed for the completion {completion!r}: {type(error).__name__}: {error}.",
+                hint=f"see line {place.lineno} of {place.filename}.",
+            ) from error
         if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
             raise SuperweightsError(
                 f"{name} gave {given!r} for the completion {completion!r}.",

@@ -59,6 +59,7 @@ def compare(
     chosen = arms_of(arms, part, layers, rate, lora_rate, weight_rate, weights or (), count)
     manner = Manner(method, steps=steps, batch=batch, every=every)
     how = {"seeds": seeds, "reward": reward, "manner": manner, "store": store, "workers": workers, "ray": ray}
+    named = [name for name in tasks.split(",") if name]
     with console.progress() as bar:
-        record = adapt_compare(opened.source(model), tasks.split(","), chosen, progress=bar, **how)
+        record = adapt_compare(opened.source(model), named, chosen, progress=bar, **how)
     output.finish(record)
