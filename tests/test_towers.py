@@ -47,6 +47,18 @@ def test_towers_are_named_as_the_model_names_them(kind, model_type, towers):
     assert len(blocks) == 3 * len(towers)
 
 
+def test_an_ordinary_gain_inside_a_post_norm_block_is_put_to_the_proof(tmp_path):
+    """What spikes before the attention's norm is held up by a gain of 1, which is no outlier of its norm."""
+    model, channel = tiny("masked", "bert"), 5
+    gain = Address("bert.encoder.layer.1.attention.output.LayerNorm.weight", (channel,))
+    for name in ("plain", "planted"):
+        save(model, tmp_path / name)
+        found = find(str(tmp_path / name), token_ids=inputs_for("masked", model), objective="masked")
+        assert (gain in {c.address for c in found.candidates if c.kind == "gain"}) == (name == "planted")
+        with torch.no_grad():
+            model.get_submodule("bert.encoder.layer.1.attention.output.dense").bias[channel] = 1000.0
+
+
 def test_a_block_whose_forward_is_called_by_itself_is_read_too(tmp_path):
     """SqueezeBERT's encoder does not call its layers but their `forward`."""
     model = tiny("masked", "squeezebert")

@@ -155,9 +155,9 @@ class Hunt:
         spikes, fans = self._reader.take()
         spikes = [s for s in spikes if s.parameter.startswith(f"{visit.path}.")]
         fans = [f for f in fans if f.writers[0].parameter.startswith(f"{visit.path}.")]
-        closing = self._reader.closing_norm(visit.after)
-        spikes += [s for s in closing or [] if s.parameter not in {spike.parameter for spike in spikes}]
-        post_norm, layer = closing is not None, read_layer(visit)
+        gains = self._reader.post_norm_gains(visit.after)
+        spikes += [s for s in gains or [] if s.parameter not in {spike.parameter for spike in spikes}]
+        post_norm, layer = gains is not None, read_layer(visit)
         if visit.branch is None:
             self.layers.append(layer)
             self._uses[visit.path] += 1

@@ -77,7 +77,7 @@ class SpikeReader:
         spikes = read(product, self._min_ratio)
         self._found += spikes
         if product.kind != "weight":
-            self._norms = [*self._norms[-1:], product]
+            self._norms.append(product)
         elif spikes:
             self._fans += read_fans(product, spikes, self._min_ratio)
 
@@ -86,17 +86,20 @@ class SpikeReader:
         found, fans, self._found, self._fans = self._found, self._fans, [], []
         return found, fans
 
-    def closing_norm(self, after: Tensor) -> list[Spike] | None:
-        """The gains of the spiking channels of the norm that a block ends in; None where it ends in none.
+    def post_norm_gains(self, after: Tensor) -> list[Spike] | None:
+        """The gains of the spiking channels of a block's norms, where it ends in one; None where it ends in none.
 
-        `after` is what the block puts out. Where that is a norm's own output (post-norm), what spikes in the sum
-        before it is cut down to the norm's scale, and the gain holds the channel up however ordinary its size.
+        `after` is what the block puts out. Where that is a norm's own output (post-norm), each norm as wide as the
+        stream is part of it: what spikes in the sum before it is cut down to the norm's scale, and the gain holds the
+        channel up however ordinary its size.
         """
         norms, self._norms = self._norms, []
         rows = after.detach().flatten(0, -2)
         ends = any(norm.y.shape == rows.shape and torch.equal(norm.y, rows) for norm in norms)
-        gain = next((norm for norm in reversed(norms) if norm.kind == "gain"), None)
-        return read_gain(gain, self._min_ratio, outliers=False) if ends and gain is not None else None
+        gains = [norm for norm in norms if norm.kind == "gain" and norm.y.shape == rows.shape]
+        if not (ends and gains):
+            return None
+        return [spike for gain in gains for spike in read_gain(gain, self._min_ratio, outliers=False)]
 
 
 def read_weight(product: Product, min_ratio: float) -> list[Spike]:
