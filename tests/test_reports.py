@@ -34,6 +34,7 @@ from superweights.findings import (
 )
 from superweights.record import Record, Score, versions
 from superweights.reports import FORMATS, read_records, render
+from superweights.reports.discovery import verdicts
 
 pytestmark = pytest.mark.unit
 
@@ -358,3 +359,11 @@ def test_the_page_is_as_wide_as_its_window(browser, opened, width):
         assert min(browser.execute_script(_INK)) > 500
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_perplexity_beyond_all_bounds_is_written_with_its_exponent():
+    found = {"verdict": "critical", "joint": score("loss", 67.0, 2.7), "removed": ["a", "b"]}
+    told = " ".join(
+        block.text for block in verdicts([Record("find", {"name": "tiny"}, versions(), findings=found)])
+    )
+    assert "67.00 ± 2.7 nats per token: perplexity is 1.3e+29 times as high" in told

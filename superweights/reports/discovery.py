@@ -10,6 +10,8 @@ from superweights.record import MATTERS, Control, Record
 from superweights.reports.blocks import Block, Chart, LayerMap, Paragraph, Series, Spot, Table, joined_x, over
 from superweights.reports.naming import model_of
 
+# From here on a number is written with its exponent.
+_LONG = 1e9
 _WORDS = {
     "critical": "falls without a single weight",
     "joint": "falls without a few weights together, none of which it needs alone",
@@ -57,7 +59,8 @@ def _times(score: dict[str, Any]) -> str:
     """What becomes of perplexity, where the model predicts."""
     if score.get("unit") == "1 - cosine":
         return ""
-    return f": perplexity is {math.exp(min(score['value'], 700)):,.1f} times as high"
+    times = math.exp(min(score["value"], 700))
+    return f": perplexity is {times:{',.1f' if times < _LONG else '.1e'}} times as high"
 
 
 def _group(group: dict[str, Any]) -> str:

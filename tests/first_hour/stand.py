@@ -11,7 +11,7 @@ from unittest import mock
 import torch
 from letters import letters, speaking_llama
 from schooled import schooled
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
 from superweights.index.entry import Architecture, KnownWeight, index
 from superweights.subject.text import embedded_prose
@@ -45,10 +45,12 @@ def standing(folder: Path, *, at_school: bool = False) -> Iterator[Path]:
     if at_school:
         schooled(model, _PROSE * 3 + embedded_prose().text[:200_000], SUPER, 40.0)
         _encoder(folder / "all-MiniLM-L6-v2")
+        _decoder(folder / "IgLM")
     else:
         planted(model)
     (folder / "wikitext2_test.txt").write_text(_PROSE * 100)
     (folder / "my.txt").write_text(_PROSE * 30)
+    (folder / "iglm.txt").write_text(_PROSE * 30)
     (folder / "models.txt").write_text("# a list for a census\ntiny\n")
     words = [{"text": f"It was a fine day {n} for the ship."} for n in range(6)]
     _jsonl(folder / "lambada_test.jsonl", words)
@@ -80,6 +82,14 @@ def _encoder(folder: Path) -> None:
     tokenizer = letters()
     tokenizer.pad_token = tokenizer.mask_token = tokenizer.cls_token = tokenizer.sep_token = "<end>"
     tokenizer.save_pretrained(folder)
+
+
+def _decoder(folder: Path) -> None:
+    """A tiny GPT-2, random."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 96, "n_embd": 64, "n_inner": 1536, "n_layer": 2, "n_head": 4, "n_positions": 256}
+    GPT2LMHeadModel(GPT2Config(**sizes)).save_pretrained(folder)
+    letters().save_pretrained(folder)
 
 
 def _jsonl(path: Path, documents: list[dict]) -> None:

@@ -48,7 +48,10 @@ def faults_of(line: Line, folder: Path, number: int) -> list[str]:
         return _of(shown, line, "pipe")
     record = folder / f"record{number}.json"
     keeps = _takes(line.arguments, "--out") and "--out" not in line.arguments and line.arguments[0] != "sweep"
-    kept = ["--out", str(record)] if keeps else []  # a sweep's lines are no record
+    keeps &= (
+        "reference" not in line.arguments
+    )  # a sweep's lines are no record, and the published script makes none
+    kept = ["--out", str(record)] if keeps else []
     first = in_terminal([*line.arguments, *kept], 80, folder)
     if record.exists() and not (named := folder / f"{line.arguments[0]}.json").exists():
         named.write_bytes(record.read_bytes())  # the pages call them so
