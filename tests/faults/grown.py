@@ -6,10 +6,11 @@ import contextlib
 import io
 import json
 import shutil
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from store_bytes import stored
 
 # A row for each: its name, its bytes, the reader, and whether it is JSON.
 Row = tuple[str, bytes, Callable[[bytes], str], bool]
@@ -281,7 +282,6 @@ def _comparison(folder: Path) -> tuple[bytes, Callable[[bytes], str]]:
     """A store of a comparison as bytes, and how it is read again from changed ones."""
     from superweights.adaptation.comparing import Result
     from superweights.adaptation.comparison_jobs import COMPARISON, Comparison, Gained
-    from superweights.jobs import Store
 
     models = {"f" * 32: "a model"}
     jobs = [
@@ -290,21 +290,4 @@ def _comparison(folder: Path) -> tuple[bytes, Callable[[bytes], str]]:
     ]
     keys = [job.key for job in jobs]
     results = {k: Gained([Result("t", "svf", n, -1.0, n / 9, 24, 3)]) for n, k in enumerate(keys)}
-    path = folder / "whole.sqlite"
-    with Store(path, models, COMPARISON) as store:
-        store.add(jobs)
-        store.finish(results)
-    with sqlite3.connect(path) as db:
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    db.close()
-
-    def read(made: bytes) -> str:
-        for old in folder.glob("store.sqlite*"):
-            old.unlink()
-        (folder / "store.sqlite").write_bytes(made)
-        with Store(folder / "store.sqlite", models, COMPARISON) as store:
-            held = store.read(keys)
-        other = [k for k, e in held.items() if e.result is not None and e.result != results[k]]
-        return "wrong: other numbers" if other else "same"
-
-    return path.read_bytes(), read
+    return stored(folder, COMPARISON, models, jobs, results)

@@ -15,7 +15,6 @@ import random
 import re
 import shutil
 import signal
-import sqlite3
 import sys
 import tempfile
 import traceback
@@ -30,6 +29,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent.parent)]
 
 import grown  # noqa: E402
 import opened  # noqa: E402
+from store_bytes import stored  # noqa: E402
 
 TENSOR = "model.layers.1.mlp.down_proj.weight"
 # Raw words for JSON, by the text that holds their place.
@@ -263,7 +263,7 @@ def _stores(folder: Path) -> list[Artefact]:
     from superweights.address import Address
     from superweights.editing import zero
     from superweights.errors import SuperweightsError
-    from superweights.sweeps import Cell, Cut, Numbers, Store
+    from superweights.sweeps import Cell, Cut, Numbers
     from superweights.sweeps.cell import SWEEP
 
     models = {"f" * 32: "a model"}
@@ -271,25 +271,7 @@ def _stores(folder: Path) -> list[Artefact]:
     keys = [cell.key for cell in cells]
     results = {key: Numbers((float(i), 2.5, 1 / 3)) for i, key in enumerate(keys[:15])}
     results |= {keys[15]: SuperweightsError("It broke.", hint="-")}
-    path = folder / "whole.sqlite"
-    with Store(path, models, SWEEP) as store:
-        store.add(cells)
-        store.finish(results)
-    with sqlite3.connect(path) as db:
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    db.close()
-
-    def read(made: bytes) -> str:
-        for old in folder.glob("store.sqlite*"):
-            old.unlink()
-        (folder / "store.sqlite").write_bytes(made)
-        with Store(folder / "store.sqlite", models, SWEEP) as store:
-            held = store.read(keys)
-            store.count(keys)
-        other = [k for k, e in held.items() if e.result is not None and e.result != results.get(k)]
-        return "wrong: other numbers" if other else "same"
-
-    return [Artefact("store", path.read_bytes(), read, json=False)]
+    return [Artefact("store", *stored(folder, SWEEP, models, cells, results), json=False)]
 
 
 def run_all(times: int, seed: int, *, folders: bool = True, only: tuple[str, ...] = ()) -> dict[str, Tally]:
