@@ -75,8 +75,9 @@ def _read(asked: DeviceMap) -> dict[str, str]:
         try:
             asked = json.loads(Path(asked).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
             raise SuperweightsError(
-                f"{asked} is no device map: {str(error).splitlines()[0]}",
+                f"{asked} is no device map: {why}.",
                 hint='give auto, or a JSON file such as {"": "cpu", "model.layers.3": "disk"}.',
             ) from error
     good = isinstance(asked, Mapping) and asked and all(type(v) in (str, int) for v in asked.values())
